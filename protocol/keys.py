@@ -1,0 +1,68 @@
+"""The names everything has in Redis; refuses to know how to talk to it.
+
+    tr:{ID}:log     stream   one entry an event, ids 1-0, 2-0, …
+    tr:{ID}:meta    hash     owner, state, epoch, last id, request while it runs
+    tr:{ID}:live    channel  what was just appended
+    tr:waiting      zset     arq's queue: generations nobody has taken, by the time they came (ms)
+    tr:leases       zset     generations a worker has taken, by the time its lease ends (ms)
+    tr:owner:NAME   zset     a key's streams, by the time they were made (ms)
+    tr:idem:HASH    string   an Idempotency-Key → its stream
+    tr:workers      hash     worker → what it offers and until when
+    tr:secret       string   signs tickets; shared by all edges
+    tr:wake         channel  something is waiting
+    tr:cancel       channel  a stream that runs shall stop
+    tr:probe:ID     channel  an edge's word to itself: the live feed works
+    arq:job:ID, arq:retry:ID  strings  arq's own
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Final
+
+WAITING: Final = "tr:waiting"
+LEASES: Final = "tr:leases"
+WORKERS: Final = "tr:workers"
+SECRET: Final = "tr:secret"  # noqa: S105  a key's name, not a secret
+WAKE: Final = "tr:wake"
+CANCEL: Final = "tr:cancel"
+ARQ_JOB: Final = "arq:job:"
+ARQ_RETRY: Final = "arq:retry:"
+STREAM: Final = "tr:"
+
+_STREAM_ID: Final = re.compile(r"[A-Za-z0-9_-]{8,64}\Z")
+
+
+def is_stream_id(text: str) -> bool:
+    """True for what can be a stream's id: letters, digits, `-`, `_`, 8 to 64 of them. Nothing else reaches a key."""
+    return _STREAM_ID.match(text) is not None
+
+
+def log(stream_id: str) -> str:
+    return f"tr:{{{stream_id}}}:log"
+
+
+def meta(stream_id: str) -> str:
+    return f"tr:{{{stream_id}}}:meta"
+
+
+def live(stream_id: str) -> str:
+    return f"tr:{{{stream_id}}}:live"
+
+
+def owner(name: str) -> str:
+    return f"tr:owner:{_digest(name)}"
+
+
+def idempotency(owner_name: str, key: str) -> str:
+    return f"tr:idem:{_digest(owner_name + chr(0) + key)}"
+
+
+def probe(edge_id: str) -> str:
+    return f"tr:probe:{edge_id}"
+
+
+def _digest(text: str) -> str:
+    """Client text never becomes part of a key as it is."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -1,0 +1,151 @@
+"""A chat request: what a client may ask, valid from birth; names the field that is wrong. Knows no HTTP and no model."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+import msgspec
+
+from protocol.errors import TokenrelayError
+
+MAX_MESSAGES: Final = 1_000
+MAX_DISCONNECT_GRACE_S: Final = 3_600
+
+Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of the conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str
+
+
+class ChatRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body of `POST /api/chat` and of a WebSocket `start`. Exactly one of `message`, `prompt`, `messages`."""
+
+    message: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Message], msgspec.Meta(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    model: Name | None = None
+    provider: Name | None = None
+    stream: bool = False
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    stop: Name | Annotated[list[Name], msgspec.Meta(max_length=16)] | None = None
+    seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    system: str | None = None
+    enable_tools: bool | None = None
+    tools: Annotated[list[Any], msgspec.Meta(max_length=128)] | None = None
+    preferences: dict[str, Any] | None = None
+    on_disconnect: Annotated[str, msgspec.Meta(max_length=32)] = "continue"
+
+    @property
+    def conversation(self) -> list[Message]:
+        """The turns, the system's first if there is one."""
+        turns = list(self.messages) if self.messages else [Message("user", self.message or self.prompt or "")]
+        return [Message("system", self.system), *turns] if self.system else turns
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    def fingerprint(self) -> str:
+        """Equal for requests that ask for the same answer, however it is delivered."""
+        return hashlib.blake2b(msgspec.msgpack.encode(msgspec.structs.replace(self, stream=False))).hexdigest()[:32]
+
+
+def parse_json(body: bytes) -> ChatRequest:
+    """A request from JSON text.
+
+    Raises TokenrelayError INVALID_REQUEST (not JSON) or VALIDATION_ERROR (`field`, `issue`).
+    """
+    try:
+        return _checked(msgspec.json.decode(body, type=ChatRequest))
+    except msgspec.ValidationError as error:
+        raise _validation(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise TokenrelayError("INVALID_REQUEST", f"the body is not JSON: {_shortly(error)}") from error
+
+
+def from_object(value: Any) -> ChatRequest:
+    """A request from an object already decoded (a WebSocket message). Raises TokenrelayError VALIDATION_ERROR."""
+    try:
+        return _checked(msgspec.convert(value, type=ChatRequest))
+    except msgspec.ValidationError as error:
+        raise _validation(str(error)) from error
+    except RecursionError as error:
+        raise TokenrelayError("INVALID_REQUEST", "the message is nested too deep") from error
+
+
+def pack(request: ChatRequest) -> bytes:
+    """As a worker will read it."""
+    return msgspec.msgpack.encode(request)
+
+
+def unpack(raw: bytes) -> ChatRequest:
+    """Raises msgspec.DecodeError."""
+    return msgspec.msgpack.decode(raw, type=ChatRequest)
+
+
+def grace_s(on_disconnect: str) -> float | None:
+    """Seconds without any viewer after which the generation stops; None: it goes on whatever viewers do.
+
+    Raises ValueError when it is none of `continue`, `cancel`, `grace:SECONDS`.
+    """
+    if on_disconnect == "continue":
+        return None
+    if on_disconnect == "cancel":
+        return 0.0
+    match = re.fullmatch(r"grace:([0-9]{1,4})", on_disconnect)
+    if match is None or int(match[1]) > MAX_DISCONNECT_GRACE_S:
+        raise ValueError(f"expected continue, cancel or grace:SECONDS (at most {MAX_DISCONNECT_GRACE_S})")
+    return float(match[1])
+
+
+def _checked(request: ChatRequest) -> ChatRequest:
+    """What the types do not say."""
+    given = [name for name in ("message", "prompt", "messages") if getattr(request, name) is not None]
+    if len(given) != 1:
+        issue = "expected exactly one of message, prompt, messages; got " + (" and ".join(given) or "none")
+        raise _fault(given[1] if given else "message", issue)
+    if given[0] != "messages" and not getattr(request, given[0]).strip():
+        raise _fault(given[0], "expected some text, got none")
+    if request.messages is not None and not any(turn.content.strip() for turn in request.messages):
+        raise _fault("messages", "expected some text, got none")
+    for name in ("model", "provider"):
+        value = getattr(request, name)
+        if value is not None and not value.isprintable():
+            raise _fault(name, "expected printable characters")
+    try:
+        grace_s(request.on_disconnect)
+    except ValueError as error:
+        raise _fault("on_disconnect", str(error)) from error
+    try:
+        msgspec.msgpack.encode(request)
+    except (UnicodeEncodeError, ValueError, OverflowError) as error:
+        raise TokenrelayError("INVALID_REQUEST", "the text has a character that UTF-8 cannot carry") from error
+    return request
+
+
+_AT: Final = re.compile(r"^(?P<issue>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
+
+
+def _validation(text: str) -> TokenrelayError:
+    match = _AT.match(text)
+    issue = match["issue"] if match else text
+    path = (match["path"] or "") if match else ""
+    return _fault(path.lstrip(".") or "body", issue)
+
+
+def _fault(field: str, issue: str) -> TokenrelayError:
+    return TokenrelayError("VALIDATION_ERROR", f"{field}: {issue}", field=field, issue=issue)
+
+
+def _shortly(error: Exception) -> str:
+    return str(error)[:120] if not isinstance(error, RecursionError) else "nested too deep"

@@ -1,0 +1,1 @@
+"""The edge: asks for generations and reads them out over SSE and WebSocket; keeps nothing another edge could not rebuild."""

@@ -1,0 +1,73 @@
+"""All routes on one screen."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.routing import Route, Router, WebSocketRoute
+from starlette.types import Receive, Scope, Send
+
+from protocol import codec, openapi
+from protocol.errors import TokenrelayError
+from server import chat, health, streams, tickets
+from server.edge import Edge, open_edge
+from server.http import Call, Endpoint, Handler
+from server.settings import Settings
+from server.ws import WebSocketDoor
+
+WEB: Final = Path(__file__).parent / "web"
+
+ROUTES: Final[dict[str, dict[str, Handler]]] = {
+    "/api/chat": {"POST": chat.chat},
+    "/api/streams": {"GET": streams.streams},
+    "/api/streams/{stream_id}": {"GET": streams.stream, "DELETE": streams.cancel},
+    "/api/streams/{stream_id}/cancel": {"POST": streams.cancel},
+    "/api/tickets": {"POST": tickets.ticket},
+    "/api/models": {"GET": lambda call: call.json(200, {"models": call.edge.models.listing()})},
+    "/healthz": {"GET": health.alive},
+    "/readyz": {"GET": health.ready},
+    "/metrics": {"GET": health.counters},
+    "/openapi.json": {"GET": lambda call: call.answer(200, _OPENAPI, "application/json")},
+    "/docs": {"GET": lambda call: _page(call, "docs.html")},
+    "/": {"GET": lambda call: _page(call, "index.html")},
+}
+_OPENAPI: Final = codec.to_json(openapi.DOCUMENT).encode()
+
+
+async def _page(call: Call, name: str) -> None:
+    body = (WEB / name).read_bytes()
+    await call.answer(200, body, "text/html; charset=utf-8", {"cache-control": "no-cache"})
+
+
+class App:
+    """The edge as one plain ASGI application; `edge` is there while the lifespan is."""
+
+    def __init__(self, settings: Settings, *, on_ready: Callable[[Edge], None] | None = None) -> None:
+        self._settings = settings
+        self._on_ready = on_ready
+        self._router: Router | None = None  # None outside the lifespan
+        self._lifespan = Router(lifespan=self._run)
+
+    @contextlib.asynccontextmanager
+    async def _run(self, _: Any) -> AsyncIterator[None]:
+        async with open_edge(self._settings) as edge:
+            routes: list[Any] = [Route(path, Endpoint(edge, handlers)) for path, handlers in ROUTES.items()]
+            door = WebSocketDoor(edge)
+            routes += [WebSocketRoute("/api/ws", door), Route("/api/ws", door)]
+            self._router = Router(routes, redirect_slashes=False, default=Endpoint(edge, {}, otherwise=_not_found))
+            if self._on_ready is not None:
+                self._on_ready(edge)
+            yield
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+        elif self._router is not None:
+            await self._router(scope, receive, send)
+
+
+async def _not_found(call: Call) -> None:
+    raise TokenrelayError("NOT_FOUND", "there is nothing at this path")

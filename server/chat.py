@@ -1,0 +1,169 @@
+"""`POST /api/chat`: ask for a generation, then stream it or wait for it. Knows no queue and no socket."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+import msgspec
+
+from protocol import codec, cursor, request, sse, ws
+from protocol.errors import TABLE, TokenrelayError
+from protocol.request import ChatRequest
+from protocol.session import Session
+from protocol.snapshot import Snapshot
+from server.auth import Identity
+from server.http import Call, Disconnected
+from server.hub import Channel
+from server.sse import SseDoor
+from server.streams import attach, find
+
+
+async def chat(call: Call) -> None:
+    """Start a generation, or attach to the one that the same Idempotency-Key started."""
+    edge = call.edge
+    raw = await _body(call)
+    identity = edge.auth.identify(call.headers.get("authorization"))
+    body = request.parse_json(raw)
+    key = ws.idempotency_key(call.headers.get("idempotency-key"))
+    stream_id, channel = await begin(call.edge, identity, body, key)
+    edge.metrics.started.labels("sse" if body.stream else "json").inc()
+    if channel is None:  # a repeated POST: the generation is there already
+        if body.stream:
+            await attach(call, identity, stream_id, cursor.parse(call.headers.get("last-event-id")), is_compact=True)
+        else:
+            await _wait_for(call, identity, stream_id)
+        return
+    if not body.stream:
+        await _answer(call, channel)
+        return
+    door = SseDoor(edge, call, Session(stream_id, 0, is_compact=True, now=time.monotonic()), channel)
+    edge.hub.join(channel, door)
+    accepted = codec.accepted_data(stream_id, body.model or "neuroswitch", call.at_ms)
+    try:
+        await door.run(sse.encode_frame(codec.to_json(accepted)))
+    finally:
+        edge.hub.leave(channel, door)
+
+
+async def begin(edge, identity: Identity, body: ChatRequest, key: str | None) -> tuple[str, Channel | None]:  # type: ignore[no-untyped-def]
+    """Queue a generation, its channel open before it exists, so that no event of it can be missed.
+
+    The channel is None when an Idempotency-Key led to a generation that was there already.
+    Raises TokenrelayError for everything that speaks against it; then nothing has been started.
+    """
+    identity.must_not_be_limited()
+    edge.must_not_drain()
+    model = edge.models.check(body)
+    stream_id = edge.new_stream_id()
+    channel: Channel = await edge.hub.open(stream_id, is_new=True)
+    try:
+        known_id, is_new = await edge.jobs.start(stream_id, identity.owner, model, body, key)
+    except BaseException:
+        edge.hub.leave(channel)
+        raise
+    if is_new:
+        return stream_id, channel
+    edge.hub.leave(channel)
+    return known_id, None
+
+
+async def _body(call: Call) -> bytes:
+    """The body; and whether errors are to be events, which is asked for in it."""
+    raw = await call.body()
+    try:
+        asked = msgspec.json.decode(raw, type=_Asked).stream
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        asked = "text/event-stream" in call.headers.get("accept", "")
+    call.wants_sse_error = asked is True
+    return raw
+
+
+class _Asked(msgspec.Struct):
+    stream: object = False
+
+
+# -- without `stream`: one JSON at the end -------------------------------------------------------------------------------
+
+
+class EndWaiter:
+    """A reader that only wants to know that it is over. Its cursor holds no window back."""
+
+    def __init__(self, stream_id: str, channel: Channel) -> None:
+        self.session = Session(stream_id, sys.maxsize, is_compact=True, now=0.0)
+        self._channel = channel
+        self.over = asyncio.Event()
+
+    def wake(self) -> None:
+        # Behind an anchor the end may be in the log already; `_snapshot` looks.
+        if self._channel.feed.has_ended or self._channel.is_lost:
+            self.over.set()
+
+    def tick(self, now: float) -> None:
+        pass
+
+
+async def _wait_for(call: Call, identity: Identity, stream_id: str) -> None:
+    """The JSON of a generation that was there already."""
+    stream = await find(call.edge, identity, stream_id)
+    if stream.has_ended:
+        await _give(call, stream_id)
+        return
+    await _answer(call, await call.edge.hub.open(stream_id))
+
+
+async def _answer(call: Call, channel: Channel) -> None:
+    edge, stream_id = call.edge, channel.feed.stream_id
+    waiter = EndWaiter(stream_id, channel)
+    edge.hub.join(channel, waiter)
+    watcher = asyncio.create_task(_watch(call))
+    over = asyncio.create_task(waiter.over.wait())
+    try:
+        if not await _has_ended(call, stream_id):
+            waiter.wake()
+            await asyncio.wait({watcher, over}, return_when=asyncio.FIRST_COMPLETED)
+        if watcher.done():
+            raise Disconnected
+    finally:
+        watcher.cancel()
+        over.cancel()
+        edge.hub.leave(channel, waiter)
+    await _give(call, stream_id)
+
+
+async def _has_ended(call: Call, stream_id: str) -> bool:
+    """It may have ended between its description and our subscription."""
+    stream = await call.edge.reads.describe(stream_id)
+    return stream is None or stream.has_ended
+
+
+async def _give(call: Call, stream_id: str) -> None:
+    snapshot = await read_all(call.edge, stream_id)
+    headers = {"x-stream-id": stream_id, "location": f"/api/streams/{stream_id}"}
+    if snapshot.failure is not None:
+        failure = snapshot.failure
+        code = failure.code if failure.code in TABLE else "INTERNAL_ERROR"
+        raise TokenrelayError(
+            code, failure.message, stream_id=stream_id, retryable=failure.retryable, retry_after=failure.retry_after_s,
+            partial_response=snapshot.text or None,
+        )  # fmt: skip
+    if snapshot.completion is None:
+        raise TokenrelayError("STREAM_EXPIRED", stream_id=stream_id)
+    await call.json(200, snapshot.answer(stream_id), headers)
+
+
+async def read_all(edge, stream_id: str) -> Snapshot:  # type: ignore[no-untyped-def]
+    """A whole log, page by page."""
+    snapshot = Snapshot()
+    while not snapshot.has_ended:
+        first, entries = await edge.reads.page(stream_id, snapshot.last_id)
+        if not entries:
+            break
+        snapshot.take(first, entries)
+    return snapshot
+
+
+async def _watch(call: Call) -> None:
+    while (await call.receive())["type"] != "http.disconnect":
+        pass

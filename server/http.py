@@ -1,0 +1,174 @@
+"""An HTTP call as handlers see it: identity, body, answers, and every error turned into its row. Knows no route."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import structlog
+from starlette.datastructures import Headers, QueryParams
+from starlette.types import Message, Receive, Scope, Send
+
+from protocol import codec, sse
+from protocol.errors import TokenrelayError
+
+if TYPE_CHECKING:
+    from server.edge import Edge
+
+log = structlog.get_logger()
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+_ALWAYS: Final = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+SSE_HEADERS: Final = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+    # "Exactly one done:true event ends every stream, and then the connection closes."
+    (b"connection", b"close"),
+)
+
+
+class Disconnected(Exception):
+    """The client went away before it had said everything."""
+
+
+class Call:
+    """One HTTP request: what it says, and the ways to answer it."""
+
+    def __init__(self, edge: Edge, scope: Scope, receive: Receive, send: Send) -> None:
+        self.edge = edge
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.headers = Headers(scope=scope)
+        self.query = QueryParams(scope["query_string"])
+        self.path: Mapping[str, str] = scope.get("path_params", {})
+        given = self.headers.get("x-request-id", "")
+        self.request_id = given if _REQUEST_ID.match(given) else secrets.token_hex(8)
+        self.at_ms = int(time.time() * 1000)
+        self.wants_sse_error = False  # set once the client is known to read events
+        self.has_begun = False  # the status line is out
+
+    @property
+    def method(self) -> str:
+        return str(self.scope["method"])
+
+    @property
+    def accepts_json(self) -> bool:
+        return "application/json" in self.headers.get("accept", "")
+
+    async def body(self) -> bytes:
+        """Raises TokenrelayError PAYLOAD_TOO_LARGE as soon as that is known; Disconnected."""
+        most = self.edge.settings.max_body_bytes
+        declared = self.headers.get("content-length", "0")
+        if declared.isdigit() and int(declared) > most:
+            raise _too_large(most)
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            part = message.get("body", b"")
+            size += len(part)
+            if size > most:
+                raise _too_large(most)
+            parts.append(part)
+            if not message.get("more_body"):
+                return b"".join(parts)
+
+    async def start(self, status: int, headers: Mapping[str, str] | None = None, *raw: tuple[bytes, bytes]) -> None:
+        """The status line and headers; `x-request-id` and the security headers are always there."""
+        lines = [*_ALWAYS, (b"x-request-id", self.request_id.encode()), *raw]
+        lines += [(name.encode(), value.encode("latin-1", "replace")) for name, value in (headers or {}).items()]
+        self.has_begun = True
+        await self.send({"type": "http.response.start", "status": status, "headers": lines})
+
+    async def write(self, body: bytes, *, more: bool = True) -> None:
+        await self.send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def answer(
+        self, status: int, body: bytes, content_type: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """A whole response."""
+        both = {"content-type": content_type, "content-length": str(len(body)), **(headers or {})}
+        if status == 204:
+            both = dict(headers or {})
+            body = b""
+        await self.start(status, both)
+        await self.write(body, more=False)
+
+    async def json(self, status: int, value: Any, headers: Mapping[str, str] | None = None) -> None:
+        body = codec.to_json(value).encode()
+        await self.answer(status, body, "application/json", {"cache-control": "no-store", **(headers or {})})
+
+    async def refuse(self, error: TokenrelayError) -> None:
+        """An error as its row of the table says; as one SSE event where the client reads events."""
+        self.edge.metrics.errors.labels(error.code).inc()
+        if self.has_begun:
+            return
+        headers = {}
+        if error.retry_after_s is not None:
+            headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+        if error.status == 401:
+            headers["www-authenticate"] = 'Bearer realm="tokenrelay"'  # RFC 9110 section 11.6.1
+        if not self.wants_sse_error or self.accepts_json:
+            await self.json(error.status, error.body(self.request_id), headers)
+            return
+        await self.start(error.status, headers, *SSE_HEADERS)
+        await self.write(sse.encode_frame(codec.to_json(error.event_data(self.request_id))), more=False)
+
+
+Handler: TypeAlias = Callable[[Call], Awaitable[None]]
+
+
+class Endpoint:
+    """One path: its handlers by method, errors turned into answers. A plain ASGI application."""
+
+    def __init__(self, edge: Edge, handlers: Mapping[str, Handler], otherwise: Handler | None = None) -> None:
+        self._edge = edge
+        self._handlers = dict(handlers)
+        self._otherwise = otherwise  # None: other methods are refused
+        if "GET" in handlers:
+            self._handlers.setdefault("HEAD", handlers["GET"])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = Call(self._edge, scope, receive, send)
+        handler = self._handlers.get(call.method, self._otherwise)
+        try:
+            if handler is None:
+                allowed = ", ".join(sorted(self._handlers))
+                await call.json(405, _method_error(call, allowed), {"allow": allowed})
+                return
+            await handler(call)
+        except TokenrelayError as error:
+            await call.refuse(error)
+        except Disconnected:
+            log.debug("client_left", request_id=call.request_id)
+        except Exception:
+            log.exception("request_failed", request_id=call.request_id, path=scope["path"])
+            await call.refuse(TokenrelayError("INTERNAL_ERROR"))
+
+
+def _method_error(call: Call, allowed: str) -> dict[str, Any]:
+    return TokenrelayError("METHOD_NOT_ALLOWED", f"this path takes {allowed}").body(call.request_id)
+
+
+def _too_large(most: int) -> TokenrelayError:
+    return TokenrelayError("PAYLOAD_TOO_LARGE", f"a body has at most {most} bytes", max_bytes=most)
+
+
+def abort(send: Send) -> None:
+    """Drop the connection behind an ASGI `send` without waiting for a peer that takes nothing.
+
+    ASGI has no word for this; uvicorn's `send` is a method of the object that holds the transport.
+    """
+    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    if transport is not None:
+        transport.abort()
+
+
+ASGIMessage: TypeAlias = Message

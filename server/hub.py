@@ -1,0 +1,277 @@
+"""The feeds of all generations that somebody reads here, kept whole from publications and the log. Knows no socket.
+
+    Redis ──PUBLISH──▶ LiveFeed ──▶ Feed (one a generation) ──wake──▶ readers (each a cursor)
+            XRANGE ───────────────────▲  after a gap, a re-subscribe, a quiet spell, a lost probe
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from typing import Any, Final, Protocol
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from protocol import codec, keys
+from protocol.errors import TokenrelayError
+from protocol.feed import Feed, Offer
+from protocol.session import Session
+from server.live import LiveFeed
+from server.log import LogReader
+from server.metrics import Metrics
+from server.redis import UNREACHABLE, live_connection
+
+TICK_S: Final = 1.0
+QUIET_S: Final = 3.0
+"""A feed that heard nothing for this long asks the log; then at twice the pause each time, up to `MOST_QUIET_S`."""
+
+MOST_QUIET_S: Final = 15.0
+PROBE_LOST_S: Final = 4.0
+"""A probe that has not come back for this long means a live connection that is dead without saying so."""
+
+QUIET_BATCH: Final = 500
+
+log = structlog.get_logger()
+
+
+class Reader(Protocol):
+    """One who reads: a door's end of a session. The ticker looks at it, the hub wakes it."""
+
+    session: Session
+
+    def wake(self) -> None:
+        """There may be something to do: events, a heartbeat, an end."""
+        ...
+
+    def tick(self, now: float) -> None:
+        """A second has passed."""
+        ...
+
+
+class Channel:
+    """One generation here: its feed, its readers, and when it last was heard of."""
+
+    def __init__(self, stream_id: str, now: float) -> None:
+        self.feed = Feed(stream_id)
+        self.readers: set[Reader] = set()
+        self.name = keys.live(stream_id).encode()
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.heard_at = now
+        self.quiet_s = QUIET_S
+        self.refill: asyncio.Task[None] | None = None  # None unless a gap is being read
+        self.is_lost = False  # the log is no longer there although the feed had not ended
+
+    def __repr__(self) -> str:
+        return f"<Channel {self.feed!r} | {len(self.readers)} readers>"
+
+    def wake(self) -> None:
+        for reader in self.readers:
+            reader.wake()
+
+
+class Hub:
+    """All channels of a process over one live connection."""
+
+    def __init__(self, redis: Redis, reads: LogReader, metrics: Metrics) -> None:
+        self._redis = redis
+        self._reads = reads
+        self._metrics = metrics
+        self._channels: dict[bytes, Channel] = {}
+        self._probe = keys.probe(secrets.token_hex(8)).encode()
+        self.probe_at = time.monotonic()  # when a probe last came back
+        self._live = LiveFeed(lambda: live_connection(redis), self._on_message, self._on_connected)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        readers = sum(len(channel.readers) for channel in self._channels.values())
+        gaps = sum(channel.feed.has_gap for channel in self._channels.values())
+        return f"<Hub {len(self._channels)} streams | {readers} readers | {gaps} gaps | {self._live!r}>"
+
+    @property
+    def probe_age_s(self) -> float:
+        """Seconds since the live feed last proved that it works."""
+        return time.monotonic() - self.probe_at
+
+    @property
+    def readers(self) -> int:
+        return sum(len(channel.readers) for channel in self._channels.values())
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Hub]:
+        """The hub's tasks live inside this block."""
+        owned = [asyncio.create_task(self._live.run()), asyncio.create_task(self._tick())]
+        try:
+            # Bounded by the ack timeout; an edge may start before its Redis does.
+            with contextlib.suppress(TimeoutError):
+                await self._live.subscribe(self._probe)
+            yield self
+        finally:
+            for task in [*owned, *self._tasks]:
+                task.cancel()
+            await asyncio.gather(*owned, *self._tasks, return_exceptions=True)
+
+    async def open(self, stream_id: str, *, is_new: bool = False) -> Channel:
+        """The channel of a generation, subscribed and anchored. The caller joins it at once or calls `leave`.
+
+        `is_new` promises that the generation does not exist yet, so that its log needs no reading.
+        Raises TokenrelayError SERVICE_UNAVAILABLE when Redis does not answer.
+        """
+        name = keys.live(stream_id).encode()
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = Channel(stream_id, time.monotonic())
+            self._own(self._prepare(channel, is_new))
+        await asyncio.shield(channel.ready)
+        return channel
+
+    def join(self, channel: Channel, reader: Reader) -> None:
+        if self._channels.get(channel.name) is not channel:
+            raise TokenrelayError("SERVICE_UNAVAILABLE", retry_after=1)  # it failed or was left while we waited
+        channel.readers.add(reader)
+
+    def leave(self, channel: Channel, reader: Reader | None = None) -> None:
+        """The last one to leave closes the channel."""
+        if reader is not None:
+            channel.readers.discard(reader)
+        if not channel.readers and self._channels.get(channel.name) is channel:
+            self._forget(channel)
+
+    def _forget(self, channel: Channel) -> None:
+        del self._channels[channel.name]
+        self._live.unsubscribe(channel.name)
+        if channel.refill is not None:
+            channel.refill.cancel()
+
+    async def _prepare(self, channel: Channel, is_new: bool) -> None:
+        """Subscribe, acknowledged, then read: in this order nothing can fall between."""
+        try:
+            await self._live.subscribe(channel.name)
+            last = 0 if is_new else (await self._reads.last_ids([channel.feed.stream_id]))[0] or 0
+        except (TimeoutError, TokenrelayError) as error:
+            self._channels.pop(channel.name, None)
+            self._live.unsubscribe(channel.name)
+            refusal = TokenrelayError("SERVICE_UNAVAILABLE", "the live feed cannot be reached now", retry_after=2)
+            channel.ready.set_exception(refusal)
+            channel.ready.exception()  # nobody may be waiting any more
+            log.warning("subscribe_failed", stream_id=channel.feed.stream_id, error=type(error).__name__)
+            return
+        if channel.feed.anchor(last) is Offer.GAP:
+            self._start_refill(channel)
+        channel.ready.set_result(None)
+
+    # -- what comes in --------------------------------------------------------------------------------------------------
+
+    def _on_message(self, name: bytes, payload: bytes) -> None:
+        channel = self._channels.get(name)
+        if channel is None:
+            if name == self._probe:
+                self.probe_at = time.monotonic()
+            return
+        try:
+            first, entries = codec.unpack_publication(payload)
+        except codec.CorruptEntry as error:
+            log.error("publication_corrupt", stream_id=channel.feed.stream_id, error=str(error))
+            return
+        self._take(channel, first, entries)
+
+    def _take(self, channel: Channel, first: int, entries: list[codec.Entry]) -> None:
+        offer = channel.feed.offer(first, entries)
+        if offer is Offer.NEWS:
+            channel.heard_at = time.monotonic()
+            channel.quiet_s = QUIET_S
+            if channel.feed.needs_trim():
+                channel.feed.trim(min((reader.session.cursor for reader in channel.readers), default=0))
+            channel.wake()
+        elif offer is Offer.GAP:
+            self._start_refill(channel)
+
+    def _on_connected(self) -> None:
+        """What was published while there was no connection is in the logs."""
+        self._metrics.live_connects.inc()
+        self.probe_at = time.monotonic()
+        anchored = [channel for channel in self._channels.values() if channel.feed.is_anchored]
+        self._own(self._ask_logs(anchored))
+
+    # -- what is fetched ------------------------------------------------------------------------------------------------
+
+    def _start_refill(self, channel: Channel) -> None:
+        if channel.refill is None:
+            self._metrics.gaps.inc()
+            channel.refill = self._own(self._refill(channel))
+
+    async def _refill(self, channel: Channel) -> None:
+        """Read the log until the window has all that was heard of."""
+        feed = channel.feed
+        try:
+            while feed.has_gap and self._channels.get(channel.name) is channel:
+                try:
+                    first, entries = await self._reads.page(feed.stream_id, feed.last)
+                except TokenrelayError:
+                    await asyncio.sleep(0.5)  # Redis is away; readers get heartbeats meanwhile
+                    continue
+                if not entries or first != feed.last + 1:
+                    channel.is_lost = True
+                    channel.wake()
+                    return
+                self._take(channel, first, entries)
+        finally:
+            channel.refill = None
+
+    async def _ask_logs(self, channels: list[Channel]) -> None:
+        """One round trip for many: which of these feeds lack something?"""
+        for start in range(0, len(channels), QUIET_BATCH):
+            batch = channels[start : start + QUIET_BATCH]
+            try:
+                last_ids = await self._reads.last_ids([channel.feed.stream_id for channel in batch])
+            except TokenrelayError:
+                return  # asked again at the next quiet spell
+            for channel, last_id in zip(batch, last_ids, strict=True):
+                if last_id is None:
+                    channel.is_lost = True
+                    channel.wake()
+                elif channel.feed.heard_of(last_id):
+                    self._start_refill(channel)
+
+    # -- what time brings -----------------------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = time.monotonic()
+            try:
+                for channel in list(self._channels.values()):
+                    for reader in list(channel.readers):
+                        reader.tick(now)
+                await self._ask_logs(list(self._quiet(now)))
+                await self._send_probe(now)
+            except Exception:
+                log.exception("tick_failed")
+
+    def _quiet(self, now: float) -> Iterator[Channel]:
+        for channel in self._channels.values():
+            feed = channel.feed
+            if feed.is_anchored and not feed.has_ended and now - channel.heard_at >= channel.quiet_s:
+                channel.heard_at = now
+                channel.quiet_s = min(channel.quiet_s * 2, MOST_QUIET_S)
+                yield channel
+
+    async def _send_probe(self, now: float) -> None:
+        """Published through the commands' connection: a demoted primary looks healthy from the subscribing side."""
+        if now - self.probe_at > PROBE_LOST_S:
+            log.warning("probe_lost", age_s=round(now - self.probe_at, 1))
+            self._live.drop()
+        try:
+            await self._redis.publish(self._probe, b"")
+        except (*UNREACHABLE, RedisError):
+            return  # the probe's age says it
+
+    def _own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

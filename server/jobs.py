@@ -1,0 +1,115 @@
+"""The asking side of arq: puts generations into its queue, takes back what nobody has begun. All an edge knows of arq.
+
+Instead of `ArqRedis.enqueue_job` (four round trips, and a job could exist without its stream) one script makes the
+stream and arq's job together; the job's bytes are arq's own (`arq.jobs.serialize_job`).
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Final
+
+import msgpack
+import structlog
+from arq.jobs import serialize_job
+from redis.asyncio import Redis
+
+from protocol import codec, request, scripts
+from protocol.errors import TABLE, TokenrelayError
+from protocol.events import Completion, Failure
+from protocol.request import ChatRequest
+from protocol.scripts import NewStream
+from server.log import Description
+from server.redis import run
+from server.settings import Settings
+
+JOB: Final = "generate"
+JOB_TTL_MS: Final = 24 * 3600 * 1000
+REAPED_AT_ONCE: Final = 200
+
+log = structlog.get_logger()
+
+
+def new_stream_id() -> str:
+    """128 random bits: not to be guessed, never used again."""
+    return secrets.token_hex(16)
+
+
+class Jobs:
+    """Start, cancel, reap: what an edge writes, each as one script."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._settings = settings
+
+    async def start(self, stream_id: str, owner: str, model: str, body: ChatRequest, key: str | None) -> tuple[str, bool]:
+        """Queue a generation. Gives its id and whether it is new: an Idempotency-Key used before attaches instead.
+
+        Raises TokenrelayError VALIDATION_ERROR (the key was used for another body), OVERLOADED, SERVICE_UNAVAILABLE.
+        """
+        new = NewStream(
+            stream_id=stream_id,
+            owner=owner,
+            model=model,
+            request=request.pack(body),
+            on_disconnect=body.on_disconnect,
+            idempotency_key=key,
+            fingerprint=body.fingerprint(),
+        )
+        job = serialize_job(JOB, (stream_id,), {}, None, int(time.time() * 1000), serializer=msgpack.packb)
+        arguments = scripts.start(
+            new,
+            job=job,
+            job_ttl_ms=JOB_TTL_MS,
+            max_waiting=self._settings.max_queue,
+            retention_ms=self._settings.retention_ms,
+        )
+        reply = scripts.start_reply(await run(self._redis, scripts.START, arguments))
+        match reply.outcome:
+            case "overloaded":
+                raise TokenrelayError(
+                    "OVERLOADED", f"{reply.waiting} generations wait already; try again later", retry_after=5
+                )
+            case "conflict":
+                issue = "this key was used for another request"
+                raise TokenrelayError(
+                    "VALIDATION_ERROR", f"Idempotency-Key: {issue}", field="Idempotency-Key", issue=issue
+                )
+        return reply.stream_id, reply.outcome == "started"
+
+    async def cancel(self, stream: Description) -> str:
+        """Stop a generation for good, whatever it is doing. Gives the public state it is in now."""
+        end = Completion(
+            at_ms=_now_ms(),
+            model=stream.model,
+            resolved_model=stream.model,
+            provider="none",
+            finish_reason="cancelled",
+            input_tokens=0,
+            output_tokens=0,
+            response_time_s=max(0.0, round(time.time() - stream.created_ms / 1000, 3)),
+        )
+        arguments = scripts.cancel(stream.stream_id, codec.pack(end), self._settings.retention_ms)
+        state: bytes = await run(self._redis, scripts.CANCEL, arguments)
+        if not state:
+            raise TokenrelayError("NOT_FOUND")
+        return state.decode()
+
+    async def reap(self) -> scripts.ReapReply:
+        """End what is overdue: generations whose worker is gone, and those that nobody takes."""
+        now = _now_ms()
+        lost = Failure(now, "WORKER_LOST", "the worker that wrote this answer is gone; what it wrote is kept", True)
+        late = Failure(now, "TIMEOUT", "no worker took this in time", TABLE["TIMEOUT"].retryable, 10)
+        arguments = scripts.reap(
+            REAPED_AT_ONCE,
+            codec.pack(lost),
+            codec.pack(late),
+            int(self._settings.queue_timeout_s * 1000),
+            self._settings.retention_ms,
+        )
+        return scripts.reap_reply(await run(self._redis, scripts.REAP, arguments))
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

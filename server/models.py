@@ -1,0 +1,108 @@
+"""Which models there are and which can answer now, as the workers say. Chooses none: that is the worker's."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from protocol import keys, offers, scripted
+from protocol.catalogue import NEUROSWITCH, Catalogue, Model
+from protocol.errors import TokenrelayError
+from protocol.offers import Offer
+from protocol.request import ChatRequest
+from server.redis import UNREACHABLE
+
+REFRESH_S: Final = 1.0
+
+log = structlog.get_logger()
+
+
+class Models:
+    """The catalogue, and what the living workers offer of it."""
+
+    def __init__(self, catalogue: Catalogue, redis: Redis) -> None:
+        self._catalogue = catalogue
+        self._redis = redis
+        self._offers: list[Offer] = []
+
+    def __repr__(self) -> str:
+        return f"<Models {len(self._catalogue.models)} rows | {len(self._offers)} workers>"
+
+    @property
+    def workers(self) -> int:
+        return len(self._offers)
+
+    async def keep_fresh(self) -> None:
+        """Owned by the application; ends only by being cancelled."""
+        while True:
+            try:
+                await self.refresh()
+            except (*UNREACHABLE, RedisError) as error:
+                log.warning("offers_unread", error=type(error).__name__)
+            await asyncio.sleep(REFRESH_S)
+
+    async def refresh(self) -> None:
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.time()
+        pipe.hvals(keys.WORKERS)
+        (seconds, micros), raws = await pipe.execute()
+        now_ms = seconds * 1000 + micros // 1000
+        read = (offers.unpack(raw) for raw in raws)
+        self._offers = [offer for offer in read if offer is not None and offer.until_ms > now_ms]
+
+    def check(self, request: ChatRequest) -> str:
+        """The name under which the request goes on; refuses one that nobody can answer.
+
+        With no worker at all nothing is refused: the generation waits for one, for as long as the queue allows.
+        Raises TokenrelayError VALIDATION_ERROR (no such name), SERVICE_UNAVAILABLE (nobody offers it).
+        """
+        choices = self._catalogue.choices(request.model, request.provider)
+        if request.model is not None and scripted.is_scripted(request.model):
+            scripted.parse(request.model)
+        if self._offers and not any(self._reason(choice.model) is None for choice in choices):
+            reasons = "; ".join(sorted({f"{c.model.id}: {self._reason(c.model)}" for c in choices})) or "no model"
+            raise TokenrelayError("SERVICE_UNAVAILABLE", f"no worker can answer now ({reasons})", field="model")
+        return request.model or NEUROSWITCH
+
+    def _reason(self, model: Model) -> str | None:
+        """Why no worker offers it; None when one does."""
+        if any(model.dialect in offer.dialects for offer in self._offers):
+            return None
+        for offer in self._offers:
+            if model.dialect in offer.lacks:
+                return offer.lacks[model.dialect]
+        return "no worker is running" if not self._offers else "not offered"
+
+    def listing(self) -> list[dict[str, Any]]:
+        """The rows of `GET /api/models`."""
+        rows = []
+        for model in self._catalogue.models:
+            reason = self._reason(model)
+            row = {
+                "id": model.id,
+                "names": list(model.names),
+                "provider": model.provider,
+                "resolved_model": model.upstream,
+                "streaming": True,
+                "speed": model.speed,
+                "tools": model.tools,
+                "available": reason is None,
+            }
+            rows.append(row if reason is None else {**row, "unavailable_because": reason})
+        reason = None if any(row["available"] and m.auto for row, m in zip(rows, self._catalogue.models, strict=True)) else "no model it may choose is available"  # fmt: skip
+        switch = {
+            "id": NEUROSWITCH,
+            "names": ["neuroswitch/mix"],
+            "provider": "Fusion",
+            "resolved_model": None,
+            "streaming": True,
+            "speed": "Variable",
+            "tools": any(row["tools"] for row in rows),
+            "available": reason is None,
+        }
+        rows.append(switch if reason is None else {**switch, "unavailable_because": reason})
+        return rows

@@ -1,0 +1,99 @@
+"""One edge process: a socket of its own, uvicorn round the app, and the way out. Knows no request."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from types import FrameType
+from typing import Final
+
+import structlog
+import uvicorn
+
+from server import logs
+from server.app import App
+from server.edge import Edge
+from server.settings import Settings
+
+BACKLOG: Final = 2048
+PING_S: Final = 15.0
+AFTER_DRAIN_S: Final = 3
+
+log = structlog.get_logger()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket that shares its port with those of sibling processes; the kernel spreads connections evenly.
+
+    Raises OSError when the port is taken by somebody who does not share it.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.bind((host.strip("[]"), port))
+    listener.set_inheritable(False)
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn with our way out: a signal begins the drain, and only its end stops the server."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.edge: Edge | None = None  # None until the lifespan has begun
+        self._drain: asyncio.Task[None] | None = None  # None until the first signal
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._drain is not None or self.edge is None:
+            self.should_exit = self.force_exit = True
+            return
+        self._loop.call_soon_threadsafe(self._begin_drain)
+
+    def _begin_drain(self) -> None:
+        if self._drain is None:
+            self._drain = asyncio.create_task(self._drain_and_stop())
+
+    async def _drain_and_stop(self) -> None:
+        try:
+            if self.edge is not None:
+                await self.edge.drain()
+        finally:
+            self.should_exit = True
+
+    def began(self, edge: Edge) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.edge = edge
+
+
+def run(settings: Settings, listener: socket.socket) -> None:
+    """Serve until a signal; returns when everything is closed."""
+    logs.configure(settings.log_level)
+    servers: list[_Server] = []
+    app = App(settings, on_ready=lambda edge: servers[0].began(edge))
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="websockets-sansio",
+        interface="asgi3",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws_max_size=settings.max_body_bytes,
+        # Deflate costs 34 KiB a connection and a quarter of the throughput; tokens are small.
+        ws_per_message_deflate=False,
+        ws_ping_interval=PING_S,
+        ws_ping_timeout=PING_S,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=AFTER_DRAIN_S,
+        backlog=BACKLOG,
+    )
+    server = _Server(config)
+    servers.append(server)
+    signal.signal(signal.SIGINT, server.handle_exit)
+    log.info("edge_listening", address=listener.getsockname())
+    server.run(sockets=[listener])

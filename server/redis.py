@@ -1,0 +1,65 @@
+"""How an edge opens Redis: one pool for commands; refuses to know what the commands mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Connection, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from protocol.errors import TokenrelayError
+from protocol.scripts import Argument, Script
+
+COMMAND_TIMEOUT_S = 5.0
+MAX_CONNECTIONS = 32
+
+UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError)
+"""What redis-py raises when Redis is away."""
+
+
+def open_pool(url: str) -> Redis:
+    """A client with a bounded pool; a caller beyond the bound waits for at most `COMMAND_TIMEOUT_S`."""
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=MAX_CONNECTIONS,
+        timeout=COMMAND_TIMEOUT_S,
+        socket_timeout=COMMAND_TIMEOUT_S,
+        socket_connect_timeout=COMMAND_TIMEOUT_S,
+        health_check_interval=15,
+        # One more try: the first command after a restart of Redis finds a dead connection in the pool.
+        retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 1),
+        retry_on_error=[RedisConnectionError],
+    )
+    return Redis(connection_pool=pool)
+
+
+def live_connection(redis: Redis) -> Connection:
+    """A connection of its own with the pool's address and credentials, to stay subscribed on."""
+    kwargs = {**redis.connection_pool.connection_kwargs, "socket_timeout": None, "health_check_interval": 0}
+    connection: Connection = redis.connection_pool.connection_class(**kwargs)
+    return connection
+
+
+async def run(redis: Redis, script: Script, arguments: Sequence[Argument]) -> Any:
+    """Run a script by its SHA; a Redis that does not know it (restart, SCRIPT FLUSH) is given the text.
+
+    Raises TokenrelayError SERVICE_UNAVAILABLE when Redis is away.
+    """
+    try:
+        try:
+            return await redis.execute_command("EVALSHA", *arguments)  # type: ignore[no-untyped-call]
+        except NoScriptError:
+            return await redis.execute_command("EVAL", script.text, *arguments[1:])  # type: ignore[no-untyped-call]
+    except UNREACHABLE as error:
+        raise away() from error
+    except RedisError as error:
+        raise TokenrelayError("INTERNAL_ERROR") from error
+
+
+def away() -> TokenrelayError:
+    return TokenrelayError("SERVICE_UNAVAILABLE", "the store cannot be reached now; try again", retry_after=2)

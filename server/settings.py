@@ -1,0 +1,89 @@
+"""What an operator can set on an edge: environment variables `TOKENRELAY_*`, valid or refused at the start."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+CATALOGUE: Final = Path(__file__).resolve().parent.parent / "workers" / "catalogue.toml"
+
+
+class Settings(BaseSettings):
+    """One field a variable; the description is the text of README's table."""
+
+    model_config = SettingsConfigDict(env_prefix="TOKENRELAY_", frozen=True)
+
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="where edges and workers meet")
+    host: str = Field("127.0.0.1", description="address an edge listens on; anything but loopback needs keys")
+    port: int = Field(8000, ge=0, le=65535, description="port an edge listens on; 0 takes any free one")
+    api_keys: str = Field("", description="`name:secret` pairs, comma separated; a name owns the streams it starts")
+    catalogue: Path = Field(CATALOGUE, description="path of the model catalogue")
+    max_queue: int = Field(10_000, ge=0, description="generations that may wait; one more is refused with `OVERLOADED`")
+    queue_timeout_s: float = Field(120, gt=0, description="how long a generation may wait before it ends in `TIMEOUT`")
+    retention_s: int = Field(3_600, ge=1, description="how long a stream can be read after its last event")
+    send_timeout_s: float = Field(30, gt=0, description="a socket that takes nothing for this long is closed")
+    drain_s: float = Field(10, ge=0, description="SIGTERM: the window over which an edge closes its connections, and how long a worker lets generations finish")
+    max_body_bytes: int = Field(1_048_576, ge=1_024, description="largest request body and WebSocket message")
+    heartbeat_s: float = Field(15, gt=0, description="silence after which a comment is sent")
+    log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
+
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, value: str) -> str:
+        if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+            raise ValueError(f"expected DEBUG, INFO, WARNING or ERROR, got {value!r}")
+        return value.upper()
+
+    @field_validator("api_keys")
+    @classmethod
+    def _pairs(cls, value: str) -> str:
+        parse_keys(value)
+        return value
+
+    @property
+    def retention_ms(self) -> int:
+        return self.retention_s * 1000
+
+    @property
+    def is_open(self) -> bool:
+        """True when no key is needed; only on loopback."""
+        return not self.api_keys
+
+
+class Refused(Exception):
+    """The settings would open the server to strangers."""
+
+
+def check_exposure(settings: Settings) -> None:
+    """Raises Refused when there are no keys and the address is not loopback."""
+    if settings.is_open and not is_loopback(settings.host):
+        raise Refused(
+            f"TOKENRELAY_HOST={settings.host} is reachable from outside and TOKENRELAY_API_KEYS is empty: "
+            "set keys (name:secret), or listen on 127.0.0.1"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def parse_keys(text: str) -> dict[str, str]:
+    """`name:secret,…` as secret by name. Raises ValueError that shows no secret."""
+    keys: dict[str, str] = {}
+    for number, pair in enumerate(filter(None, (part.strip() for part in text.split(","))), 1):
+        name, colon, secret = pair.partition(":")
+        if not colon or not name or not secret or not name.isprintable():
+            raise ValueError(f"pair {number} of TOKENRELAY_API_KEYS is not name:secret")
+        if name in keys:
+            raise ValueError(f"the name of pair {number} of TOKENRELAY_API_KEYS stands there twice")
+        keys[name] = secret
+    return keys

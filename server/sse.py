@@ -1,0 +1,157 @@
+"""The SSE door: one session written to one HTTP response. Knows how to write, not what to read."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from protocol import codec, formats, sse
+from protocol.errors import TokenrelayError
+from protocol.session import Session, Step
+from server import http
+from server.http import Call
+from server.hub import Channel
+
+if TYPE_CHECKING:
+    from server.edge import Edge
+
+RETRY_MS: Final = (500, 2_500)
+"""Between these an EventSource is told to wait before it reconnects; one draw a connection, so that crowds spread."""
+
+log = structlog.get_logger()
+
+
+class SseDoor:
+    """A reader of one stream on one response. `channel` is None for a stream that had ended when it came."""
+
+    def __init__(self, edge: Edge, call: Call, session: Session, channel: Channel | None) -> None:
+        self.session = session
+        self._edge = edge
+        self._call = call
+        self._channel = channel
+        self._waiter: asyncio.Future[None] | None = None  # None while it is not waiting
+        self._was_woken = False
+        self._is_gone = False  # the client has closed
+        self._is_closing = False  # the edge wants the client elsewhere
+        self._heartbeat_due = False
+
+    def __repr__(self) -> str:
+        return f"<SseDoor {self.session!r}>"
+
+    # -- what the hub and the edge say -----------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        self._was_woken = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def tick(self, now: float) -> None:
+        if self.session.is_stalled(now, self._edge.settings.send_timeout_s):
+            self._edge.metrics.send_timeouts.labels("sse").inc()
+            log.info("send_timeout", stream_id=self.session.stream_id, transport="sse")
+            http.abort(self._call.send)
+        elif self.session.heartbeat_due(now, self._edge.settings.heartbeat_s):
+            self._heartbeat_due = True
+            self.wake()
+
+    def close_soon(self) -> None:
+        """A drain: end the response; the client comes back elsewhere with its cursor."""
+        self._is_closing = True
+        self.wake()
+
+    # -- the response ----------------------------------------------------------------------------------------------------
+
+    async def run(self, first: bytes = b"") -> None:
+        """Write everything from the cursor to the end, or to whatever ends the connection. `first` leaves with the head."""
+        stream_id = self.session.stream_id
+        headers = {"x-stream-id": stream_id, "location": f"/api/streams/{stream_id}"}
+        await self._call.start(200, headers, *http.SSE_HEADERS)
+        if self._call.method == "HEAD":
+            await self._call.write(b"", more=False)
+            return
+        watcher = asyncio.create_task(self._watch())
+        self._edge.doors.add(self)
+        gauge = self._edge.metrics.sessions.labels("sse")
+        gauge.inc()
+        try:
+            await self._write(sse.encode_retry(random.randint(*RETRY_MS)) + first)  # noqa: S311
+            await self._pump()
+            if not self._is_gone:
+                await self._call.write(b"", more=False)
+        finally:
+            gauge.dec()
+            self._edge.doors.discard(self)
+            watcher.cancel()
+
+    async def _pump(self) -> None:
+        feed = None if self._channel is None else self._channel.feed
+        while not self._is_gone and not self._is_closing:
+            step = self.session.next_step(feed)
+            if step is Step.TAKE and feed is not None:
+                chunk = feed.after(self.session.cursor, formats.SSE)
+                if chunk is not None:
+                    self.session.took(chunk)
+                    await self._write(chunk.body)
+            elif step is Step.CLOSE:
+                return
+            elif self._channel is not None and self._channel.is_lost:
+                await self._write_lost()
+                return
+            elif step is Step.READ_LOG:
+                if not await self._replay():
+                    return
+            else:
+                await self._wait()
+                if self._heartbeat_due:
+                    self._heartbeat_due = False
+                    await self._write(sse.HEARTBEAT)
+
+    async def _replay(self) -> bool:
+        """One page of the log; False when the rest of it is not there."""
+        try:
+            first, entries = await self._edge.reads.page(self.session.stream_id, self.session.cursor)
+        except TokenrelayError:
+            self._heartbeat_due = True  # Redis is away; stay, and try again
+            await self._write(sse.HEARTBEAT)
+            await asyncio.sleep(0.5)
+            return True
+        try:
+            chunks = self.session.chunks(first, entries, formats.SSE)
+        except LookupError:
+            await self._write_lost()
+            return False
+        for chunk in chunks:
+            self.session.took(chunk)
+            await self._write(chunk.body)
+            if self._is_gone:
+                return False
+        return True
+
+    async def _write_lost(self) -> None:
+        """What the reader lacks is no longer anywhere: say so; this end is not in the log and has no id."""
+        error = TokenrelayError("STREAM_EXPIRED", "what follows is no longer stored")
+        await self._write(sse.encode_frame(codec.to_json(error.event_data(self._call.request_id))))
+
+    async def _write(self, body: bytes) -> None:
+        self.session.sending_since = time.monotonic()
+        await self._call.write(body)
+        self.session.sending_since = None
+        self.session.wrote_at = time.monotonic()
+
+    async def _wait(self) -> None:
+        if not self._was_woken:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+            self._waiter = None
+        self._was_woken = False
+
+    async def _watch(self) -> None:
+        """After a disconnect `send` returns in silence; only `receive` says it."""
+        while (await self._call.receive())["type"] != "http.disconnect":
+            pass
+        self._is_gone = True
+        self.wake()

@@ -1,0 +1,332 @@
+"""The WebSocket door: many sessions on one socket, read and written by two loops. Knows how to write, not what to read."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from starlette.datastructures import Headers, QueryParams
+from starlette.types import Receive, Scope, Send
+
+from protocol import codec, cursor, ws
+from protocol.cursor import Answer
+from protocol.errors import TokenrelayError
+from protocol.feed import MAX_CHUNK_BYTES
+from protocol.session import Session, Step
+from protocol.ws import Close, Dialect
+from server import http
+from server.auth import Identity
+from server.chat import begin
+from server.hub import Channel
+from server.streams import find
+
+if TYPE_CHECKING:
+    from server.edge import Edge
+
+MAX_STREAMS: Final = 256
+"""Streams attached to one socket at once."""
+
+MAX_OUTBOX: Final = 1_024
+"""Answers waiting on one socket; a client that asks more without reading is closed."""
+
+RECONNECT_MS: Final = (200, 2_000)
+
+log = structlog.get_logger()
+
+
+class Attachment:
+    """One stream on a socket: a session, and the channel it follows (None: all of it is in the log)."""
+
+    def __init__(self, socket: Socket, session: Session, channel: Channel | None) -> None:
+        self.session = session
+        self.channel = channel
+        self._socket = socket
+
+    def wake(self) -> None:
+        self._socket.is_ready(self)
+
+    def tick(self, now: float) -> None:
+        self._socket.tick(now)
+
+
+class Socket:
+    """One client's connection. Reads commands in order; writes answers before events, events in frames of bounded size."""
+
+    def __init__(self, edge: Edge, dialect: Dialect, identity: Identity, send: Send) -> None:
+        self._edge = edge
+        self._dialect = dialect
+        self._identity = identity
+        self._send = send
+        self._attachments: dict[str, Attachment] = {}
+        self._ready: dict[Attachment, None] = {}  # in the order in which they became so
+        self._outbox: list[bytes] = []
+        self._something = asyncio.Event()
+        self._closing: tuple[Close, str] | None = None  # set once: why the socket is to be closed
+        self._sending_since: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Socket {self._dialect.subprotocol} | {len(self._attachments)} streams>"
+
+    # -- what the hub and the edge say -----------------------------------------------------------------------------------
+
+    def is_ready(self, attachment: Attachment) -> None:
+        self._ready[attachment] = None
+        self._something.set()
+
+    def tick(self, now: float) -> None:
+        since = self._sending_since
+        if since is not None and now - since >= self._edge.settings.send_timeout_s:
+            self._sending_since = None
+            self._edge.metrics.send_timeouts.labels("ws").inc()
+            log.info("send_timeout", transport="ws", streams=len(self._attachments))
+            http.abort(self._send)
+
+    def close_soon(self) -> None:
+        """A drain: advise, then close."""
+        self._say(ws.message(self._dialect, "reconnect", after_ms=random.randint(*RECONNECT_MS)))  # noqa: S311
+        self._close(Close.RESTART, "this edge is being replaced; reconnect")
+
+    def _close(self, code: Close, reason: str) -> None:
+        self._closing = self._closing or (code, reason)
+        self._something.set()
+
+    def _say(self, message: bytes) -> None:
+        self._outbox.append(message)
+        if len(self._outbox) > MAX_OUTBOX:
+            self._close(Close.POLICY, "too many answers unread")
+        self._something.set()
+
+    # -- reading ---------------------------------------------------------------------------------------------------------
+
+    async def read(self, receive: Receive) -> None:
+        """Take commands until the client is gone or breaks the rules."""
+        while True:
+            message = await receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            frame = message.get("bytes") if message.get("text") is None else message["text"]
+            try:
+                commands = ws.parse_frame(frame or "", self._dialect)
+            except ws.BadFrame as error:
+                self._close(error.close, error.reason)
+                return
+            for command in commands:
+                await self._obey(command)
+
+    async def _obey(self, command: ws.Command) -> None:
+        stream_id = getattr(command, "stream_id", None)
+        try:
+            match command:
+                case ws.Start():
+                    await self._start(command)
+                case ws.Resume():
+                    await self._resume(command)
+                case ws.Cancel():
+                    found = await find(self._edge, self._identity, command.stream_id)
+                    if not found.has_ended:
+                        self._identity.must_not_be_limited()
+                        await self._edge.jobs.cancel(found)
+                case ws.Detach():
+                    self._detach(command.stream_id)
+                case ws.Ping():
+                    self._say(ws.message(self._dialect, "pong", ref=command.ref))
+                case ws.Bad():
+                    raise command.error
+        except TokenrelayError as error:
+            self._edge.metrics.errors.labels(error.code).inc()
+            self._say(ws.error_message(self._dialect, error, command.ref, stream_id))
+        except Exception:
+            log.exception("command_failed", command=type(command).__name__)
+            self._say(ws.error_message(self._dialect, TokenrelayError("INTERNAL_ERROR"), command.ref, stream_id))
+
+    async def _start(self, command: ws.Start) -> None:
+        self._must_have_room()
+        stream_id, channel = await begin(self._edge, self._identity, command.body, command.idempotency_key)
+        self._edge.metrics.started.labels("ws").inc()
+        if channel is None:
+            await self._resume(ws.Resume(command.ref, stream_id, 0, is_exact=False))
+            return
+        session = Session(stream_id, 0, is_compact=True, now=time.monotonic())
+        self._attach(Attachment(self, session, channel), command.ref)
+
+    async def _resume(self, command: ws.Resume) -> None:
+        found = await find(self._edge, self._identity, command.stream_id)
+        answer = cursor.answer(command.after, found.last_id, found.has_ended)
+        self._detach(command.stream_id)
+        if answer is Answer.NOTHING_MORE:
+            done = ws.message(self._dialect, "started", ref=command.ref, stream_id=found.stream_id, done=True)
+            self._say(done)
+            return
+        self._must_have_room()
+        self._edge.metrics.attached.labels("ws", "resume" if command.after else "join").inc()
+        channel = None
+        if answer is Answer.FOLLOW:
+            self._edge.must_not_drain()
+            channel = await self._edge.hub.open(command.stream_id)
+        session = Session(command.stream_id, command.after, is_compact=not command.is_exact, now=time.monotonic())
+        self._attach(Attachment(self, session, channel), command.ref)
+
+    def _must_have_room(self) -> None:
+        if len(self._attachments) >= MAX_STREAMS:
+            raise TokenrelayError("RATE_LIMIT", f"a socket carries at most {MAX_STREAMS} streams", retry_after=1)
+
+    def _attach(self, attachment: Attachment, ref: str | int | None) -> None:
+        stream_id = attachment.session.stream_id
+        if attachment.channel is not None:
+            self._edge.hub.join(attachment.channel, attachment)
+        self._attachments[stream_id] = attachment
+        self._say(ws.message(self._dialect, "started", ref=ref, stream_id=stream_id))
+        self.is_ready(attachment)
+
+    def _detach(self, stream_id: str) -> None:
+        attachment = self._attachments.pop(stream_id, None)
+        if attachment is not None:
+            self._ready.pop(attachment, None)
+            if attachment.channel is not None:
+                self._edge.hub.leave(attachment.channel, attachment)
+
+    def detach_all(self) -> None:
+        for stream_id in list(self._attachments):
+            self._detach(stream_id)
+
+    # -- writing ---------------------------------------------------------------------------------------------------------
+
+    async def write(self) -> None:
+        """Send what there is until the socket is to be closed, then close it."""
+        while True:
+            await self._something.wait()
+            self._something.clear()
+            while self._outbox or self._ready:
+                await self._write_frame()
+            if self._closing is not None:
+                code, reason = self._closing
+                await self._send({"type": "websocket.close", "code": int(code), "reason": reason})
+                return
+
+    async def _write_frame(self) -> None:
+        """Answers first, then the events of those that are ready, up to the size of a chunk."""
+        bodies, self._outbox = self._outbox, []
+        count = len(bodies)
+        size = sum(map(len, bodies))
+        while self._ready and size < MAX_CHUNK_BYTES:
+            attachment = next(iter(self._ready))
+            del self._ready[attachment]
+            for body, number in await self._take(attachment):
+                bodies.append(body)
+                count += number
+                size += len(body)
+        if not bodies:
+            return
+        frame = ws.frame(self._dialect, bodies, count)
+        kind = "bytes" if isinstance(frame, bytes) else "text"
+        self._sending_since = time.monotonic()
+        await self._send({"type": "websocket.send", kind: frame})
+        self._sending_since = None
+
+    async def _take(self, attachment: Attachment) -> list[tuple[bytes, int]]:
+        """What one stream has for its session now; puts it back among the ready if there may be more."""
+        session, channel = attachment.session, attachment.channel
+        if self._attachments.get(session.stream_id) is not attachment:
+            return []
+        step = session.next_step(None if channel is None else channel.feed)
+        if step is Step.WAIT:
+            if channel is not None and channel.is_lost:
+                return self._lost(attachment)
+            return []
+        form = self._dialect.events
+        if step is Step.TAKE and channel is not None:
+            chunk = channel.feed.after(session.cursor, form)
+            chunks = [] if chunk is None else [chunk]
+        else:
+            try:
+                first, entries = await self._edge.reads.page(session.stream_id, session.cursor)
+                chunks = session.chunks(first, entries, form)
+            except TokenrelayError:
+                # Redis is away: try again in a moment, without holding up the other streams.
+                asyncio.get_running_loop().call_later(0.5, attachment.wake)
+                return []
+            except LookupError:
+                return self._lost(attachment)
+        for chunk in chunks:
+            session.took(chunk)
+        if session.has_ended:
+            self._detach(session.stream_id)
+        elif self._attachments.get(session.stream_id) is attachment:
+            self.is_ready(attachment)
+        return [(chunk.body, chunk.count) for chunk in chunks]
+
+    def _lost(self, attachment: Attachment) -> list[tuple[bytes, int]]:
+        stream_id = attachment.session.stream_id
+        self._detach(stream_id)
+        error = TokenrelayError("STREAM_EXPIRED", "what follows is no longer stored")
+        return [(ws.error_message(self._dialect, error, None, stream_id), 1)]
+
+
+class WebSocketDoor:
+    """`WS /api/ws`. A plain ASGI application."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            await http.Endpoint(self._edge, {"GET": _upgrade_required})(scope, receive, send)
+            return
+        await receive()  # websocket.connect
+        try:
+            identity, dialect = await self._admit(scope)
+        except TokenrelayError as error:
+            self._edge.metrics.errors.labels(error.code).inc()
+            await _deny(send, error)
+            return
+        chosen = dialect.subprotocol if dialect.subprotocol in scope["subprotocols"] else None
+        await send({"type": "websocket.accept", "subprotocol": chosen})
+        await self._serve(Socket(self._edge, dialect, identity, send), receive)
+
+    async def _admit(self, scope: Scope) -> tuple[Identity, Dialect]:
+        headers, query = Headers(scope=scope), QueryParams(scope["query_string"])
+        identity = await self._edge.auth.identify_with_ticket(headers.get("authorization"), query.get("ticket"))
+        self._edge.must_not_drain()
+        offered = scope["subprotocols"]
+        for name in offered:
+            if name in ws.DIALECTS:
+                return identity, ws.DIALECTS[name]
+        if offered:
+            raise TokenrelayError("INVALID_REQUEST", f"expected a subprotocol of {', '.join(ws.DIALECTS)}")
+        return identity, ws.JSON
+
+    async def _serve(self, socket: Socket, receive: Receive) -> None:
+        self._edge.doors.add(socket)
+        gauge = self._edge.metrics.sessions.labels("ws")
+        gauge.inc()
+        reading = asyncio.create_task(socket.read(receive))
+        writing = asyncio.create_task(socket.write())
+        try:
+            # Reading ends first when the client goes, writing when we close; a broken rule ends both, in this order.
+            await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
+            if not writing.done() and socket._closing is not None:  # noqa: SLF001
+                await asyncio.wait({writing}, timeout=self._edge.settings.send_timeout_s)
+        finally:
+            gauge.dec()
+            self._edge.doors.discard(socket)
+            socket.detach_all()
+            for task in (reading, writing):
+                task.cancel()
+            for result in await asyncio.gather(reading, writing, return_exceptions=True):
+                if isinstance(result, Exception):
+                    log.error("socket_failed", error=repr(result))
+
+
+async def _deny(send: Send, error: TokenrelayError) -> None:
+    """Refuse the handshake with the HTTP answer the same call would have had (ASGI: Websocket Denial Response)."""
+    body = codec.to_json(error.body("ws")).encode()
+    headers: list[Any] = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "websocket.http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})
+
+
+async def _upgrade_required(call: http.Call) -> None:
+    raise TokenrelayError("INVALID_REQUEST", "this path speaks WebSocket; send an upgrade")

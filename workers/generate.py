@@ -1,0 +1,290 @@
+"""One generation from its claim to its end: asks the provider, runs tools, appends every event. Never waits for Redis.
+
+Whatever happens it ends by an entry (completion, error, cancelled), or in silence when somebody else may write now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+import structlog
+
+from protocol import codec, lifecycle, request, scripted
+from protocol.errors import TABLE, TokenrelayError
+from protocol.events import Completion, Event, Failure, Started, Terminal, ToolCall, ToolResult
+from protocol.request import ChatRequest
+from protocol.scripts import Claim
+from workers import routing
+from workers.log import Log
+from workers.providers.base import Delta, Finish, Message, ModelRequest, Provider, ProviderError, ToolSpec, ToolUse
+from workers.routing import Route
+from workers.tools import registry
+
+if TYPE_CHECKING:
+    from workers.house import House
+
+MAX_ROUNDS: Final = 8
+"""How often a model may call tools in one answer."""
+
+MIN_UNHEARD_S: Final = 2.5
+"""An edge whose live feed is cut off for a moment is no viewer that left."""
+
+Why: TypeAlias = Literal["cancel", "unheard", "lost", "leaving", "first token", "between tokens", "total"]
+
+log = structlog.get_logger()
+
+
+class Generation:
+    """One answer being written by this process."""
+
+    def __init__(self, house: House, claim: Claim, now: float) -> None:
+        self.stream_id = claim.stream_id
+        self.epoch = claim.epoch
+        self.log = Log(claim, house.settings.retention_ms, self, house.writer.mark)
+        self._house = house
+        self._claim = claim
+        self._asked_at = now - claim.age_ms / 1000  # by the monotonic clock
+        self._began_at = now
+        self._piece_at = now  # when the provider last gave something
+        self._has_piece = False
+        self._unheard_since: float | None = None  # None while at least one edge listens, as far as we know
+        self._grace_s = request.grace_s(claim.on_disconnect)
+        self._route: Route | None = None  # None until it has been chosen
+        self._label = claim.model
+        self._input_tokens = 0
+        self._output_tokens = 0
+        self._written = 0  # tokens of the round under way, counted by us
+        self._why: Why | None = None  # None unless it was stopped
+        self._work: asyncio.Task[None] | None = None  # None before it runs
+        self._room = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Generation {self.log!r}{f' stopping: {self._why}' if self._why else ''}>"
+
+    # -- stopping --------------------------------------------------------------------------------------------------------
+
+    def stop(self, why: Why) -> None:
+        """The first reason counts. The provider's call is closed on the way out."""
+        if self._why is None and not self.log.has_end:
+            self._why = why
+            if self._work is not None:
+                self._work.cancel()
+
+    def log_lost(self) -> None:
+        log.warning("fenced", stream_id=self.stream_id, epoch=self.epoch)
+        self.stop("lost")
+
+    def log_cancelled(self) -> None:
+        self.stop("cancel")
+
+    def log_heard(self, listeners: int) -> None:
+        self.heard(listeners > 0)
+
+    def log_acked(self) -> None:
+        self._room.set()
+
+    def heard(self, is_heard: bool) -> None:
+        """Whether any edge listens, that is, whether there is a viewer anywhere."""
+        if is_heard:
+            self._unheard_since = None
+        elif self._unheard_since is None:
+            self._unheard_since = time.monotonic()
+
+    def check(self, now: float) -> None:
+        """A second has passed: is it taking too long, is anybody still there?"""
+        settings = self._house.settings
+        if now - self._began_at > settings.generation_timeout_s:
+            self.stop("total")
+        elif self._has_piece and now - self._piece_at > settings.between_tokens_timeout_s:
+            self.stop("between tokens")
+        elif not self._has_piece and now - self._piece_at > settings.first_token_timeout_s:
+            self.stop("first token")
+        elif self._grace_s is not None and self._unheard_since is not None:
+            if now - self._unheard_since > max(self._grace_s, MIN_UNHEARD_S):
+                self.stop("unheard")
+
+    # -- writing ---------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Returns when the end is in the log's hands, or when it is no longer ours to end. Never raises."""
+        self._work = asyncio.current_task()
+        try:
+            if self._why is not None:
+                raise asyncio.CancelledError
+            end: Terminal = await self._answer()
+        except asyncio.CancelledError:
+            if self._why is None:
+                raise  # the process is being torn down
+            if self._why == "lost" or (self._why == "leaving" and await self._hand_back()):
+                return
+            end = self._stopped()
+        except ProviderError as error:
+            log.info("provider_failed", stream_id=self.stream_id, error_code=error.code)
+            end = Failure(_now_ms(), error.code, error.message, error.retryable, error.retry_after_s)
+        except TokenrelayError as error:
+            end = Failure(_now_ms(), error.code, error.message, error.row.retryable, error.retry_after_s)
+        except Exception:
+            log.exception("generation_failed", stream_id=self.stream_id)
+            end = self._failure("INTERNAL_ERROR", "something went wrong here; it has been noted")
+        if not self.log.is_closed:
+            self.log.end(codec.pack(end), lifecycle.state_after(end))
+
+    async def _answer(self) -> Completion:
+        asked = request.unpack(self._claim.request)
+        house = self._house
+        route = self._route = routing.route(asked, house.catalogue, house.providers.keys())
+        self._label = route.label
+        if not self.log.last_id:  # an attempt before this one may have said so already
+            self._append(Started(_now_ms(), self._label, route.routing))
+        provider = house.providers[route.choice.model.dialect]
+        messages = [Message(turn.role, turn.content) for turn in asked.conversation]
+        for _ in range(MAX_ROUNDS):
+            calls, finish = await self._round(provider, _model_request(asked, route, messages))
+            if finish.reason != "tool_calls" or not calls:
+                return self._completion(finish)
+            messages = [*messages, *await self._call_tools(calls)]
+        raise ProviderError(f"the model called tools in more than {MAX_ROUNDS} rounds", retryable=False)
+
+    async def _round(self, provider: Provider, asked: ModelRequest) -> tuple[list[ToolUse], Finish]:
+        """One call of the model: its tokens go to the log as they come."""
+        calls: list[ToolUse] = []
+        pieces = provider.stream(asked)
+        most = self._house.settings.buffer_bytes
+        self._written = 0
+        try:
+            async for piece in pieces:
+                self._piece_at = time.monotonic()
+                self._has_piece = True
+                if type(piece) is Delta:
+                    self._token(piece.text)
+                    if self.log.unacked_bytes > most:
+                        await self._wait_for_room(most)
+                elif type(piece) is ToolUse:
+                    calls.append(piece)
+                elif type(piece) is Finish:
+                    self._input_tokens += piece.input_tokens
+                    self._output_tokens += piece.output_tokens
+                    self._written = 0
+                    return calls, piece
+        finally:
+            close = getattr(pieces, "aclose", None)
+            if close is not None:
+                await close()
+        raise ProviderError("the model stopped without saying why", retryable=True)
+
+    def _token(self, text: str) -> None:
+        self._written += 1
+        at_ms = _now_ms()
+        if len(text) > codec.MAX_TOKEN_CHARACTERS:
+            for start in range(0, len(text), codec.MAX_TOKEN_CHARACTERS):
+                self.log.append(_packed_token(at_ms, self._label, text[start : start + codec.MAX_TOKEN_CHARACTERS]))
+        elif text:
+            self.log.append(_packed_token(at_ms, self._label, text))
+
+    async def _wait_for_room(self, most: int) -> None:
+        """Redis has been away for so long that the buffer is full: now the model waits."""
+        log.warning("buffer_full", stream_id=self.stream_id, bytes=self.log.unacked_bytes)
+        while self.log.unacked_bytes > most:
+            self._room.clear()
+            await self._room.wait()  # bounded by the generation's total time
+        self._piece_at = time.monotonic()
+
+    async def _call_tools(self, calls: list[ToolUse]) -> list[Message]:
+        """Run them side by side; each call and each result is an event at the moment it happens."""
+        for use in calls:
+            self._append(ToolCall(_now_ms(), self._label, use.call_id, use.name, use.arguments))
+        results = await asyncio.gather(*(self._call_tool(use) for use in calls))
+        return [Message("assistant", "", tool_calls=tuple(calls)), *results]
+
+    async def _call_tool(self, use: ToolUse) -> Message:
+        outcome = await registry.call(use.name, use.arguments)
+        self._piece_at = time.monotonic()
+        self._append(
+            ToolResult(_now_ms(), self._label, use.call_id, use.name, use.arguments, outcome.text, outcome.failed)
+        )
+        return Message("tool", outcome.text, tool_call_id=use.call_id)
+
+    def _append(self, event: Event) -> None:
+        raw = codec.pack(event)
+        if len(raw) > codec.MAX_ENTRY_BYTES:
+            raise ProviderError("the model's tool call is too large", retryable=False)
+        self.log.append(raw)
+
+    # -- ends ------------------------------------------------------------------------------------------------------------
+
+    def _completion(self, finish: Finish) -> Completion:
+        model = "" if self._route is None else self._route.choice.upstream
+        return Completion(
+            at_ms=_now_ms(),
+            model=self._label,
+            resolved_model=finish.resolved_model or model,
+            provider="none" if self._route is None else self._route.choice.model.provider,
+            finish_reason=finish.reason,
+            input_tokens=self._input_tokens,
+            output_tokens=self._output_tokens,
+            response_time_s=round(max(0.0, time.monotonic() - self._asked_at), 3),
+        )
+
+    def _stopped(self) -> Terminal:
+        """The end of a generation that was stopped, by the reason."""
+        match self._why:
+            case "cancel" | "unheard":
+                self._output_tokens += self._written
+                model = self._label if self._route is None else self._route.choice.upstream
+                return self._completion(Finish("cancelled", 0, 0, model))
+            case "leaving":
+                return self._failure("WORKER_LOST", "the worker was shut down; what it wrote is kept")
+            case "first token":
+                return self._failure("TIMEOUT", "the model did not begin to answer in time")
+            case "between tokens":
+                return self._failure("TIMEOUT", "the model fell silent in the middle of its answer")
+            case _:
+                return self._failure("TIMEOUT", "the answer took longer than is allowed")
+
+    def _failure(self, code: str, message: str) -> Failure:
+        return Failure(_now_ms(), code, message, TABLE[code].retryable)
+
+    async def _hand_back(self) -> bool:
+        """Another worker may start it again if nobody has been told anything. False: it must be ended here."""
+        if self.log.last_id > lifecycle.TOLD_NOTHING:
+            return False
+        released = await self._house.release(self)
+        if released:
+            self.log.is_closed = True
+        return released
+
+
+def _model_request(asked: ChatRequest, route: Route, messages: list[Message]) -> ModelRequest:
+    name = asked.model or ""
+    return ModelRequest(
+        model=name if scripted.is_scripted(name) else route.choice.upstream,
+        messages=messages,
+        max_tokens=asked.max_tokens,
+        temperature=asked.temperature,
+        top_p=asked.top_p,
+        stop=asked.stops,
+        seed=asked.seed,
+        tools=_tools(asked, route),
+    )
+
+
+def _tools(asked: ChatRequest, route: Route) -> list[ToolSpec]:
+    """The built-in tools, when they were asked for and the model takes any."""
+    if not asked.enable_tools or not route.choice.model.tools:
+        return []
+    return [tool.spec for tool in registry.BUILT_IN.values()]
+
+
+def _packed_token(at_ms: int, label: str, text: str) -> bytes:
+    try:
+        return codec.pack_token(at_ms, label, text)
+    except UnicodeEncodeError:  # half of a surrogate pair: no UTF-8 has it, so no client could be told
+        return codec.pack_token(at_ms, label, text.encode("utf-8", "replace").decode())
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+

@@ -1,0 +1,150 @@
+"""Everything a worker process has while it runs: generations, writer, providers; and the pulse that keeps leases alive."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+import structlog
+from arq import ArqRedis
+
+from protocol import keys, offers, scripts
+from protocol.catalogue import Catalogue
+from protocol.offers import OFFER_MS, Offer
+from protocol.scripts import Claim
+from workers.generate import Generation
+from workers.providers.base import Provider
+from workers.redis import AWAY, own_connection, run
+from workers.settings import Settings
+from workers.writer import Writer
+
+PULSE_S: Final = 0.5
+
+log = structlog.get_logger()
+
+
+class House:
+    """One per process. `providers` by dialect; `lacks` says of the other dialects why not."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        redis: ArqRedis,
+        catalogue: Catalogue,
+        providers: dict[str, Provider],
+        lacks: dict[str, str],
+    ) -> None:
+        self.settings = settings
+        self.redis = redis
+        self.catalogue = catalogue
+        self.providers = providers
+        self.lacks = lacks
+        self.worker_id = secrets.token_hex(6)
+        self.writer = Writer(lambda: own_connection(redis))
+        self.claims: dict[str, Claim] = {}  # taken from the queue, not begun yet
+        self.generations: dict[str, Generation] = {}
+        self.is_leaving = False
+        self._renewed_at = 0.0  # by the monotonic clock
+
+    def __repr__(self) -> str:
+        return f"<House {self.worker_id} | {len(self.generations)} generations | {self.writer!r}>"
+
+    async def generate(self, ctx: dict[Any, Any], stream_id: str) -> None:
+        """arq's one job. Its claim was made by the dispatcher; without one it is not ours to run."""
+        claim = self.claims.pop(stream_id, None)
+        if claim is None:
+            log.warning("job_without_claim", stream_id=stream_id, job_try=ctx.get("job_try"))
+            return
+        generation = Generation(self, claim, time.monotonic())
+        self.generations[stream_id] = generation
+        try:
+            # A task of its own: stopping it must not look like arq's own cancelling.
+            await asyncio.create_task(generation.run())
+        finally:
+            del self.generations[stream_id]
+
+    def stop(self, stream_id: str) -> None:
+        """A cancel was heard of; the fact itself is in Redis."""
+        generation = self.generations.get(stream_id)
+        if generation is not None:
+            generation.log_cancelled()
+
+    async def release(self, generation: Generation) -> bool:
+        """Hand a generation back to the queue. False when it may not be, or Redis is away."""
+        await self.writer.flushed(1.0)
+        try:
+            arguments = scripts.release(generation.stream_id, generation.epoch)
+            return bool(await run(self.redis, scripts.RELEASE, arguments))
+        except AWAY:
+            return False
+
+    # -- the pulse -------------------------------------------------------------------------------------------------------
+
+    async def pulse(self) -> None:
+        """Owned by the process; ends only by being cancelled."""
+        while True:
+            now = time.monotonic()
+            for generation in list(self.generations.values()):
+                generation.check(now)
+            if now - self._renewed_at >= scripts.RENEW_EVERY_S:
+                try:
+                    await self.renew()
+                    self._renewed_at = now
+                except AWAY as error:
+                    log.warning("renew_failed", error=type(error).__name__)
+            await asyncio.sleep(PULSE_S)
+
+    async def renew(self) -> None:
+        """Say that we live: leases, time to live of what is being written, what we offer. Raises what is in `AWAY`."""
+        for batch in self._held():
+            arguments = scripts.renew(scripts.LEASE_MS, self.settings.retention_ms, batch)
+            reply = scripts.renew_reply(await run(self.redis, scripts.RENEW, arguments))
+            for stream_id, _ in batch:
+                generation = self.generations.get(stream_id)
+                if generation is None:
+                    continue
+                generation.heard(stream_id in reply.heard)
+                if stream_id in reply.lost:
+                    generation.log_lost()
+                elif stream_id in reply.cancelled:
+                    generation.log_cancelled()
+        await self._announce()
+
+    def _held(self) -> Iterator[list[tuple[str, int]]]:
+        held = [(stream_id, claim.epoch) for stream_id, claim in self.claims.items()]
+        held += [(item.stream_id, item.epoch) for item in self.generations.values() if not item.log.has_end]
+        for start in itertools.count(0, scripts.MAX_BATCH_ENTRIES):
+            batch = held[start : start + scripts.MAX_BATCH_ENTRIES]
+            if not batch:
+                return
+            yield batch
+
+    async def _announce(self) -> None:
+        """What this worker offers, and away with what dead ones offered."""
+        pipe = self.redis.pipeline(transaction=False)
+        pipe.time()
+        pipe.hgetall(keys.WORKERS)
+        (seconds, micros), others = await pipe.execute()
+        now_ms = seconds * 1000 + micros // 1000
+        dead = [name for name, raw in others.items() if (offer := offers.unpack(raw)) is None or offer.until_ms < now_ms]
+        mine = Offer(
+            until_ms=now_ms + OFFER_MS,
+            dialects=() if self.is_leaving else tuple(self.providers),
+            lacks=self.lacks,
+            running=len(self.generations),
+            max_jobs=self.settings.max_jobs,
+        )
+        pipe = self.redis.pipeline(transaction=False)
+        if dead:
+            pipe.hdel(keys.WORKERS, *dead)
+        pipe.hset(keys.WORKERS, self.worker_id, offers.pack(mine))
+        pipe.pexpire(keys.WORKERS, OFFER_MS)
+        await pipe.execute()
+
+    async def withdraw(self) -> None:
+        """The offer is void from now on. Raises what is in `AWAY`."""
+        await self.redis.hdel(keys.WORKERS, self.worker_id)  # type: ignore[misc]

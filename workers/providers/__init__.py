@@ -1,0 +1,1 @@
+"""Who writes tokens: one module a dialect, one seam (`base.Provider`)."""

@@ -1,0 +1,101 @@
+"""What a provider is: given one round of a conversation it yields what the model writes. Knows no Redis and no client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import msgspec
+
+from protocol.events import FinishReason
+
+
+class ToolUse(msgspec.Struct, frozen=True):
+    """One call the model asked for; `arguments` is its argument object, already parsed."""
+
+    call_id: str
+    name: str
+    arguments: dict[str, Any]
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn. `tool_calls` only on an assistant's turn; `tool_call_id` only on a tool's (role `tool`)."""
+
+    role: str
+    content: str
+    tool_calls: tuple[ToolUse, ...] = ()
+    tool_call_id: str | None = None
+
+
+class ToolSpec(msgspec.Struct, frozen=True):
+    """A tool as a model is told of it; `parameters` is a JSON Schema of type object."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+
+class ModelRequest(msgspec.Struct, frozen=True):
+    """One round. `model` is the upstream id; None means: leave it to the model."""
+
+    model: str
+    messages: Sequence[Message]
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: Sequence[str] = ()
+    seed: int | None = None
+    tools: Sequence[ToolSpec] = ()
+
+
+class Delta(msgspec.Struct, frozen=True):
+    """A piece of the answer; never empty."""
+
+    text: str
+
+
+class Finish(msgspec.Struct, frozen=True):
+    """The round is over; the last thing a provider yields. `resolved_model` is what the maker says answered."""
+
+    reason: FinishReason
+    input_tokens: int
+    output_tokens: int
+    resolved_model: str
+
+
+Piece: TypeAlias = Delta | ToolUse | Finish
+
+
+class ProviderError(Exception):
+    """The model's maker failed. `code` is a row of the error table (`PROVIDER_ERROR`, `TIMEOUT`, `RATE_LIMIT`…).
+
+    `message` is shown to the client: a sentence that names no host, key or internals; details go to the log.
+    """
+
+    def __init__(
+        self, message: str, *, code: str = "PROVIDER_ERROR", retryable: bool, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
+
+
+class Provider(Protocol):
+    """A maker of answers. One instance serves all generations of a process at once."""
+
+    name: str
+    """As printed in the completion event's `provider`."""
+
+    def stream(self, request: ModelRequest) -> AsyncIterator[Piece]:
+        """Yield deltas and tool uses in order, then exactly one `Finish`.
+
+        Closing the iterator (`aclose`, or cancelling the task that reads it) closes the upstream call.
+        Raises `ProviderError`; nothing else by intention.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Release what the provider holds for the life of the process. May be called twice."""
+        ...

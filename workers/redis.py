@@ -1,0 +1,57 @@
+"""How a worker opens Redis; refuses to know what the commands mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgpack
+from arq import ArqRedis
+from redis.asyncio import BlockingConnectionPool, Connection
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError
+
+from protocol.scripts import Argument, Script
+
+COMMAND_TIMEOUT_S: Final = 5.0
+MAX_CONNECTIONS: Final = 16
+
+AWAY = (RedisError, OSError)
+"""What redis-py raises when Redis is away or will not work."""
+
+
+def open_pool(url: str, queue_name: str) -> ArqRedis:
+    """A client with a bounded pool, in the form arq wants. Jobs are msgpack, never pickle."""
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=MAX_CONNECTIONS,
+        timeout=COMMAND_TIMEOUT_S,
+        socket_timeout=COMMAND_TIMEOUT_S,
+        socket_connect_timeout=COMMAND_TIMEOUT_S,
+        health_check_interval=15,
+        retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 1),
+        retry_on_error=[RedisConnectionError],
+    )
+    return ArqRedis(
+        pool_or_conn=pool,
+        job_serializer=msgpack.packb,
+        job_deserializer=msgpack.unpackb,
+        default_queue_name=queue_name,
+    )
+
+
+def own_connection(redis: ArqRedis) -> Connection:
+    """A connection of its own with the pool's address and credentials."""
+    kwargs = {**redis.connection_pool.connection_kwargs, "health_check_interval": 0}
+    connection: Connection = redis.connection_pool.connection_class(**kwargs)
+    return connection
+
+
+async def run(redis: ArqRedis, script: Script, arguments: Sequence[Argument]) -> Any:
+    """Run a script by its SHA; a Redis that does not know it is given the text. Raises what is in `AWAY`."""
+    try:
+        return await redis.execute_command("EVALSHA", *arguments)  # type: ignore[no-untyped-call]
+    except NoScriptError:
+        return await redis.execute_command("EVAL", script.text, *arguments[1:])  # type: ignore[no-untyped-call]

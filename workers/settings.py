@@ -1,0 +1,41 @@
+"""What an operator can set on a worker: environment variables `TOKENRELAY_*`, valid or refused at the start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+CATALOGUE: Final = Path(__file__).resolve().parent / "catalogue.toml"
+
+
+class Settings(BaseSettings):
+    """One field a variable; the description is the text of README's table."""
+
+    model_config = SettingsConfigDict(env_prefix="TOKENRELAY_", frozen=True)
+
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="where edges and workers meet")
+    catalogue: Path = Field(CATALOGUE, description="path of the model catalogue")
+    scripted: bool = Field(False, description="1 offers the scripted model; on in `make run`")
+    local: bool = Field(True, description="0 does not offer the bundled local model")
+    max_jobs: int = Field(500, ge=1, description="generations one worker process runs at once")
+    retention_s: int = Field(3_600, ge=1, description="how long a stream can be read after its last event")
+    first_token_timeout_s: float = Field(120, gt=0, description="a model that has written nothing for this long ends in `TIMEOUT`")
+    between_tokens_timeout_s: float = Field(60, gt=0, description="a model silent for this long in mid-answer ends in `TIMEOUT`")
+    generation_timeout_s: float = Field(900, gt=0, description="the longest an answer may take")
+    finish_s: float = Field(25, ge=0, description="SIGTERM: how long a worker lets its generations finish before it hands them back or ends them")
+    buffer_bytes: int = Field(4_194_304, ge=65_536, description="what one generation may write ahead while Redis is away; then its model has to wait")
+    log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
+
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, value: str) -> str:
+        if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+            raise ValueError(f"expected DEBUG, INFO, WARNING or ERROR, got {value!r}")
+        return value.upper()
+
+    @property
+    def retention_ms(self) -> int:
+        return self.retention_s * 1000

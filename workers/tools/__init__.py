@@ -1,0 +1,1 @@
+"""Tools a model may call: what each is told as, and what it does. Knows no model and no stream."""
