@@ -1,0 +1,76 @@
+"""The scripts, called by name, on a real Redis; what a test says in one line."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from protocol import codec, keys, scripts
+from protocol.events import Started, Token
+from protocol.scripts import AppendReply, Claim, NewStream, ReapReply, RenewReply, Script, StartReply
+
+RETENTION_MS = 60_000
+LOST, LATE, CANCELLED = b"lost", b"late", b"cancelled"
+
+
+def token(number: int) -> bytes:
+    return codec.pack(Token(1, "m", f"w{number} "))
+
+
+STARTED = codec.pack(Started(1, "m"))
+
+
+class Store:
+    def __init__(self, redis: Any) -> None:
+        self.redis = redis
+
+    def run(self, script: Script, arguments: list[Any]) -> Any:
+        return self.redis.execute_command("EVAL", script.text, *arguments[1:])
+
+    def start(self, stream_id: str = "stream-1", *, key: str | None = None, body: str = "b", most: int = 100) -> StartReply:
+        new = NewStream(stream_id, "alice", "m", b"prompt", "continue", key, body)
+        arguments = scripts.start(new, job=b"job", job_ttl_ms=99_000, max_waiting=most, retention_ms=RETENTION_MS)
+        return scripts.start_reply(self.run(scripts.START, arguments))
+
+    def claim(self, most: int = 10, lease_ms: int = 60_000, worker: str = "w1") -> list[Claim]:
+        return scripts.claim_reply(self.run(scripts.CLAIM, scripts.claim(most, lease_ms, worker)))
+
+    def append(
+        self, first: int, *entries: bytes, epoch: int = 1, end: str = "", stream_id: str = "stream-1"
+    ) -> AppendReply:
+        arguments = scripts.append(stream_id, epoch, first, entries, end_state=end, retention_ms=RETENTION_MS)
+        return scripts.append_reply(self.run(scripts.APPEND, arguments))
+
+    def renew(self, *held: tuple[str, int], lease_ms: int = 60_000) -> RenewReply:
+        return scripts.renew_reply(self.run(scripts.RENEW, scripts.renew(lease_ms, RETENTION_MS, held)))
+
+    def release(self, epoch: int = 1) -> bool:
+        return bool(self.run(scripts.RELEASE, scripts.release("stream-1", epoch)))
+
+    def cancel(self, stream_id: str = "stream-1") -> str:
+        state: bytes = self.run(scripts.CANCEL, scripts.cancel(stream_id, CANCELLED, RETENTION_MS))
+        return state.decode()
+
+    def reap(self, max_wait_ms: int = 60_000) -> ReapReply:
+        return scripts.reap_reply(self.run(scripts.REAP, scripts.reap(100, LOST, LATE, max_wait_ms, RETENTION_MS)))
+
+    def overdue(self, stream_id: str = "stream-1") -> None:
+        """Its lease ran out a second ago."""
+        self.redis.zadd(keys.LEASES, {stream_id: int(time.time() * 1000) - 1_000})
+
+    def reap_twice(self) -> ReapReply:
+        """Suspect it, then, the time of suspicion being over, judge it."""
+        self.overdue()
+        assert self.reap() == ReapReply(0, 0, 0)
+        self.overdue()
+        return self.reap()
+
+    def log(self, stream_id: str = "stream-1") -> list[tuple[bytes, bytes]]:
+        return [(entry_id, fields[b"e"]) for entry_id, fields in self.redis.xrange(keys.log(stream_id))]
+
+    def entries(self) -> list[bytes]:
+        return [entry for _, entry in self.log()]
+
+    def meta(self, field: str) -> str | None:
+        value = self.redis.hget(keys.meta("stream-1"), field)
+        return None if value is None else value.decode()
