@@ -1,7 +1,7 @@
 """Events as bytes and back: msgpack in Redis, JSON objects for clients. Refuses to know where the bytes go.
 
-    entry        = msgpack array [tag, at_ms, …fields of the event in order]
-    publication  = first id in decimal, LF, then the entries one after another
+entry        = msgpack array [tag, at_ms, …fields of the event in order]
+publication  = first id in decimal, LF, then the entries one after another
 """
 
 from __future__ import annotations
@@ -192,9 +192,9 @@ def json_of(entry: Entry, stream_id: str) -> str:
     return to_json(data_of(entry, stream_id))
 
 
-def join_tokens(entries: Iterable[tuple[int, Entry]], max_characters: int = MAX_TOKEN_CHARACTERS) -> list[
-    tuple[int, Entry]
-]:
+def join_tokens(
+    entries: Iterable[tuple[int, Entry]], max_characters: int = MAX_TOKEN_CHARACTERS
+) -> list[tuple[int, Entry]]:
     """Compact replay: consecutive tokens of one model become one, with the id and the time of the last.
 
     A joined token has at most `max_characters` unless a single one is longer.

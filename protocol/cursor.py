@@ -52,6 +52,4 @@ def answer(cursor: int, last_id: int, ended: bool) -> Answer:
 
 
 def _invalid() -> TokenrelayError:
-    return TokenrelayError(
-        "INVALID_CURSOR", f"a cursor is an event id: an integer from 0 to {MAX_ID}", field="after"
-    )
+    return TokenrelayError("INVALID_CURSOR", f"a cursor is an event id: an integer from 0 to {MAX_ID}", field="after")

@@ -59,7 +59,9 @@ class Feed:
         self._entries: list[Entry] = []
         self._characters = 0
         self._encoded: dict[str, list[bytes | None]] = {}  # format → as many slots as entries
-        self._memo: dict[str, tuple[int, Chunk]] = {}  # format → (cursor, what follows it): viewers mostly stand together
+        self._memo: dict[
+            str, tuple[int, Chunk]
+        ] = {}  # format → (cursor, what follows it): viewers mostly stand together
         self._held: list[tuple[int, Sequence[Entry]]] = []  # offered before the anchor
         self._held_entries = 0
 
@@ -141,7 +143,8 @@ class Feed:
             del slots[:drop]
 
     def after(self, cursor: int, form: Format) -> Chunk | None:
-        """What follows `cursor`, as much as one write takes. None when the window has nothing for it: caught up, or behind."""
+        """What follows `cursor`, as much as one write takes. None when the window has nothing for it: caught up, or
+        behind."""
         index = cursor - self.floor
         if index < 0 or index >= len(self._entries):
             return None

@@ -1,18 +1,18 @@
 """The names everything has in Redis; refuses to know how to talk to it.
 
-    tr:{ID}:log     stream   one entry an event, ids 1-0, 2-0, …
-    tr:{ID}:meta    hash     owner, state, epoch, last id, request while it runs
-    tr:{ID}:live    channel  what was just appended
-    tr:waiting      zset     arq's queue: generations nobody has taken, by the time they came (ms)
-    tr:leases       zset     generations a worker has taken, by the time its lease ends (ms)
-    tr:owner:NAME   zset     a key's streams, by the time they were made (ms)
-    tr:idem:HASH    string   an Idempotency-Key → its stream
-    tr:workers      hash     worker → what it offers and until when
-    tr:secret       string   signs tickets; shared by all edges
-    tr:wake         channel  something is waiting
-    tr:cancel       channel  a stream that runs shall stop
-    tr:probe:ID     channel  an edge's word to itself: the live feed works
-    arq:job:ID, arq:retry:ID  strings  arq's own
+tr:{ID}:log     stream   one entry an event, ids 1-0, 2-0, …
+tr:{ID}:meta    hash     owner, state, epoch, last id, request while it runs
+tr:{ID}:live    channel  what was just appended
+tr:waiting      zset     arq's queue: generations nobody has taken, by the time they came (ms)
+tr:leases       zset     generations a worker has taken, by the time its lease ends (ms)
+tr:owner:NAME   zset     a key's streams, by the time they were made (ms)
+tr:idem:HASH    string   an Idempotency-Key → its stream
+tr:workers      hash     worker → what it offers and until when
+tr:secret       string   signs tickets; shared by all edges
+tr:wake         channel  something is waiting
+tr:cancel       channel  a stream that runs shall stop
+tr:probe:ID     channel  an edge's word to itself: the live feed works
+arq:job:ID, arq:retry:ID  strings  arq's own
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A chat request: what a client may ask, valid from birth; names the field that is wrong. Knows no HTTP and no model."""
+"""A chat request: what a client may ask, valid from birth; names the field that is wrong. Knows no HTTP and no
+model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The Lua scripts as data: text, arguments, replies. Whoever holds a Redis connection runs them; this module holds none.
+"""The Lua scripts as data: text, arguments, replies. Whoever holds a Redis connection runs them; this module holds
+none.
 
 Each script is one atomic step of `lifecycle.TRANSITIONS`. All judge time by Redis's own clock, so that hosts may
 disagree about theirs. They build key names from ids, which wants one Redis (a primary, not a cluster); see `keys`.
@@ -24,8 +25,10 @@ GRAVE_MS: Final = 24 * 3600 * 1000
 LEASE_MS: Final = 4_500
 RENEW_EVERY_S: Final = 1.5
 SUSPICION_MS: Final = 2_000
-"""A lease that ran out is only suspect at first, and judged this much later: after a pause of Redis itself every lease has
-run out, and the workers get the time to say that they live. Lease, suspicion and two looks a second apart are under 10 s."""
+"""A lease that ran out is only suspect at first, and judged this much later: after a pause of Redis itself every
+lease has
+run out, and the workers get the time to say that they live. Lease, suspicion and two looks a second apart are under
+10 s."""
 
 MAX_BATCH_ENTRIES: Final = 500
 MAX_BATCH_BYTES: Final = 256 * 1024
@@ -136,21 +139,18 @@ class NewStream(msgspec.Struct, frozen=True):
     fingerprint: str
 
 
-def start(
-    new: NewStream, *, job: bytes, job_ttl_ms: int, max_waiting: int, retention_ms: int
-) -> list[Argument]:
+def start(new: NewStream, *, job: bytes, job_ttl_ms: int, max_waiting: int, retention_ms: int) -> list[Argument]:
     """Arguments of START. `job` is arq's own serialised job."""
     idem = keys.idempotency(new.owner, new.idempotency_key) if new.idempotency_key is not None else ""
     names = [keys.meta(new.stream_id), keys.owner(new.owner), idem]
     fields: list[Argument] = ["owner", new.owner, "model", new.model, "request", new.request]
     fields += ["on_disconnect", new.on_disconnect]
-    return START.arguments(
-        names, [new.stream_id, new.fingerprint, max_waiting, retention_ms, job, job_ttl_ms, *fields]
-    )
+    return START.arguments(names, [new.stream_id, new.fingerprint, max_waiting, retention_ms, job, job_ttl_ms, *fields])
 
 
 class StartReply(msgspec.Struct, frozen=True):
-    """`existing`: the Idempotency-Key was used for this stream; `conflict`: for another body; `overloaded`: too many wait."""
+    """`existing`: the Idempotency-Key was used for this stream; `conflict`: for another body; `overloaded`: too many
+    wait."""
 
     outcome: Literal["started", "existing", "conflict", "overloaded"]
     stream_id: str = ""
@@ -256,7 +256,8 @@ def append(
 
 class AppendReply(msgspec.Struct, frozen=True):
     """`ok`: all of it is in the log. `hole`: send again from `last_id` + 1. `fenced`: somebody else may write, stop.
-    `gone`: the metadata is not there (Redis lost it). `listeners` edges hear it; -1 when nothing had to be published."""
+    `gone`: the metadata is not there (Redis lost it). `listeners`: how many edges hear it; -1 when nothing was new.
+    """
 
     outcome: Literal["ok", "hole", "fenced", "gone"]
     last_id: int
@@ -348,7 +349,8 @@ return 'cancelling'
 
 
 def cancel(stream_id: str, end: bytes, retention_ms: int) -> list[Argument]:
-    """Arguments of CANCEL; `end` is the entry to write if nobody has taken it yet. Reply: the public state, b"" if gone."""
+    """Arguments of CANCEL; `end` is the entry to write if nobody has taken it yet. Reply: the public state, b"" if
+    gone."""
     return CANCEL.arguments([keys.meta(stream_id)], [stream_id, end, retention_ms])
 
 

@@ -48,13 +48,9 @@ class Snapshot:
             case Token():
                 self._texts.append(event.text)
             case ToolCall():
-                call = {"tool_name": event.name, "tool_input": event.input, "tool_call_id": event.call_id}
-                self._calls[event.call_id] = call
+                self._calls[event.call_id] = _call(event)
             case ToolResult():
-                call = self._calls.setdefault(
-                    event.call_id,
-                    {"tool_name": event.name, "tool_input": event.input, "tool_call_id": event.call_id},
-                )
+                call = self._calls.setdefault(event.call_id, _call(event))
                 call["tool_result"] = event.result
                 if event.failed:
                     call["tool_error"] = True
@@ -109,3 +105,7 @@ class Snapshot:
             "usage": usage,
             "error": error,
         }
+
+
+def _call(event: ToolCall | ToolResult) -> dict[str, Any]:
+    return {"tool_name": event.name, "tool_input": event.input, "tool_call_id": event.call_id}

@@ -43,7 +43,8 @@ class FrameTooLarge(ValueError):
 
 
 class Decoder:
-    """Bytes in any chunking → frames. Lines end in LF, CR or CRLF; a BOM is dropped; comments and unknown fields too."""
+    """Bytes in any chunking → frames. Lines end in LF, CR or CRLF; a BOM is dropped; comments and unknown fields
+    too."""
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max = max_event_bytes

@@ -100,7 +100,8 @@ class BadFrame(Exception):
 def parse_frame(frame: str | bytes, dialect: Dialect) -> list[Command]:
     """The commands in a frame, in order.
 
-    A frame that cannot be read at all gives one `Bad`. Raises BadFrame when text comes where binary was agreed, or the reverse.
+    A frame that cannot be read at all gives one `Bad`. Raises BadFrame when text comes where binary was agreed, or
+    the reverse.
     """
     if isinstance(frame, bytes) != dialect.is_binary:
         expected = "binary" if dialect.is_binary else "text"
@@ -130,14 +131,9 @@ def _no_constant(name: str) -> Any:
 def _command(message: Any) -> Command:
     if not isinstance(message, dict):
         return Bad(None, TokenrelayError("INVALID_REQUEST", f"a message is an object, got {type(message).__name__}"))
-    ref = message.get("ref")
+    given, ref = message.get("ref"), None
     try:
-        if isinstance(ref, bool) or not isinstance(ref, (str, int, type(None))):
-            ref = None
-            raise _fault("ref", "expected a string or an integer")
-        if isinstance(ref, str) and len(ref) > MAX_REF_CHARACTERS or isinstance(ref, int) and abs(ref) > cursor.MAX_ID:
-            ref = None
-            raise _fault("ref", f"expected at most {MAX_REF_CHARACTERS} characters, or an integer up to 2^53-1")
+        ref = _ref(given)
         return _of_type(message.get("type"), message, ref)
     except TokenrelayError as error:
         return Bad(ref, error)
@@ -158,6 +154,15 @@ def _of_type(kind: Any, message: dict[str, Any], ref: str | int | None) -> Comma
             return Ping(ref)
         case _:
             raise _fault("type", "expected start, resume, cancel, detach or ping")
+
+
+def _ref(value: Any) -> str | int | None:
+    """What a client calls its own message. Raises TokenrelayError VALIDATION_ERROR."""
+    if value is None or (isinstance(value, str) and len(value) <= MAX_REF_CHARACTERS):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= cursor.MAX_ID:
+        return value
+    raise _fault("ref", f"expected a string of at most {MAX_REF_CHARACTERS} characters or an integer up to 2^53-1")
 
 
 def idempotency_key(value: Any) -> str | None:

@@ -1,1 +1,2 @@
-"""The edge: asks for generations and reads them out over SSE and WebSocket; keeps nothing another edge could not rebuild."""
+"""The edge: asks for generations and reads them out over SSE and WebSocket; keeps nothing another edge could not
+rebuild."""

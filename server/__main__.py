@@ -71,7 +71,7 @@ def _run_many(settings: Settings, number: int) -> int:
             pause = RESTART_S[0] if time.monotonic() - started > 60 or not started else min(pause * 2, RESTART_S[1])
             started = time.monotonic()
             for index in dead:
-                children[index] = context.Process(target=_child, args=(settings,), daemon=False)
+                children[index] = context.Process(target=process.run_child, args=(settings,))
                 children[index].start()  # type: ignore[union-attr]
         time.sleep(0.1)
     alive = [child for child in children if child is not None and child.is_alive()]
@@ -84,10 +84,6 @@ def _run_many(settings: Settings, number: int) -> int:
             child.kill()
     holder.close()
     return 0
-
-
-def _child(settings: Settings) -> None:
-    process.run(settings, process.bind(settings.host, settings.port))
 
 
 if __name__ == "__main__":

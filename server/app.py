@@ -19,6 +19,7 @@ from server.settings import Settings
 from server.ws import WebSocketDoor
 
 WEB: Final = Path(__file__).parent / "web"
+_OPENAPI: Final = codec.to_json(openapi.DOCUMENT).encode()
 
 ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/api/chat": {"POST": chat.chat},
@@ -34,7 +35,6 @@ ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/docs": {"GET": lambda call: _page(call, "docs.html")},
     "/": {"GET": lambda call: _page(call, "index.html")},
 }
-_OPENAPI: Final = codec.to_json(openapi.DOCUMENT).encode()
 
 
 async def _page(call: Call, name: str) -> None:
@@ -69,5 +69,5 @@ class App:
             await self._router(scope, receive, send)
 
 
-async def _not_found(call: Call) -> None:
+async def _not_found(_: Call) -> None:
     raise TokenrelayError("NOT_FOUND", "there is nothing at this path")

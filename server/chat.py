@@ -84,7 +84,8 @@ class _Asked(msgspec.Struct):
     stream: object = False
 
 
-# -- without `stream`: one JSON at the end -------------------------------------------------------------------------------
+# -- without `stream`: one JSON at the end
+# -------------------------------------------------------------------------------
 
 
 class EndWaiter:

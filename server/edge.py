@@ -57,7 +57,8 @@ class Edge:
             raise TokenrelayError("SERVICE_UNAVAILABLE", "this edge is being replaced; try again", retry_after=1)
 
     async def drain(self) -> None:
-        """Not ready any more; refuse what is new; close what is open, spread over the window, so that clients do not all
+        """Not ready any more; refuse what is new; close what is open, spread over the window, so that clients do not
+        all
         come back at once."""
         self.is_draining = True
         window = self.settings.drain_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Final
 
 from redis.exceptions import RedisError
@@ -24,14 +25,14 @@ async def ready(call: Call) -> None:
     """`GET /readyz`: 200 when new streams can be taken, else 503; either way why."""
     edge = call.edge
     redis_ok = await _ping(call)
-    probe_age = round(edge.hub.probe_age_s, 3)
+    probe_age = edge.hub.probe_age_s
     live_ok = probe_age <= PROBE_AGE_S
     is_ready = redis_ok and live_ok and not edge.is_draining
     body = {
         "status": "ready" if is_ready else "not ready",
         "redis": "ok" if redis_ok else "unreachable",
         "live_feed": "ok" if live_ok else "silent",
-        "live_feed_probe_age_s": probe_age,
+        "live_feed_probe_age_s": round(probe_age, 3) if math.isfinite(probe_age) else None,
         "draining": edge.is_draining,
         "workers": edge.models.workers,
         "edge": repr(edge),

@@ -1,13 +1,14 @@
 """The feeds of all generations that somebody reads here, kept whole from publications and the log. Knows no socket.
 
-    Redis ──PUBLISH──▶ LiveFeed ──▶ Feed (one a generation) ──wake──▶ readers (each a cursor)
-            XRANGE ───────────────────▲  after a gap, a re-subscribe, a quiet spell, a lost probe
+Redis ──PUBLISH──▶ LiveFeed ──▶ Feed (one a generation) ──wake──▶ readers (each a cursor)
+        XRANGE ───────────────────▲  after a gap, a re-subscribe, a quiet spell, a lost probe
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -83,7 +84,7 @@ class Hub:
         self._metrics = metrics
         self._channels: dict[bytes, Channel] = {}
         self._probe = keys.probe(secrets.token_hex(8)).encode()
-        self.probe_at = time.monotonic()  # when a probe last came back
+        self.probe_at = -math.inf  # when a probe last came back, by the monotonic clock
         self._live = LiveFeed(lambda: live_connection(redis), self._on_message, self._on_connected)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -104,11 +105,9 @@ class Hub:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Hub]:
         """The hub's tasks live inside this block."""
+        self._live.want(self._probe)  # an edge may start before its Redis does
         owned = [asyncio.create_task(self._live.run()), asyncio.create_task(self._tick())]
         try:
-            # Bounded by the ack timeout; an edge may start before its Redis does.
-            with contextlib.suppress(TimeoutError):
-                await self._live.subscribe(self._probe)
             yield self
         finally:
             for task in [*owned, *self._tasks]:
@@ -164,7 +163,8 @@ class Hub:
             self._start_refill(channel)
         channel.ready.set_result(None)
 
-    # -- what comes in --------------------------------------------------------------------------------------------------
+    # -- what comes in
+    # --------------------------------------------------------------------------------------------------
 
     def _on_message(self, name: bytes, payload: bytes) -> None:
         channel = self._channels.get(name)
@@ -197,7 +197,8 @@ class Hub:
         anchored = [channel for channel in self._channels.values() if channel.feed.is_anchored]
         self._own(self._ask_logs(anchored))
 
-    # -- what is fetched ------------------------------------------------------------------------------------------------
+    # -- what is fetched
+    # ------------------------------------------------------------------------------------------------
 
     def _start_refill(self, channel: Channel) -> None:
         if channel.refill is None:
@@ -237,7 +238,8 @@ class Hub:
                 elif channel.feed.heard_of(last_id):
                     self._start_refill(channel)
 
-    # -- what time brings -----------------------------------------------------------------------------------------------
+    # -- what time brings
+    # -----------------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
         while True:
@@ -263,7 +265,6 @@ class Hub:
     async def _send_probe(self, now: float) -> None:
         """Published through the commands' connection: a demoted primary looks healthy from the subscribing side."""
         if now - self.probe_at > PROBE_LOST_S:
-            log.warning("probe_lost", age_s=round(now - self.probe_at, 1))
             self._live.drop()
         try:
             await self._redis.publish(self._probe, b"")

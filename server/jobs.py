@@ -43,7 +43,9 @@ class Jobs:
         self._redis = redis
         self._settings = settings
 
-    async def start(self, stream_id: str, owner: str, model: str, body: ChatRequest, key: str | None) -> tuple[str, bool]:
+    async def start(
+        self, stream_id: str, owner: str, model: str, body: ChatRequest, key: str | None
+    ) -> tuple[str, bool]:
         """Queue a generation. Gives its id and whether it is new: an Idempotency-Key used before attaches instead.
 
         Raises TokenrelayError VALIDATION_ERROR (the key was used for another body), OVERLOADED, SERVICE_UNAVAILABLE.

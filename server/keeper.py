@@ -18,14 +18,19 @@ log = structlog.get_logger()
 
 
 async def keep(jobs: Jobs, metrics: Metrics) -> None:
-    """Owned by the application; ends only by being cancelled. Any number of edges may do it at once: it is one script."""
+    """Owned by the application; ends only by being cancelled. Any number of edges may do it at once: it is one
+    script."""
+    failures = 0
     while True:
         await asyncio.sleep(random.uniform(0.8, 1.2) * EVERY_S)  # noqa: S311  so that edges take turns
         try:
             reaped = await jobs.reap()
         except TokenrelayError as error:
-            log.warning("reap_failed", error_code=error.code)
+            if failures & (failures - 1) == 0:  # 0, 1, 2, 4, 8…: an outage does not fill the log
+                log.warning("reap_failed", error_code=error.code, failures=failures)
+            failures += 1
             continue
+        failures = 0
         for outcome, number in (("lost", reaped.lost), ("again", reaped.again), ("late", reaped.late)):
             if number:
                 metrics.reaped.labels(outcome).inc(number)

@@ -15,8 +15,10 @@ from typing import Any, Final
 
 import hiredis
 import structlog
-from redis.asyncio import Connection
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
+
+from server.redis import wire_of
 
 READ_BYTES: Final = 64 * 1024
 ACK_TIMEOUT_S: Final = 5.0
@@ -31,7 +33,7 @@ class LiveFeed:
 
     def __init__(
         self,
-        connect: Callable[[], Connection],
+        connect: Callable[[], AbstractConnection],
         on_message: Callable[[bytes, bytes], None],
         on_connected: Callable[[], None],
     ) -> None:
@@ -42,7 +44,7 @@ class LiveFeed:
         # Per channel one group of waiters for each SUBSCRIBE that is under way: Redis answers in order, so that an
         # ack of an earlier subscription (left meanwhile) is not taken for a later one's.
         self._acks: defaultdict[bytes, deque[list[asyncio.Future[None]]]] = defaultdict(deque)
-        self._connection: Connection | None = None  # None while there is none
+        self._connection: AbstractConnection | None = None  # None while there is none
         self._outgoing: list[tuple[bytes, bytes]] = []  # (command, channel) of this turn of the loop
         self.connects = 0
 
@@ -66,6 +68,10 @@ class LiveFeed:
         async with asyncio.timeout(ACK_TIMEOUT_S):
             await ack
 
+    def want(self, channel: bytes) -> None:
+        """Subscribe as soon as there is a connection; nobody waits for it."""
+        self._wanted.add(channel)
+
     def unsubscribe(self, channel: bytes) -> None:
         self._wanted.discard(channel)
         self._say(b"UNSUBSCRIBE", channel)
@@ -73,7 +79,7 @@ class LiveFeed:
     def drop(self) -> None:
         """Give the connection up as dead; a new one is made."""
         if self._connection is not None:
-            self._connection._writer.close()  # noqa: SLF001  see the module's head
+            wire_of(self._connection)[1].close()
 
     async def run(self) -> None:
         """Owned by the hub; ends only by being cancelled."""
@@ -81,10 +87,11 @@ class LiveFeed:
         while True:
             connection = self._connect()
             try:
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
                 await self._read(connection)
             except (RedisError, OSError, hiredis.ProtocolError) as error:
-                log.warning("live_feed_lost", error=type(error).__name__, failures=failures)
+                if failures & (failures - 1) == 0:  # 0, 1, 2, 4, 8…: an outage does not fill the log
+                    log.warning("live_feed_lost", error=type(error).__name__, failures=failures)
             finally:
                 was_connected = self._connection is not None
                 self._connection = None
@@ -95,7 +102,7 @@ class LiveFeed:
             if failures:
                 await asyncio.sleep(random.uniform(0.05, min(2.0, 0.1 * 2**failures)))  # noqa: S311
 
-    async def _read(self, connection: Connection) -> None:
+    async def _read(self, connection: AbstractConnection) -> None:
         self._connection = connection
         self.connects += 1
         unacknowledged = set(self._wanted)
@@ -103,7 +110,7 @@ class LiveFeed:
         if not unacknowledged:
             self._on_connected()
         parser = hiredis.Reader()
-        reader: asyncio.StreamReader = connection._reader  # noqa: SLF001  see the module's head
+        reader, _ = wire_of(connection)
         while data := await reader.read(READ_BYTES):
             parser.feed(data)
             while (reply := parser.gets()) is not False:
@@ -160,4 +167,4 @@ class LiveFeed:
     def _send(self, command: bytes, channels: list[bytes]) -> None:
         if self._connection is not None:
             packed: Any = hiredis.pack_command((command, *channels))  # type: ignore[arg-type]
-            self._connection._writer.write(packed)  # noqa: SLF001  see the module's head
+            wire_of(self._connection)[1].write(packed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -86,7 +86,7 @@ class LogReader:
         try:
             pipe = self._redis.pipeline(transaction=False)
             for stream_id in stream_ids:
-                pipe.hmget(keys.meta(stream_id), _FIELDS)
+                pipe.hmget(keys.meta(stream_id), list(_FIELDS))
                 pipe.exists(keys.log(stream_id))
             values = await pipe.execute()
         except (*UNREACHABLE, RedisError) as error:
@@ -108,7 +108,7 @@ def _description(stream_id: str, row: Sequence[bytes | None], has_log: bool) -> 
     return Description(
         stream_id=stream_id,
         owner=owner.decode(),
-        state=state.decode(),  # type: ignore[arg-type]  the scripts write nothing else
+        state=cast(lifecycle.State, state.decode()),  # the scripts write nothing else
         last_id=int(last or 0),
         model=(model or b"").decode(),
         created_ms=int(created or 0),

@@ -11,7 +11,9 @@ import structlog
 def configure(level: str) -> None:
     """For this process; the standard library's loggers (uvicorn, redis) say only what needs a person."""
     number = logging.getLevelNamesMapping()[level]
-    logging.basicConfig(stream=sys.stderr, level=max(number, logging.WARNING), format="%(levelname)s %(name)s %(message)s")
+    logging.basicConfig(
+        stream=sys.stderr, level=max(number, logging.WARNING), format="%(levelname)s %(name)s %(message)s"
+    )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -27,7 +27,9 @@ class Metrics:
             "tokenrelay_send_timeouts", "Sockets closed because they took nothing", ["transport"],
             registry=self._registry,
         )  # fmt: skip
-        self.gaps = Counter("tokenrelay_gaps", "Times a feed lacked something and read the log", registry=self._registry)
+        self.gaps = Counter(
+            "tokenrelay_gaps", "Times a feed lacked something and read the log", registry=self._registry
+        )
         self.live_connects = Counter(
             "tokenrelay_live_connects", "Times the live feed was connected", registry=self._registry
         )

@@ -42,7 +42,7 @@ class Models:
             try:
                 await self.refresh()
             except (*UNREACHABLE, RedisError) as error:
-                log.warning("offers_unread", error=type(error).__name__)
+                log.debug("offers_unread", error=type(error).__name__)  # /readyz and the live feed say it louder
             await asyncio.sleep(REFRESH_S)
 
     async def refresh(self) -> None:
@@ -78,31 +78,27 @@ class Models:
         return "no worker is running" if not self._offers else "not offered"
 
     def listing(self) -> list[dict[str, Any]]:
-        """The rows of `GET /api/models`."""
-        rows = []
-        for model in self._catalogue.models:
-            reason = self._reason(model)
-            row = {
-                "id": model.id,
-                "names": list(model.names),
-                "provider": model.provider,
-                "resolved_model": model.upstream,
-                "streaming": True,
-                "speed": model.speed,
-                "tools": model.tools,
-                "available": reason is None,
-            }
-            rows.append(row if reason is None else {**row, "unavailable_because": reason})
-        reason = None if any(row["available"] and m.auto for row, m in zip(rows, self._catalogue.models, strict=True)) else "no model it may choose is available"  # fmt: skip
-        switch = {
-            "id": NEUROSWITCH,
-            "names": ["neuroswitch/mix"],
-            "provider": "Fusion",
-            "resolved_model": None,
-            "streaming": True,
-            "speed": "Variable",
-            "tools": any(row["tools"] for row in rows),
-            "available": reason is None,
-        }
-        rows.append(switch if reason is None else {**switch, "unavailable_because": reason})
-        return rows
+        """The rows of `GET /api/models`, NeuroSwitch last."""
+        rows = [_row(model.id, model, self._reason(model)) for model in self._catalogue.models]
+        candidates = [model for model in self._catalogue.models if model.auto is not None]
+        reasons = [self._reason(model) for model in candidates]
+        reason = None if None in reasons else "no model that it may choose is available"
+        switch = _row(NEUROSWITCH, _SWITCH, reason)
+        return [*rows, {**switch, "resolved_model": None, "tools": any(model.tools for model in candidates)}]
+
+
+_SWITCH: Final = Model(NEUROSWITCH, provider="Fusion", dialect="scripted", upstream="", names=("neuroswitch/mix",))
+
+
+def _row(model_id: str, model: Model, reason: str | None) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": model_id,
+        "names": list(model.names),
+        "provider": model.provider,
+        "resolved_model": model.upstream,
+        "streaming": True,
+        "speed": model.speed,
+        "tools": model.tools,
+        "available": reason is None,
+    }
+    return row if reason is None else {**row, "unavailable_because": reason}

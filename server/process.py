@@ -46,9 +46,9 @@ class _Server(uvicorn.Server):
         self.edge: Edge | None = None  # None until the lifespan has begun
         self._drain: asyncio.Task[None] | None = None  # None until the first signal
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  uvicorn calls it with them
         if self._drain is not None or self.edge is None:
-            self.should_exit = self.force_exit = True
+            self.should_exit = True  # asked twice, or before it served: no window
             return
         self._loop.call_soon_threadsafe(self._begin_drain)
 
@@ -97,3 +97,8 @@ def run(settings: Settings, listener: socket.socket) -> None:
     signal.signal(signal.SIGINT, server.handle_exit)
     log.info("edge_listening", address=listener.getsockname())
     server.run(sockets=[listener])
+
+
+def run_child(settings: Settings) -> None:
+    """One of several on the same port: each has a socket of its own."""
+    run(settings, bind(settings.host, settings.port))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Connection, Redis
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from protocol.errors import TokenrelayError
@@ -38,11 +40,21 @@ def open_pool(url: str) -> Redis:
     return Redis(connection_pool=pool)
 
 
-def live_connection(redis: Redis) -> Connection:
+def live_connection(redis: Redis) -> AbstractConnection:
     """A connection of its own with the pool's address and credentials, to stay subscribed on."""
     kwargs = {**redis.connection_pool.connection_kwargs, "socket_timeout": None, "health_check_interval": 0}
-    connection: Connection = redis.connection_pool.connection_class(**kwargs)
-    return connection
+    return redis.connection_pool.connection_class(**kwargs)
+
+
+def wire_of(connection: AbstractConnection) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """The streams of an open connection, for the one place here where redis-py's own reading costs too much.
+
+    Private to redis-py, which is pinned below 6 (arq needs that). Raises ConnectionError when it is not open.
+    """
+    reader, writer = connection._reader, connection._writer  # noqa: SLF001
+    if reader is None or writer is None:
+        raise ConnectionError("the connection is not open")
+    return reader, writer
 
 
 async def run(redis: Redis, script: Script, arguments: Sequence[Argument]) -> Any:

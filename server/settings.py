@@ -26,7 +26,11 @@ class Settings(BaseSettings):
     queue_timeout_s: float = Field(120, gt=0, description="how long a generation may wait before it ends in `TIMEOUT`")
     retention_s: int = Field(3_600, ge=1, description="how long a stream can be read after its last event")
     send_timeout_s: float = Field(30, gt=0, description="a socket that takes nothing for this long is closed")
-    drain_s: float = Field(10, ge=0, description="SIGTERM: the window over which an edge closes its connections, and how long a worker lets generations finish")
+    drain_s: float = Field(
+        10,
+        ge=0,
+        description="SIGTERM: the window over which an edge closes its connections",
+    )
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="largest request body and WebSocket message")
     heartbeat_s: float = Field(15, gt=0, description="silence after which a comment is sent")
     log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")

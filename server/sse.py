@@ -42,7 +42,8 @@ class SseDoor:
     def __repr__(self) -> str:
         return f"<SseDoor {self.session!r}>"
 
-    # -- what the hub and the edge say -----------------------------------------------------------------------------------
+    # -- what the hub and the edge say
+    # -----------------------------------------------------------------------------------
 
     def wake(self) -> None:
         self._was_woken = True
@@ -63,10 +64,12 @@ class SseDoor:
         self._is_closing = True
         self.wake()
 
-    # -- the response ----------------------------------------------------------------------------------------------------
+    # -- the response
+    # ----------------------------------------------------------------------------------------------------
 
     async def run(self, first: bytes = b"") -> None:
-        """Write everything from the cursor to the end, or to whatever ends the connection. `first` leaves with the head."""
+        """Write everything from the cursor to the end, or to whatever ends the connection. `first` leaves with the
+        head."""
         stream_id = self.session.stream_id
         headers = {"x-stream-id": stream_id, "location": f"/api/streams/{stream_id}"}
         await self._call.start(200, headers, *http.SSE_HEADERS)

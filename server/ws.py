@@ -1,4 +1,5 @@
-"""The WebSocket door: many sessions on one socket, read and written by two loops. Knows how to write, not what to read."""
+"""The WebSocket door: many sessions on one socket, read and written by two loops. Knows how to write, not what to
+read."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ class Attachment:
 
 
 class Socket:
-    """One client's connection. Reads commands in order; writes answers before events, events in frames of bounded size."""
+    """One client's connection. Reads commands in order; writes answers before events, events in frames of bounded
+    size."""
 
     def __init__(self, edge: Edge, dialect: Dialect, identity: Identity, send: Send) -> None:
         self._edge = edge
@@ -70,7 +72,8 @@ class Socket:
     def __repr__(self) -> str:
         return f"<Socket {self._dialect.subprotocol} | {len(self._attachments)} streams>"
 
-    # -- what the hub and the edge say -----------------------------------------------------------------------------------
+    # -- what the hub and the edge say
+    # -----------------------------------------------------------------------------------
 
     def is_ready(self, attachment: Attachment) -> None:
         self._ready[attachment] = None
@@ -99,7 +102,8 @@ class Socket:
             self._close(Close.POLICY, "too many answers unread")
         self._something.set()
 
-    # -- reading ---------------------------------------------------------------------------------------------------------
+    # -- reading
+    # ---------------------------------------------------------------------------------------------------------
 
     async def read(self, receive: Receive) -> None:
         """Take commands until the client is gone or breaks the rules."""
@@ -192,7 +196,8 @@ class Socket:
         for stream_id in list(self._attachments):
             self._detach(stream_id)
 
-    # -- writing ---------------------------------------------------------------------------------------------------------
+    # -- writing
+    # ---------------------------------------------------------------------------------------------------------
 
     async def write(self) -> None:
         """Send what there is until the socket is to be closed, then close it."""
@@ -328,5 +333,5 @@ async def _deny(send: Send, error: TokenrelayError) -> None:
     await send({"type": "websocket.http.response.body", "body": body})
 
 
-async def _upgrade_required(call: http.Call) -> None:
+async def _upgrade_required(_: http.Call) -> None:
     raise TokenrelayError("INVALID_REQUEST", "this path speaks WebSocket; send an upgrade")

@@ -26,7 +26,8 @@ READY_TIMEOUT_S = 30.0
 
 
 class Fleet:
-    """`with Fleet(edges=2, workers=1) as fleet: fleet.urls`. Settings by `env`; logs in files, shown when a start fails."""
+    """`with Fleet(edges=2, workers=1) as fleet: fleet.urls`. Settings by `env`; logs in files, shown when a start
+    fails."""
 
     def __init__(self, *, edges: int = 1, workers: int = 1, env: dict[str, str] | None = None) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="tr-fleet-"))
@@ -76,7 +77,8 @@ class Fleet:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._stop()
 
-    # -- Redis -----------------------------------------------------------------------------------------------------------
+    # -- Redis
+    # -----------------------------------------------------------------------------------------------------------
 
     def start_redis(self) -> None:
         command = [str(find_server()), *arguments(self._folder)]
@@ -96,7 +98,8 @@ class Fleet:
         assert self._redis_process is not None
         self._redis_process.send_signal(number)
 
-    # -- edges and workers -----------------------------------------------------------------------------------------------
+    # -- edges and workers
+    # -----------------------------------------------------------------------------------------------
 
     def kill_edge(self, index: int, number: signal.Signals = signal.SIGKILL) -> None:
         self.edges[index].send_signal(number)

@@ -58,9 +58,7 @@ class Sse:
         connector = aiohttp.TCPConnector(force_close=True)
         self._session = aiohttp.ClientSession(timeout=timeout, connector=connector)
         try:
-            self.response = await self._session.request(
-                self._method, self._url, headers=self._headers, json=self._body
-            )
+            self.response = await self._session.request(self._method, self._url, headers=self._headers, json=self._body)
         except BaseException:
             await self._session.close()
             raise
@@ -112,7 +110,9 @@ class Sse:
 class Ws:
     """One WebSocket in either subprotocol. `async with Ws(url) as socket: await socket.resume(…)`."""
 
-    def __init__(self, url: str, *, binary: bool = False, headers: Mapping[str, str] | None = None, query: str = "") -> None:
+    def __init__(
+        self, url: str, *, binary: bool = False, headers: Mapping[str, str] | None = None, query: str = ""
+    ) -> None:
         self._url = url.replace("http", "ws", 1) + "/api/ws" + query
         self._protocol = "tokenrelay.v1.msgpack" if binary else "tokenrelay.v1.json"
         self._binary = binary
@@ -166,7 +166,9 @@ class Ws:
         return events
 
 
-async def call(method: str, url: str, body: Any = None, headers: Mapping[str, str] | None = None) -> tuple[int, Any, Any]:
+async def call(
+    method: str, url: str, body: Any = None, headers: Mapping[str, str] | None = None
+) -> tuple[int, Any, Any]:
     """One plain HTTP call: status, JSON (None when there is none), headers."""
     timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
     data = body if isinstance(body, (bytes, type(None))) else json.dumps(body).encode()
@@ -185,7 +187,9 @@ async def start(url: str, model: str, headers: Mapping[str, str] | None = None, 
         return stream.stream_id
 
 
-async def whole(url: str, stream_id: str, *, replay: str = "exact", headers: Mapping[str, str] | None = None) -> list[EventPair]:
+async def whole(
+    url: str, stream_id: str, *, replay: str = "exact", headers: Mapping[str, str] | None = None
+) -> list[EventPair]:
     """All events of a stream from the start to its end."""
     async with Sse.get(url, stream_id, 0, replay=replay, headers=headers) as stream:
         return await stream.take()

@@ -1,8 +1,11 @@
 """The taking side of arq: which jobs this process runs, and when. All a worker knows of arq.
 
-arq's own loop polls every half second and walks all running jobs with three round trips each; at 2,000 in flight it takes
-seconds to see a new one. Here the queue holds only what waits: one script takes the oldest ids, gives each an epoch and a
-lease, and a word published on enqueue wakes the loop, so that polling is only for words that were lost. What remains of arq
+arq's own loop polls every half second and walks all running jobs with three round trips each; at 2,000 in flight it
+takes
+seconds to see a new one. Here the queue holds only what waits: one script takes the oldest ids, gives each an epoch
+and a
+lease, and a word published on enqueue wakes the loop, so that polling is only for words that were lost. What remains
+of arq
 is its queue, its job format and `Worker.run_job`; its retries, aborts, results and health keys are not used.
 """
 
@@ -98,10 +101,11 @@ class LeaseWorker(Worker):
         return done
 
     async def finish_job(self, job_id: str, *_: Any, **__: Any) -> None:
-        """Nothing: the script that wrote the end has removed the job. One that is not ended (we were fenced, or it was handed
+        """Nothing: the script that wrote the end has removed the job. One that is not ended (we were fenced, or it
+        was handed
         back) is somebody else's, and must not be removed by us."""
 
-    async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:
+    async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:  # noqa: ARG002  arq's signature
         """arq could not even begin (no job data, or none it can read). The lease runs out and the reaper ends it."""
         log.error("job_unreadable", stream_id=job_id)
 

@@ -63,7 +63,8 @@ class Generation:
     def __repr__(self) -> str:
         return f"<Generation {self.log!r}{f' stopping: {self._why}' if self._why else ''}>"
 
-    # -- stopping --------------------------------------------------------------------------------------------------------
+    # -- stopping
+    # --------------------------------------------------------------------------------------------------------
 
     def stop(self, why: Why) -> None:
         """The first reason counts. The provider's call is closed on the way out."""
@@ -101,11 +102,17 @@ class Generation:
             self.stop("between tokens")
         elif not self._has_piece and now - self._piece_at > settings.first_token_timeout_s:
             self.stop("first token")
-        elif self._grace_s is not None and self._unheard_since is not None:
-            if now - self._unheard_since > max(self._grace_s, MIN_UNHEARD_S):
-                self.stop("unheard")
+        elif self._is_unheard(now):
+            self.stop("unheard")
 
-    # -- writing ---------------------------------------------------------------------------------------------------------
+    def _is_unheard(self, now: float) -> bool:
+        """True when the request wants an end after some time without viewers, and that time is over."""
+        if self._grace_s is None or self._unheard_since is None:
+            return False
+        return now - self._unheard_since > max(self._grace_s, MIN_UNHEARD_S)
+
+    # -- writing
+    # ---------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Returns when the end is in the log's hands, or when it is no longer ours to end. Never raises."""
@@ -212,7 +219,8 @@ class Generation:
             raise ProviderError("the model's tool call is too large", retryable=False)
         self.log.append(raw)
 
-    # -- ends ------------------------------------------------------------------------------------------------------------
+    # -- ends
+    # ------------------------------------------------------------------------------------------------------------
 
     def _completion(self, finish: Finish) -> Completion:
         model = "" if self._route is None else self._route.choice.upstream
@@ -286,5 +294,3 @@ def _packed_token(at_ms: int, label: str, text: str) -> bytes:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-

@@ -1,4 +1,5 @@
-"""Everything a worker process has while it runs: generations, writer, providers; and the pulse that keeps leases alive."""
+"""Everything a worker process has while it runs: generations, writer, providers; and the pulse that keeps leases
+alive."""
 
 from __future__ import annotations
 
@@ -82,7 +83,8 @@ class House:
         except AWAY:
             return False
 
-    # -- the pulse -------------------------------------------------------------------------------------------------------
+    # -- the pulse
+    # -------------------------------------------------------------------------------------------------------
 
     async def pulse(self) -> None:
         """Owned by the process; ends only by being cancelled."""
@@ -130,7 +132,9 @@ class House:
         pipe.hgetall(keys.WORKERS)
         (seconds, micros), others = await pipe.execute()
         now_ms = seconds * 1000 + micros // 1000
-        dead = [name for name, raw in others.items() if (offer := offers.unpack(raw)) is None or offer.until_ms < now_ms]
+        dead = [
+            name for name, raw in others.items() if (offer := offers.unpack(raw)) is None or offer.until_ms < now_ms
+        ]
         mine = Offer(
             until_ms=now_ms + OFFER_MS,
             dialects=() if self.is_leaving else tuple(self.providers),
@@ -141,7 +145,7 @@ class House:
         pipe = self.redis.pipeline(transaction=False)
         if dead:
             pipe.hdel(keys.WORKERS, *dead)
-        pipe.hset(keys.WORKERS, self.worker_id, offers.pack(mine))
+        pipe.execute_command("HSET", keys.WORKERS, self.worker_id, offers.pack(mine))
         pipe.pexpire(keys.WORKERS, OFFER_MS)
         await pipe.execute()
 

@@ -1,8 +1,9 @@
-"""One generation's log as its worker writes it: numbers what comes, keeps it to the end, knows what Redis has. Awaits nothing.
+"""One generation's log as its worker writes it: numbers what comes, keeps it to the end, knows what Redis has. Awaits
+nothing.
 
-    entries   1 2 3 4 5 6 7        kept from the first one of this attempt, so that a tail which Redis lost
-    acked         └─ 3             (a failover) can be sent again
-    sent              └─ 5
+entries   1 2 3 4 5 6 7        kept from the first one of this attempt, so that a tail which Redis lost
+acked         └─ 3             (a failover) can be sent again
+sent              └─ 5
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Owner(Protocol):
 
 
 class Log:
-    """The appending side. `on_dirty` is called when there is something to write that the writer does not know of yet."""
+    """The appending side. `on_dirty` is called when there is something to write that the writer does not know of
+    yet."""
 
     def __init__(self, claim: Claim, retention_ms: int, owner: Owner, on_dirty: Callable[[Log], None]) -> None:
         self.stream_id = claim.stream_id

@@ -40,8 +40,7 @@ async def _main(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, leaving.set)
     loops = [
-        asyncio.create_task(loop)
-        for loop in (house.writer.run(), house.pulse(), worker.main(), listen(house, worker))
+        asyncio.create_task(loop) for loop in (house.writer.run(), house.pulse(), worker.main(), listen(house, worker))
     ]
     log.info("worker_started", worker_id=house.worker_id, dialects=list(providers), max_jobs=settings.max_jobs)
     try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
 import msgpack
 from arq import ArqRedis
-from redis.asyncio import BlockingConnectionPool, Connection
+from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -42,11 +44,21 @@ def open_pool(url: str, queue_name: str) -> ArqRedis:
     )
 
 
-def own_connection(redis: ArqRedis) -> Connection:
+def own_connection(redis: ArqRedis) -> AbstractConnection:
     """A connection of its own with the pool's address and credentials."""
     kwargs = {**redis.connection_pool.connection_kwargs, "health_check_interval": 0}
-    connection: Connection = redis.connection_pool.connection_class(**kwargs)
-    return connection
+    return redis.connection_pool.connection_class(**kwargs)
+
+
+def wire_of(connection: AbstractConnection) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """The streams of an open connection, for the one place here where redis-py's own reading costs too much.
+
+    Private to redis-py, which is pinned below 6 (arq needs that). Raises ConnectionError when it is not open.
+    """
+    reader, writer = connection._reader, connection._writer  # noqa: SLF001
+    if reader is None or writer is None:
+        raise ConnectionError("the connection is not open")
+    return reader, writer
 
 
 async def run(redis: ArqRedis, script: Script, arguments: Sequence[Argument]) -> Any:

@@ -22,11 +22,23 @@ class Settings(BaseSettings):
     local: bool = Field(True, description="0 does not offer the bundled local model")
     max_jobs: int = Field(500, ge=1, description="generations one worker process runs at once")
     retention_s: int = Field(3_600, ge=1, description="how long a stream can be read after its last event")
-    first_token_timeout_s: float = Field(120, gt=0, description="a model that has written nothing for this long ends in `TIMEOUT`")
-    between_tokens_timeout_s: float = Field(60, gt=0, description="a model silent for this long in mid-answer ends in `TIMEOUT`")
+    first_token_timeout_s: float = Field(
+        120, gt=0, description="a model that has written nothing for this long ends in `TIMEOUT`"
+    )
+    between_tokens_timeout_s: float = Field(
+        60, gt=0, description="a model silent for this long in mid-answer ends in `TIMEOUT`"
+    )
     generation_timeout_s: float = Field(900, gt=0, description="the longest an answer may take")
-    finish_s: float = Field(25, ge=0, description="SIGTERM: how long a worker lets its generations finish before it hands them back or ends them")
-    buffer_bytes: int = Field(4_194_304, ge=65_536, description="what one generation may write ahead while Redis is away; then its model has to wait")
+    finish_s: float = Field(
+        25,
+        ge=0,
+        description="SIGTERM: how long a worker lets its generations finish before it hands them back or ends them",
+    )
+    buffer_bytes: int = Field(
+        4_194_304,
+        ge=65_536,
+        description="what one generation may write ahead while Redis is away; then its model has to wait",
+    )
     log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
 
     @field_validator("log_level")

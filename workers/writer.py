@@ -1,7 +1,10 @@
-"""The group commit: one connection, one round trip at a time, in it whatever all generations wrote meanwhile. Knows no model.
+"""The group commit: one connection, one round trip at a time, in it whatever all generations wrote meanwhile. Knows
+no model.
 
-No timer: when nothing is under way the first entry leaves at once; while a round trip is under way entries gather, so that
-batches grow by themselves with the load. redis-py costs about 15 µs a command even in a pipeline; packing with hiredis and
+No timer: when nothing is under way the first entry leaves at once; while a round trip is under way entries gather, so
+that
+batches grow by themselves with the load. redis-py costs about 15 µs a command even in a pipeline; packing with
+hiredis and
 reading the connection's StreamReader costs about 3 (redis-py is pinned below 6).
 """
 
@@ -15,11 +18,11 @@ from typing import Any, Final
 
 import hiredis
 import structlog
-from redis.asyncio import Connection
+from redis.asyncio.connection import AbstractConnection
 
 from protocol import scripts
 from workers.log import Log
-from workers.redis import AWAY
+from workers.redis import AWAY, wire_of
 
 READ_BYTES: Final = 64 * 1024
 REPLY_TIMEOUT_S: Final = 5.0
@@ -36,7 +39,7 @@ class Refused(Exception):
 class Writer:
     """Owns the connection that every append of this process takes."""
 
-    def __init__(self, connect: Callable[[], Connection]) -> None:
+    def __init__(self, connect: Callable[[], AbstractConnection]) -> None:
         self._connect = connect
         self._dirty: dict[Log, None] = {}  # in the order in which they became so
         self._something = asyncio.Event()
@@ -69,7 +72,7 @@ class Writer:
         while True:
             connection = self._connect()
             try:
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
                 wire = _Wire(connection)
                 await wire.ask([("SCRIPT", "LOAD", scripts.APPEND.text)])
                 failures = 0
@@ -119,9 +122,8 @@ class Writer:
 class _Wire:
     """Commands out in one write, replies in, on a connection that redis-py has opened and authenticated."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._reader: asyncio.StreamReader = connection._reader  # noqa: SLF001  see the module's head
-        self._writer: asyncio.StreamWriter = connection._writer  # noqa: SLF001
+    def __init__(self, connection: AbstractConnection) -> None:
+        self._reader, self._writer = wire_of(connection)
         self._parser = hiredis.Reader()
 
     async def ask(self, commands: list[tuple[Any, ...]]) -> list[Any]:

@@ -27,7 +27,9 @@ class Store:
     def run(self, script: Script, arguments: list[Any]) -> Any:
         return self.redis.execute_command("EVAL", script.text, *arguments[1:])
 
-    def start(self, stream_id: str = "stream-1", *, key: str | None = None, body: str = "b", most: int = 100) -> StartReply:
+    def start(
+        self, stream_id: str = "stream-1", *, key: str | None = None, body: str = "b", most: int = 100
+    ) -> StartReply:
         new = NewStream(stream_id, "alice", "m", b"prompt", "continue", key, body)
         arguments = scripts.start(new, job=b"job", job_ttl_ms=99_000, max_waiting=most, retention_ms=RETENTION_MS)
         return scripts.start_reply(self.run(scripts.START, arguments))

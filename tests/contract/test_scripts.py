@@ -1,4 +1,5 @@
-"""What each script promises, on a real Redis: one append at a time, no holes, no repeats, no second writer, no leftovers."""
+"""What each script promises, on a real Redis: one append at a time, no holes, no repeats, no second writer, no
+leftovers."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from tests.contract.store import CANCELLED, LATE, LOST, STARTED, Store, token
 FIRST, SECOND, THIRD = STARTED, token(0), token(1)
 
 
-# -- append --------------------------------------------------------------------------------------------------------------
+# -- append
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_entries_get_dense_ids_and_are_published_with_them_at_once(store: Store) -> None:
@@ -101,7 +103,8 @@ def test_a_batch_of_the_largest_size_goes_through(store: Store) -> None:
     assert store.entries() == batch
 
 
-# -- start and claim -----------------------------------------------------------------------------------------------------
+# -- start and claim
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_a_key_starts_one_generation(store: Store) -> None:
@@ -130,7 +133,8 @@ def test_each_generation_is_taken_once_oldest_first_with_its_prompt(store: Store
     assert store.redis.zcard(keys.LEASES) == 5
 
 
-# -- cancel --------------------------------------------------------------------------------------------------------------
+# -- cancel
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_cancel_ends_what_waits_and_marks_what_runs(store: Store) -> None:
@@ -146,7 +150,8 @@ def test_cancel_ends_what_waits_and_marks_what_runs(store: Store) -> None:
     assert store.cancel("nothing-9") == ""
 
 
-# -- leases --------------------------------------------------------------------------------------------------------------
+# -- leases
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_renewing_keeps_the_lease_and_the_time_to_live(store: Store) -> None:
@@ -155,7 +160,7 @@ def test_renewing_keeps_the_lease_and_the_time_to_live(store: Store) -> None:
     store.append(1, FIRST)
     store.redis.pexpire(keys.log("stream-1"), 500)
     reply = store.renew(("stream-1", 1), ("stream-9", 1))
-    assert (reply.lost, reply.cancelled, reply.heard) == ({"stream-9"}, set(), set())
+    assert reply == scripts.RenewReply(lost=frozenset({"stream-9"}), cancelled=frozenset(), heard=frozenset())
     assert store.reap() == scripts.ReapReply(0, 0, 0)
     assert store.redis.pttl(keys.log("stream-1")) > 500
     store.cancel()
@@ -229,7 +234,8 @@ def test_handing_back_is_for_what_told_nothing(store: Store) -> None:
     assert not store.release(epoch=2)
 
 
-# -- the table -----------------------------------------------------------------------------------------------------------
+# -- the table
+# -----------------------------------------------------------------------------------------------------------
 
 MOVES = {
     "claim": lambda store: store.claim(),

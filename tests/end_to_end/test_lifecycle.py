@@ -35,7 +35,8 @@ def end_of(events: list[EventPair]) -> dict[str, Any]:
     return events[-1][1]
 
 
-# -- one key, one generation ---------------------------------------------------------------------------------------------
+# -- one key, one generation
+# ---------------------------------------------------------------------------------------------
 
 
 def test_fifty_posts_with_one_key_make_one_generation(fleet: Fleet) -> None:
@@ -78,7 +79,8 @@ def test_a_key_used_for_another_body_is_refused(fleet: Fleet) -> None:
     asyncio.run(scene())
 
 
-# -- cancel --------------------------------------------------------------------------------------------------------------
+# -- cancel
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_cancel_during_the_answer_from_another_edge_ends_every_viewer(fleet: Fleet) -> None:
@@ -180,7 +182,8 @@ def test_a_viewer_that_leaves_stops_a_generation_that_asked_for_it(fleet: Fleet)
     asyncio.run(scene())
 
 
-# -- errors of the model -------------------------------------------------------------------------------------------------
+# -- errors of the model
+# -------------------------------------------------------------------------------------------------
 
 
 def test_a_model_that_fails_ends_in_an_error_after_what_it_wrote(fleet: Fleet) -> None:
@@ -220,7 +223,8 @@ def test_a_generation_that_nobody_takes_ends_in_a_timeout() -> None:
         asyncio.run(scene(fleet))
 
 
-# -- dead workers --------------------------------------------------------------------------------------------------------
+# -- dead workers
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_killing_the_only_worker_ends_every_viewer_within_ten_seconds() -> None:
@@ -320,7 +324,8 @@ def test_a_paused_worker_that_wakes_up_is_fenced() -> None:
         asyncio.run(scene(fleet))
 
 
-# -- a live feed that is cut ---------------------------------------------------------------------------------------------
+# -- a live feed that is cut
+# ---------------------------------------------------------------------------------------------
 
 
 def test_twenty_streams_survive_a_live_feed_that_is_cut_again_and_again() -> None:

@@ -29,6 +29,9 @@ def guarded() -> Iterator[Fleet]:
         yield fleet
 
 
+BAD_ROLE = {"messages": [{"role": "x", "content": "a"}]}
+LONG_KEY = {"Idempotency-Key": "k" * 300}
+
 ROWS: list[tuple[str, str, str, Any, dict[str, str], int, str, str | None]] = [
     # name, method, path, body, headers, status, code, field
     ("not JSON", "POST", CHAT, b"{", {}, 400, "INVALID_REQUEST", None),
@@ -40,7 +43,7 @@ ROWS: list[tuple[str, str, str, Any, dict[str, str], int, str, str | None]] = [
     ("asked twice", "POST", CHAT, {"message": "a", "prompt": "b"}, {}, 422, "VALIDATION_ERROR", "prompt"),
     ("only spaces", "POST", CHAT, {"message": "  "}, {}, 422, "VALIDATION_ERROR", "message"),
     ("wrong type", "POST", CHAT, {"message": 5}, {}, 422, "VALIDATION_ERROR", "message"),
-    ("wrong role", "POST", CHAT, {"messages": [{"role": "x", "content": "a"}]}, {}, 422, "VALIDATION_ERROR", "messages[0].role"),
+    ("wrong role", "POST", CHAT, BAD_ROLE, {}, 422, "VALIDATION_ERROR", "messages[0].role"),
     ("too hot", "POST", CHAT, {"message": "a", "temperature": 9}, {}, 422, "VALIDATION_ERROR", "temperature"),
     ("no tokens", "POST", CHAT, {"message": "a", "max_tokens": 0}, {}, 422, "VALIDATION_ERROR", "max_tokens"),
     ("no such model", "POST", CHAT, {"message": "a", "model": "gpt5"}, {}, 422, "VALIDATION_ERROR", "model"),
@@ -48,7 +51,7 @@ ROWS: list[tuple[str, str, str, Any, dict[str, str], int, str, str | None]] = [
     ("bad script", "POST", CHAT, {"message": "a", "model": "scripted?tokens=x"}, {}, 422, "VALIDATION_ERROR", "model"),
     ("no such maker", "POST", CHAT, {"message": "a", "provider": "acme"}, {}, 422, "VALIDATION_ERROR", "provider"),
     ("bad wish", "POST", CHAT, {"message": "a", "on_disconnect": "die"}, {}, 422, "VALIDATION_ERROR", "on_disconnect"),
-    ("bad key", "POST", CHAT, {"message": "a"}, {"Idempotency-Key": "k" * 300}, 422, "VALIDATION_ERROR", "Idempotency-Key"),
+    ("bad key", "POST", CHAT, {"message": "a"}, LONG_KEY, 422, "VALIDATION_ERROR", "Idempotency-Key"),
     ("maker not there", "POST", CHAT, {"message": "a", "model": "claude"}, {}, 503, "SERVICE_UNAVAILABLE", "model"),
     ("too large", "POST", CHAT, b'{"message":"' + b"a" * 5000 + b'"}', {}, 413, "PAYLOAD_TOO_LARGE", None),
     ("no key", "POST", CHAT, {"message": "a"}, {"Authorization": ""}, 401, "UNAUTHORIZED", None),
@@ -186,7 +189,8 @@ def test_a_full_queue_refuses_before_anything_is_started() -> None:
         asyncio.run(scene(fleet))
 
 
-# -- tickets -------------------------------------------------------------------------------------------------------------
+# -- tickets
+# -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_ticket_reads_on_any_edge_what_its_owner_may_and_nothing_else(guarded: Fleet) -> None:
@@ -212,7 +216,8 @@ def test_a_ticket_reads_on_any_edge_what_its_owner_may_and_nothing_else(guarded:
     asyncio.run(scene())
 
 
-# -- the socket ----------------------------------------------------------------------------------------------------------
+# -- the socket
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_socket_without_a_key_is_refused_in_the_handshake(guarded: Fleet) -> None:
@@ -275,8 +280,8 @@ def test_frames_of_the_other_kind_and_too_large_ones_close_the_socket(guarded: F
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 1003
         async with Ws(guarded.urls[0], headers=ALICE) as socket:
+            await socket.connection.send("x" * 5000)
             with pytest.raises(ConnectionClosed) as closed:
-                await socket.connection.send("x" * 5000)
                 await socket.hear()
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 1009

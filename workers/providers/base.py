@@ -1,4 +1,5 @@
-"""What a provider is: given one round of a conversation it yields what the model writes. Knows no Redis and no client."""
+"""What a provider is: given one round of a conversation it yields what the model writes. Knows no Redis and no
+client."""
 
 from __future__ import annotations
 

