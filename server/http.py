@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 import time
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+BODY_TIMEOUT_S: Final = 20.0
+"""Between two pieces of a request body."""
+
 _ALWAYS: Final = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 SSE_HEADERS: Final = (
     (b"content-type", b"text/event-stream"),
@@ -69,7 +73,11 @@ class Call:
         parts: list[bytes] = []
         size = 0
         while True:
-            message = await self.receive()
+            try:
+                async with asyncio.timeout(BODY_TIMEOUT_S):
+                    message = await self.receive()
+            except TimeoutError as error:
+                raise TokenrelayError("INVALID_REQUEST", "the body did not arrive in time") from error
             if message["type"] == "http.disconnect":
                 raise Disconnected
             part = message.get("body", b"")

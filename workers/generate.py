@@ -138,6 +138,12 @@ class Generation:
         if not self.log.is_closed:
             self.log.end(codec.pack(end), lifecycle.state_after(end))
 
+    async def settled(self) -> None:
+        """Returns when the end is in Redis, or when nothing is ours to write any more; until then the lease is kept."""
+        while not self.log.is_closed:
+            self._room.clear()
+            await self._room.wait()
+
     async def _answer(self) -> Completion:
         asked = request.unpack(self._claim.request)
         house = self._house

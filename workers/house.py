@@ -65,6 +65,7 @@ class House:
         try:
             # A task of its own: stopping it must not look like arq's own cancelling.
             await asyncio.create_task(generation.run())
+            await generation.settled()
         finally:
             del self.generations[stream_id]
 
@@ -107,8 +108,8 @@ class House:
             reply = scripts.renew_reply(await run(self.redis, scripts.RENEW, arguments))
             for stream_id, _ in batch:
                 generation = self.generations.get(stream_id)
-                if generation is None:
-                    continue
+                if generation is None or generation.log.has_end:
+                    continue  # its end is on the way: what is said of it now may be said because of that
                 generation.heard(stream_id in reply.heard)
                 if stream_id in reply.lost:
                     generation.log_lost()
@@ -118,7 +119,7 @@ class House:
 
     def _held(self) -> Iterator[list[tuple[str, int]]]:
         held = [(stream_id, claim.epoch) for stream_id, claim in self.claims.items()]
-        held += [(item.stream_id, item.epoch) for item in self.generations.values() if not item.log.has_end]
+        held += [(item.stream_id, item.epoch) for item in self.generations.values() if not item.log.is_closed]
         for start in itertools.count(0, scripts.MAX_BATCH_ENTRIES):
             batch = held[start : start + scripts.MAX_BATCH_ENTRIES]
             if not batch:

@@ -74,14 +74,16 @@ class Writer:
             try:
                 await connection.connect()  # type: ignore[no-untyped-call]
                 wire = _Wire(connection)
-                await wire.ask([("SCRIPT", "LOAD", scripts.APPEND.text)])
+                [loaded] = await wire.ask([("SCRIPT", "LOAD", scripts.APPEND.text)])
+                if isinstance(loaded, hiredis.ReplyError):
+                    raise Refused(str(loaded)[:80])
                 failures = 0
                 while True:
                     await self._something.wait()
                     await self._write(wire)
             except (*AWAY, TimeoutError, hiredis.HiredisError, Refused) as error:
                 failures += 1
-                log.warning("writer_lost_redis", error=type(error).__name__, dirty=len(self._dirty))
+                log.warning("writer_lost_redis", error=_kind(error), dirty=len(self._dirty))
             finally:
                 with contextlib.suppress(Exception):
                     await asyncio.shield(connection.disconnect(nowait=True))
@@ -105,8 +107,14 @@ class Writer:
                 break
         if commands:
             self.trips += 1
+            refused = ""
             for item, reply in zip(logs, await wire.ask(commands), strict=True):
-                item.take_reply(scripts.append_reply(reply))
+                if isinstance(reply, hiredis.ReplyError):
+                    refused = str(reply)[:80]  # it stays dirty; the others' replies count all the same
+                else:
+                    item.take_reply(scripts.append_reply(reply))
+            if refused:
+                raise Refused(refused)
         for item in [item for item in self._dirty if not item.is_dirty]:
             del self._dirty[item]
         # What was written and still has more goes to the end of the line.
@@ -127,7 +135,7 @@ class _Wire:
         self._parser = hiredis.Reader()
 
     async def ask(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        """The replies, in order. Raises Refused for an error reply, TimeoutError, ConnectionError."""
+        """The replies, in order, error replies among them. Raises TimeoutError, ConnectionError."""
         self._writer.write(b"".join([hiredis.pack_command(command) for command in commands]))
         replies: list[Any] = []
         async with asyncio.timeout(REPLY_TIMEOUT_S):
@@ -141,7 +149,9 @@ class _Wire:
                     self._parser.feed(data)
                 else:
                     replies.append(reply)
-        for reply in replies:
-            if isinstance(reply, hiredis.ReplyError):
-                raise Refused(str(reply)[:80])
         return replies
+
+
+def _kind(error: BaseException) -> str:
+    """For the log: Redis's own word for a refusal, which never holds an argument."""
+    return f"Refused {str(error).split(' ', 1)[0]}" if isinstance(error, Refused) else type(error).__name__
