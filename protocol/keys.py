@@ -6,7 +6,9 @@ tr:{ID}:live    channel  what was just appended
 tr:waiting      zset     arq's queue: generations nobody has taken, by the time they came (ms)
 tr:leases       zset     generations a worker has taken, by the time its lease ends (ms)
 tr:owner:NAME   zset     a key's streams, by the time they were made (ms)
-tr:idem:HASH    string   an Idempotency-Key → its stream
+tr:active:NAME  zset     a key's streams that have not ended, by the time they were made (ms)
+tr:rate:NAME    string   until when a key's starts of the last minute count (ms)
+tr:idem:HASH    hash     an Idempotency-Key → its stream
 tr:workers      hash     worker → what it offers and until when
 tr:secret       string   signs tickets; shared by all edges
 tr:wake         channel  something is waiting
@@ -53,6 +55,14 @@ def live(stream_id: str) -> str:
 
 def owner(name: str) -> str:
     return f"tr:owner:{_digest(name)}"
+
+
+def active(name: str) -> str:
+    return f"tr:active:{_digest(name)}"
+
+
+def rate(name: str) -> str:
+    return f"tr:rate:{_digest(name)}"
 
 
 def idempotency(owner_name: str, key: str) -> str:

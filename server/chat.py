@@ -59,14 +59,14 @@ async def begin(edge, identity: Identity, body: ChatRequest, key: str | None) ->
     stream_id = edge.new_stream_id()
     channel: Channel = await edge.hub.open(stream_id, is_new=True)
     try:
-        known_id, is_new = await edge.jobs.start(stream_id, identity.owner, model, body, key)
+        reply = await edge.jobs.start(stream_id, identity.owner, model, body, key)
     except BaseException:
         edge.hub.leave(channel)
         raise
-    if is_new:
+    if reply.outcome == "started":
         return stream_id, channel
     edge.hub.leave(channel)
-    return known_id, None
+    return reply.stream_id, None
 
 
 async def _body(call: Call) -> bytes:

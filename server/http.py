@@ -121,6 +121,13 @@ class Call:
         headers = {}
         if error.retry_after_s is not None:
             headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+        if error.code == "RATE_LIMIT":
+            limits = (
+                ("limit", "x-ratelimit-limit"),
+                ("remaining", "x-ratelimit-remaining"),
+                ("reset", "x-ratelimit-reset"),
+            )
+            headers |= {name: str(error.fields[field]) for field, name in limits if field in error.fields}
         if error.status == 401:
             headers["www-authenticate"] = 'Bearer realm="tokenrelay"'  # RFC 9110 section 11.6.1
         if not self.wants_sse_error or self.accepts_json:

@@ -6,6 +6,7 @@ stream and arq's job together; the job's bytes are arq's own (`arq.jobs.serializ
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from typing import Final
@@ -19,7 +20,7 @@ from protocol import codec, request, scripts
 from protocol.errors import TABLE, TokenrelayError
 from protocol.events import Completion, Failure
 from protocol.request import ChatRequest
-from protocol.scripts import NewStream
+from protocol.scripts import Limits, NewStream, StartReply
 from server.log import Description
 from server.redis import run
 from server.settings import Settings
@@ -43,12 +44,11 @@ class Jobs:
         self._redis = redis
         self._settings = settings
 
-    async def start(
-        self, stream_id: str, owner: str, model: str, body: ChatRequest, key: str | None
-    ) -> tuple[str, bool]:
-        """Queue a generation. Gives its id and whether it is new: an Idempotency-Key used before attaches instead.
+    async def start(self, stream_id: str, owner: str, model: str, body: ChatRequest, key: str | None) -> StartReply:
+        """Queue a generation. An Idempotency-Key used before attaches instead: the reply's outcome is `existing`.
 
-        Raises TokenrelayError VALIDATION_ERROR (the key was used for another body), OVERLOADED, SERVICE_UNAVAILABLE.
+        Raises TokenrelayError VALIDATION_ERROR (the key was used for another body), OVERLOADED, RATE_LIMIT,
+        SERVICE_UNAVAILABLE; then nothing has been started.
         """
         new = NewStream(
             stream_id=stream_id,
@@ -59,26 +59,14 @@ class Jobs:
             idempotency_key=key,
             fingerprint=body.fingerprint(),
         )
+        settings = self._settings
+        limits = Limits(settings.max_queue, settings.key_concurrency, settings.key_rate)
         job = serialize_job(JOB, (stream_id,), {}, None, int(time.time() * 1000), serializer=msgpack.packb)
-        arguments = scripts.start(
-            new,
-            job=job,
-            job_ttl_ms=JOB_TTL_MS,
-            max_waiting=self._settings.max_queue,
-            retention_ms=self._settings.retention_ms,
-        )
+        arguments = scripts.start(new, limits, job=job, job_ttl_ms=JOB_TTL_MS, retention_ms=settings.retention_ms)
         reply = scripts.start_reply(await run(self._redis, scripts.START, arguments))
-        match reply.outcome:
-            case "overloaded":
-                raise TokenrelayError(
-                    "OVERLOADED", f"{reply.waiting} generations wait already; try again later", retry_after=5
-                )
-            case "conflict":
-                issue = "this key was used for another request"
-                raise TokenrelayError(
-                    "VALIDATION_ERROR", f"Idempotency-Key: {issue}", field="Idempotency-Key", issue=issue
-                )
-        return reply.stream_id, reply.outcome == "started"
+        if reply.outcome not in ("started", "existing"):
+            raise _refusal(reply)
+        return reply
 
     async def cancel(self, stream: Description) -> str:
         """Stop a generation for good, whatever it is doing. Gives the public state it is in now."""
@@ -111,6 +99,29 @@ class Jobs:
             self._settings.retention_ms,
         )
         return scripts.reap_reply(await run(self._redis, scripts.REAP, arguments))
+
+
+def _refusal(reply: StartReply) -> TokenrelayError:
+    """Why nothing was started."""
+    match reply.outcome:
+        case "overloaded":
+            return TokenrelayError(
+                "OVERLOADED", f"{reply.bound} generations wait already; try again later", retry_after=5
+            )
+        case "busy":
+            issue = f"this key has {reply.bound} streams under way, as many as it may; end one or wait for one"
+            return TokenrelayError("RATE_LIMIT", issue, retry_after=1, limit=reply.bound, remaining=0, reset=1)
+        case "limited":
+            seconds = max(1, math.ceil(reply.retry_ms / 1000))
+            issue = f"this key may start {reply.bound} streams a minute"
+            return TokenrelayError(
+                "RATE_LIMIT", issue, retry_after=seconds, limit=reply.bound, remaining=0, reset=seconds
+            )
+        case _:
+            issue = "this key was used for another request"
+            return TokenrelayError(
+                "VALIDATION_ERROR", f"Idempotency-Key: {issue}", field="Idempotency-Key", issue=issue
+            )
 
 
 def _now_ms() -> int:

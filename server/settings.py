@@ -23,6 +23,8 @@ class Settings(BaseSettings):
     api_keys: str = Field("", description="`name:secret` pairs, comma separated; a name owns the streams it starts")
     catalogue: Path = Field(CATALOGUE, description="path of the model catalogue")
     max_queue: int = Field(10_000, ge=0, description="generations that may wait; one more is refused with `OVERLOADED`")
+    key_concurrency: int = Field(0, ge=0, description="streams one key may have under way; 0: no limit")
+    key_rate: int = Field(0, ge=0, description="streams one key may start a minute; 0: no limit")
     queue_timeout_s: float = Field(120, gt=0, description="how long a generation may wait before it ends in `TIMEOUT`")
     retention_s: int = Field(3_600, ge=1, description="how long a stream can be read after its last event")
     send_timeout_s: float = Field(30, gt=0, description="a socket that takes nothing for this long is closed")

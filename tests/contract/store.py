@@ -7,9 +7,10 @@ from typing import Any
 
 from protocol import codec, keys, scripts
 from protocol.events import Started, Token
-from protocol.scripts import AppendReply, Claim, NewStream, ReapReply, RenewReply, Script, StartReply
+from protocol.scripts import AppendReply, Claim, Limits, NewStream, ReapReply, RenewReply, Script, StartReply
 
 RETENTION_MS = 60_000
+ROOMY = Limits(max_waiting=100)
 LOST, LATE, CANCELLED = b"lost", b"late", b"cancelled"
 
 
@@ -28,10 +29,10 @@ class Store:
         return self.redis.execute_command("EVAL", script.text, *arguments[1:])
 
     def start(
-        self, stream_id: str = "stream-1", *, key: str | None = None, body: str = "b", most: int = 100
+        self, stream_id: str = "stream-1", *, key: str | None = None, body: str = "b", limits: Limits = ROOMY
     ) -> StartReply:
         new = NewStream(stream_id, "alice", "m", b"prompt", "continue", key, body)
-        arguments = scripts.start(new, job=b"job", job_ttl_ms=99_000, max_waiting=most, retention_ms=RETENTION_MS)
+        arguments = scripts.start(new, limits, job=b"job", job_ttl_ms=99_000, retention_ms=RETENTION_MS)
         return scripts.start_reply(self.run(scripts.START, arguments))
 
     def claim(self, most: int = 10, lease_ms: int = 60_000, worker: str = "w1") -> list[Claim]:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 from protocol import codec, keys, lifecycle, scripts
-from tests.contract.store import CANCELLED, LATE, LOST, STARTED, Store, token
+from protocol.scripts import Limits
+from tests.contract.store import CANCELLED, LATE, LOST, ROOMY, STARTED, Store, token
 
 FIRST, SECOND, THIRD = STARTED, token(0), token(1)
 
@@ -118,9 +119,34 @@ def test_a_key_starts_one_generation(store: Store) -> None:
 def test_a_full_queue_takes_nothing_and_leaves_nothing(store: Store) -> None:
     store.start("stream-1")
     before = set(store.redis.keys("*"))
-    reply = store.start("stream-2", most=1)
-    assert (reply.outcome, reply.waiting) == ("overloaded", 1)
+    reply = store.start("stream-2", limits=Limits(max_waiting=1))
+    assert (reply.outcome, reply.bound) == ("overloaded", 1)
     assert set(store.redis.keys("*")) == before
+
+
+def test_a_key_has_no_more_streams_under_way_than_it_may(store: Store) -> None:
+    two = Limits(max_waiting=100, max_active=2)
+    assert [store.start(f"stream-{n}", limits=two).outcome for n in (1, 2, 3)] == ["started", "started", "busy"]
+    store.cancel("stream-1")
+    assert [store.start(f"stream-{n}", limits=two).outcome for n in (4, 5)] == ["started", "busy"]
+    store.redis.delete(keys.meta("stream-2"))  # Redis lost it: it is not under way
+    assert [store.start(f"stream-{n}", limits=two).outcome for n in (6, 7)] == ["started", "busy"]
+    assert store.start("stream-8", key="k", limits=ROOMY).outcome == "started"
+    assert store.start("stream-9", key="k", limits=two).outcome == "existing"
+
+
+def test_a_key_starts_no_more_streams_a_minute_than_it_may(store: Store) -> None:
+    three = Limits(max_waiting=100, per_minute=3)
+    replies = [store.start(f"stream-{number}", limits=three) for number in range(5)]
+    assert [reply.outcome for reply in replies] == ["started", "started", "started", "limited", "limited"]
+    assert [reply.remaining for reply in replies[:3]] == [2, 1, 0]
+    assert 0 < replies[3].retry_ms <= 20_000
+    assert store.redis.zcard(keys.WAITING) == 3
+    store.redis.set(
+        keys.rate("alice"), float(store.redis.get(keys.rate("alice"))) - 20_000
+    )  # a third of a minute later
+    assert store.start("stream-5", limits=three).outcome == "started"
+    assert store.start("stream-6", limits=three).outcome == "limited"
 
 
 def test_each_generation_is_taken_once_oldest_first_with_its_prompt(store: Store) -> None:
