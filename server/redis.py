@@ -37,7 +37,7 @@ def open_pool(url: str) -> Redis:
         retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 1),
         retry_on_error=[RedisConnectionError],
     )
-    return Redis(connection_pool=pool)
+    return Redis.from_pool(pool)  # closing the client closes the pool
 
 
 def live_connection(redis: Redis) -> AbstractConnection:

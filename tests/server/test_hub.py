@@ -1,0 +1,230 @@
+"""The hub on a real Redis whose words get lost: every entry reaches the reader all the same, once and in order.
+
+The test is the worker: it appends through the scripts, or behind their back where a publication is to be lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from protocol import codec, formats, keys
+from protocol.events import Completion, Token
+from protocol.session import Session, Step
+from server import hub as hub_module
+from server.hub import Channel, Hub
+from server.log import LogReader
+from server.metrics import Metrics
+from server.redis import open_pool
+from tests.contract.store import STARTED, Store, token
+from tests.fleet import Fleet
+
+END = codec.pack(Completion(1, "m", "m", "p", "stop", 0, 0, 0.0))
+PATIENCE_S = 20
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    with Fleet(edges=0, workers=0) as started:
+        yield started
+
+
+class Reader:
+    """A door without a socket: takes what the hub has, as a door would."""
+
+    def __init__(self, channel: Channel, reads: LogReader, cursor: int = 0) -> None:
+        self.session = Session(channel.feed.stream_id, cursor, is_compact=False, now=0.0)
+        self.text = ""
+        self._channel, self._reads = channel, reads
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def tick(self, now: float) -> None:
+        pass
+
+    async def run(self) -> str:
+        """To the end of the stream; every id is checked to be the next one."""
+        while (step := self.session.next_step(self._channel.feed)) is not Step.CLOSE:
+            if step is Step.TAKE:
+                before = self.session.cursor
+                chunk = self._channel.feed.after(before, formats.SSE)
+                assert chunk is not None
+                assert chunk.cursor == before + chunk.count
+                self.session.took(chunk)
+                self.text += chunk.body.decode()
+            elif step is Step.READ_LOG:
+                first, entries = await self._reads.page(self.session.stream_id, self.session.cursor)
+                for chunk in self.session.chunks(first, entries, formats.SSE):
+                    self.session.took(chunk)
+                    self.text += chunk.body.decode()
+            else:
+                self._woken.clear()
+                async with asyncio.timeout(PATIENCE_S):
+                    await self._woken.wait()
+        return self.text
+
+
+Scene = Callable[[Hub, LogReader, Store], Coroutine[Any, Any, None]]
+
+
+def play(fleet: Fleet, scene: Scene, reads_of: Callable[[Any], LogReader] = LogReader) -> None:
+    async def main() -> None:
+        store = Store(fleet.redis())
+        store.redis.flushall()
+        store.start()
+        store.claim()
+        redis = open_pool(fleet.redis_url)
+        reads = reads_of(redis)
+        hub = Hub(redis, reads, Metrics())
+        try:
+            async with hub.running():
+                await scene(hub, reads, store)
+        finally:
+            await redis.aclose()
+            store.redis.close()
+
+    asyncio.run(main())
+
+
+def silently(store: Store, first: int, *entries: bytes) -> None:
+    """Into the log, but the publication is lost."""
+    for number, entry in enumerate(entries, first):
+        store.redis.xadd(keys.log("stream-1"), {"e": entry}, id=f"{number}-0")
+    store.redis.hset(keys.meta("stream-1"), "last", first + len(entries) - 1)
+
+
+def ids_in(text: str) -> list[int]:
+    return [int(line[4:]) for line in text.splitlines() if line.startswith("id: ")]
+
+
+async def reading(hub: Hub, reads: LogReader) -> asyncio.Task[str]:
+    channel = await hub.open("stream-1")
+    reader = Reader(channel, reads)
+    hub.join(channel, reader)
+    return asyncio.create_task(reader.run())
+
+
+@pytest.fixture
+def never_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No looking at the log out of caution: what is tested has to find it by itself."""
+    monkeypatch.setattr(hub_module, "QUIET_S", 1e9)
+
+
+@pytest.mark.usefixtures("never_quiet")
+def test_a_publication_that_got_lost_is_found_by_the_next_one(fleet: Fleet) -> None:
+    async def scene(hub: Hub, reads: LogReader, store: Store) -> None:
+        task = await reading(hub, reads)
+        store.append(1, STARTED, token(0))
+        silently(store, 3, token(1), token(2))
+        store.append(5, token(3), END, end="completed")
+        assert ids_in(await task) == [1, 2, 3, 4, 5, 6]
+
+    play(fleet, scene)
+
+
+def test_a_publication_that_got_lost_at_the_end_is_found_after_a_quiet_spell(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "QUIET_S", 0.1)
+
+    async def scene(hub: Hub, reads: LogReader, store: Store) -> None:
+        task = await reading(hub, reads)
+        store.append(1, STARTED)
+        silently(store, 2, token(0), END)
+        assert ids_in(await task) == [1, 2, 3]
+
+    play(fleet, scene)
+
+
+class AppendsWhileReading(LogReader):
+    """Between the reading of the last id and the anchor an entry is written and published."""
+
+    store: Store
+
+    async def last_ids(self, stream_ids: Sequence[str]) -> list[int | None]:
+        found = await super().last_ids(stream_ids)
+        if found == [1]:
+            self.store.append(2, token(0), END, end="completed")
+        return found
+
+
+@pytest.mark.usefixtures("never_quiet")
+def test_what_is_written_between_subscribing_and_reading_is_not_lost(fleet: Fleet) -> None:
+    """Broken by reading the log before the subscription is acknowledged."""
+
+    async def scene(hub: Hub, reads: LogReader, store: Store) -> None:
+        assert isinstance(reads, AppendsWhileReading)
+        reads.store = store
+        store.append(1, STARTED)
+        task = await reading(hub, reads)
+        assert ids_in(await task) == [1, 2, 3]
+
+    play(fleet, scene, AppendsWhileReading)
+
+
+@pytest.mark.usefixtures("never_quiet")
+def test_what_is_written_while_the_live_feed_is_away_is_read_from_the_log(fleet: Fleet) -> None:
+    async def scene(hub: Hub, reads: LogReader, store: Store) -> None:
+        task = await reading(hub, reads)
+        store.append(1, STARTED)
+        # Cut and write within one transaction: nobody is subscribed when it is published.
+        pipe = store.redis.pipeline(transaction=True)
+        pipe.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        pipe.execute()
+        store.append(2, token(0), END, end="completed")
+        assert ids_in(await task) == [1, 2, 3]
+
+    play(fleet, scene)
+
+
+@pytest.mark.usefixtures("never_quiet")
+def test_a_thousand_readers_share_one_encoding(fleet: Fleet) -> None:
+    async def scene(hub: Hub, reads: LogReader, store: Store) -> None:
+        tasks = [await reading(hub, reads) for _ in range(1000)]
+        store.append(1, STARTED, *(token(number) for number in range(50)))
+        store.append(52, END, end="completed")
+        texts = await asyncio.gather(*tasks)
+        assert len(set(texts)) == 1
+        assert ids_in(texts[0]) == list(range(1, 53))
+        assert codec.event_of(codec.unpack_entry(token(0))) == Token(1, "m", "w0 ")
+
+    play(fleet, scene)
+
+
+def test_a_log_that_redis_lost_is_said_to_be_lost(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "QUIET_S", 0.1)
+
+    async def scene(hub: Hub, reads: LogReader, store: Store) -> None:
+        channel = await hub.open("stream-1")
+        reader = Reader(channel, reads)
+        hub.join(channel, reader)
+        store.append(1, STARTED)
+        store.redis.flushall()
+        async with asyncio.timeout(PATIENCE_S):
+            while not channel.is_lost:
+                await asyncio.sleep(0.05)
+
+    play(fleet, scene)
+
+
+def test_the_last_reader_to_leave_closes_the_channel(fleet: Fleet) -> None:
+    async def scene(hub: Hub, reads: LogReader, store: Store) -> None:
+        channel = await hub.open("stream-1")
+        first, second = Reader(channel, reads), Reader(channel, reads)
+        hub.join(channel, first)
+        hub.join(channel, second)
+        assert await hub.open("stream-1") is channel
+        hub.leave(channel, first)
+        assert hub.readers == 1
+        hub.leave(channel, second)
+        async with asyncio.timeout(PATIENCE_S):
+            while store.redis.pubsub_numsub(keys.live("stream-1"))[0][1]:
+                await asyncio.sleep(0.01)
+        assert await hub.open("stream-1") is not channel
+
+    play(fleet, scene)
