@@ -35,11 +35,18 @@ MAX_ENTRY_BYTES: Final = 64 * 1024
 """No single entry is larger: a worker splits a longer token. Bounds publications and socket writes."""
 
 MAX_TOKEN_CHARACTERS: Final = 8 * 1024
-"""A delta longer than this is written as several tokens (four bytes a character at worst, six in escaped JSON)."""
+"""A delta longer than this is written as several tokens (four bytes a character at worst, twelve in escaped JSON)."""
 
 
 class CorruptEntry(ValueError):
     """Bytes in the log that are not an entry."""
+
+
+_NO_ENTRY: Final = "an entry is an array that begins with a known tag"
+
+
+def _is_entry(value: Any) -> bool:
+    return type(value) is list and len(value) > 1 and type(value[0]) is str and value[0] in TAGS
 
 
 def pack(event: Event) -> bytes:
@@ -59,16 +66,16 @@ def unpack_entry(raw: bytes) -> Entry:
         entry = msgpack.unpackb(raw)
     except (ValueError, msgpack.UnpackException) as error:
         raise CorruptEntry(f"not msgpack: {error}") from error
-    if not isinstance(entry, list) or len(entry) < 2 or entry[0] not in TAGS:
-        raise CorruptEntry("an entry is an array that begins with a known tag")
-    return entry
+    if not _is_entry(entry):
+        raise CorruptEntry(_NO_ENTRY)
+    return cast(Entry, entry)
 
 
 def event_of(entry: Entry) -> Event:
     """An entry as an event. Raises CorruptEntry."""
     try:
         return TAGS[entry[0]](*entry[1:])
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise CorruptEntry(f"not an event: {error}") from error
 
 
@@ -90,9 +97,14 @@ def unpack_publication(message: bytes) -> tuple[int, list[Entry]]:
     unpacker = msgpack.Unpacker(max_buffer_size=0)
     unpacker.feed(body)
     try:
-        return int(head), list(unpacker)
+        first, entries = int(head), list(unpacker)
     except (ValueError, msgpack.UnpackException) as error:
         raise CorruptEntry(f"not msgpack: {error}") from error
+    if unpacker.tell() != len(body):
+        raise CorruptEntry("a publication ends in the middle of an entry")
+    if not all(map(_is_entry, entries)):
+        raise CorruptEntry(_NO_ENTRY)
+    return first, entries
 
 
 # -- JSON for clients ------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Times are integers, milliseconds since the Unix epoch, set by whoever made the e
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
@@ -20,6 +21,15 @@ MAX_TOOL_RESULT_BYTES: Final = 16 * 1024
 def _need(fault: bool, what: str) -> None:
     if fault:
         raise ValueError(what)
+
+
+def _is_json(value: Any) -> bool:
+    """False where a float is hidden that JSON has no word for: its entry could be stored but never be delivered."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_is_json, value.values()))
+    return not isinstance(value, (list, tuple)) or all(map(_is_json, value))
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -53,6 +63,7 @@ class ToolCall(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         _need(not self.name, "a tool call names its tool")
         _need(not self.call_id, "a tool call has an id")
+        _need(not _is_json(self.input), "a tool call's input has no NaN and no infinity")
 
 
 class ToolResult(msgspec.Struct, frozen=True):
@@ -68,6 +79,7 @@ class ToolResult(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         _need(not self.call_id, "a tool result has the id of its call")
+        _need(not _is_json(self.input), "a tool result's input has no NaN and no infinity")
         size = len(self.result.encode())
         _need(size > MAX_TOOL_RESULT_BYTES, f"a tool result has at most {MAX_TOOL_RESULT_BYTES} bytes, got {size}")
 
@@ -87,7 +99,7 @@ class Completion(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         _need(self.finish_reason not in FINISH_REASONS, f"no finish reason is called {self.finish_reason!r}")
         _need(self.input_tokens < 0 or self.output_tokens < 0, "token counts are not negative")
-        _need(self.response_time_s < 0, "a response time is not negative")
+        _need(not 0 <= self.response_time_s < math.inf, "a response time is finite and not negative")
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -101,7 +113,8 @@ class Failure(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         _need(not self.code or not self.message, "an error has a code and a sentence")
-        _need(self.retry_after_s is not None and self.retry_after_s < 0, "retry_after is not negative")
+        wait_s = self.retry_after_s
+        _need(wait_s is not None and not 0 <= wait_s < math.inf, "retry_after is finite and not negative")
 
 
 Event: TypeAlias = Started | Token | ToolCall | ToolResult | Completion | Failure

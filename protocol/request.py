@@ -129,12 +129,14 @@ def _checked(request: ChatRequest) -> ChatRequest:
         raise _fault("on_disconnect", str(error)) from error
     try:
         msgspec.msgpack.encode(request)
-    except (UnicodeEncodeError, ValueError, OverflowError) as error:
+    except UnicodeEncodeError as error:
         raise TokenrelayError("INVALID_REQUEST", "the text has a character that UTF-8 cannot carry") from error
+    except (TypeError, ValueError, OverflowError) as error:  # msgpack's extension types, integers beyond 64 bits
+        raise TokenrelayError("INVALID_REQUEST", f"a value cannot be carried: {_shortly(error)}") from error
     return request
 
 
-_AT: Final = re.compile(r"^(?P<issue>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
+_AT: Final = re.compile(r"^(?P<issue>.*?)(?: - at (?:`key` in )?`\$(?P<path>.*)`)?$", re.DOTALL)
 
 
 def _validation(text: str) -> TokenrelayError:

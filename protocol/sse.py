@@ -11,6 +11,8 @@ import msgspec
 
 HEARTBEAT: Final = b": hb\n\n"
 MAX_EVENT_BYTES: Final = 1024 * 1024
+MAX_RETRY_DIGITS: Final = 15
+"""More is no time but an attempt: Python refuses to parse some thousand digits."""
 
 
 def encode_frame(data: str, event_id: int | None = None) -> bytes:
@@ -54,7 +56,8 @@ class Decoder:
         self._data: list[str] = []  # data lines of the event under construction
         self._size = 0  # their length in bytes
         self._event = ""
-        self.last_event_id = ""
+        self._id = ""  # the last `id:` seen; it counts once its event has been dispatched
+        self.last_event_id = ""  # where to resume: of the last event that came whole
         self.retry_ms: int | None = None  # the last `retry:` seen; None until one came
 
     @property
@@ -97,15 +100,18 @@ class Decoder:
             self._data.append(text)
         elif name == b"id":
             if "\0" not in text:  # "If the field value does not contain U+0000 NULL"
-                self.last_event_id = text
+                self._id = text
         elif name == b"event":
             self._event = text
-        elif name == b"retry" and text.isascii() and text.isdigit():
+        elif name == b"retry" and text.isascii() and text.isdigit() and len(text) <= MAX_RETRY_DIGITS:
             self.retry_ms = int(text)
 
     def _dispatch(self) -> Frame | None:
         data, event = self._data, self._event
         self._data, self._event, self._size = [], "", 0
+        # "Set the last event ID string of the event source to the value of the last event ID buffer": not before, so
+        # that an event whose id came and whose end did not is asked for again.
+        self.last_event_id = self._id
         if not data:  # "If the data buffer is an empty string, set the data buffer and the event type buffer to ''"
             return None
         return Frame("\n".join(data), event or "message", self.last_event_id)

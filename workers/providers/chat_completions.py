@@ -423,7 +423,7 @@ def encode_request(request: ModelRequest, token_limit_field: TokenLimitField = M
         "model": request.model,
         "messages": [_encode_message(message) for message in request.messages],
         "stream": True,
-        "stream_options": {"include_usage": True},
+        "stream_options": {"include_usage": True}, "return_progress": True,
     }
     optional = {
         token_limit_field: request.max_tokens,
