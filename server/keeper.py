@@ -7,6 +7,7 @@ import random
 from typing import Final
 
 import structlog
+from redis.exceptions import RedisError
 
 from protocol.errors import TokenrelayError
 from server.jobs import Jobs
@@ -25,9 +26,9 @@ async def keep(jobs: Jobs, metrics: Metrics) -> None:
         await asyncio.sleep(random.uniform(0.8, 1.2) * EVERY_S)  # noqa: S311  so that edges take turns
         try:
             reaped = await jobs.reap()
-        except TokenrelayError as error:
+        except (TokenrelayError, RedisError) as error:
             if failures & (failures - 1) == 0:  # 0, 1, 2, 4, 8…: an outage does not fill the log
-                log.warning("reap_failed", error_code=error.code, failures=failures)
+                log.warning("reap_failed", error=str(error)[:80], failures=failures)
             failures += 1
             continue
         failures = 0

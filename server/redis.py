@@ -11,7 +11,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from protocol.errors import TokenrelayError
@@ -22,6 +22,9 @@ MAX_CONNECTIONS = 32
 
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError)
 """What redis-py raises when Redis is away."""
+
+WILL_NOT_WRITE = ("OOM ", "READONLY ", "LOADING ", "MISCONF ", "NOREPLICAS ", "MASTERDOWN ")
+"""Redis's words for a state that passes; a script's error has them in the middle of its text."""
 
 
 def open_pool(url: str) -> Redis:
@@ -60,7 +63,7 @@ def wire_of(connection: AbstractConnection) -> tuple[asyncio.StreamReader, async
 async def run(redis: Redis, script: Script, arguments: Sequence[Argument]) -> Any:
     """Run a script by its SHA; a Redis that does not know it (restart, SCRIPT FLUSH) is given the text.
 
-    Raises TokenrelayError SERVICE_UNAVAILABLE when Redis is away.
+    Raises TokenrelayError SERVICE_UNAVAILABLE when Redis is away or writes nothing now; RedisError: our own fault.
     """
     try:
         try:
@@ -70,7 +73,14 @@ async def run(redis: Redis, script: Script, arguments: Sequence[Argument]) -> An
     except UNREACHABLE as error:
         raise away() from error
     except RedisError as error:
-        raise TokenrelayError("INTERNAL_ERROR") from error
+        if _will_pass(error):
+            raise TokenrelayError("SERVICE_UNAVAILABLE", "the store takes nothing now", retry_after=5) from error
+        raise
+
+
+def _will_pass(error: RedisError) -> bool:
+    """True for a Redis that answers but does not write: full, a replica, loading."""
+    return isinstance(error, (OutOfMemoryError, ReadOnlyError)) or any(word in str(error) for word in WILL_NOT_WRITE)
 
 
 def away() -> TokenrelayError:

@@ -29,10 +29,18 @@ class Fleet:
     """`with Fleet(edges=2, workers=1) as fleet: fleet.urls`. Settings by `env`; logs in files, shown when a start
     fails."""
 
-    def __init__(self, *, edges: int = 1, workers: int = 1, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        edges: int = 1,
+        workers: int = 1,
+        env: dict[str, str] | None = None,
+        redis_options: tuple[str, ...] = (),
+    ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="tr-fleet-"))
         self._number_of_edges, self._number_of_workers = edges, workers
         self._given = env or {}
+        self._redis_options = redis_options
         self._redis_process: subprocess.Popen[bytes] | None = None
         self.edges: list[subprocess.Popen[bytes]] = []
         self.workers: list[subprocess.Popen[bytes]] = []
@@ -81,7 +89,7 @@ class Fleet:
     # -----------------------------------------------------------------------------------------------------------
 
     def start_redis(self) -> None:
-        command = [str(find_server()), *arguments(self._folder)]
+        command = [str(find_server()), *arguments(self._folder), *self._redis_options]
         self._redis_process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         client = self.redis()
         _until(lambda: bool(client.ping()), "Redis does not answer", redis.RedisError)
