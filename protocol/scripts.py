@@ -179,7 +179,7 @@ def start(new: NewStream, limits: Limits, *, job: bytes, job_ttl_ms: int, retent
     fields: list[Argument] = ["owner", owner, "model", new.model, "request", new.request]
     fields += ["on_disconnect", new.on_disconnect]
     bounds = [limits.max_active, limits.per_minute]
-    first = [new.stream_id, new.fingerprint, limits.max_waiting, retention_ms, job, job_ttl_ms]
+    first: list[Argument] = [new.stream_id, new.fingerprint, limits.max_waiting, retention_ms, job, job_ttl_ms]
     return START.arguments(names, [*first, *bounds, *fields])
 
 

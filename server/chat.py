@@ -9,6 +9,7 @@ import time
 import msgspec
 
 from protocol import codec, cursor, request, sse, ws
+from protocol.catalogue import NEUROSWITCH
 from protocol.errors import TABLE, TokenrelayError
 from protocol.request import ChatRequest
 from protocol.session import Session
@@ -31,7 +32,8 @@ async def chat(call: Call) -> None:
     edge.metrics.started.labels("sse" if body.stream else "json").inc()
     if channel is None:  # a repeated POST: the generation is there already
         if body.stream:
-            await attach(call, identity, stream_id, cursor.parse(call.headers.get("last-event-id")), is_compact=True)
+            after = cursor.parse(call.headers.get("last-event-id"))
+            await attach(call, identity, stream_id, after, is_compact=True, first=_accepted(call, stream_id, body))
         else:
             await _wait_for(call, identity, stream_id)
         return
@@ -40,11 +42,16 @@ async def chat(call: Call) -> None:
         return
     door = SseDoor(edge, call, Session(stream_id, 0, is_compact=True, now=time.monotonic()), channel)
     edge.hub.join(channel, door)
-    accepted = codec.accepted_data(stream_id, body.model or "neuroswitch", call.at_ms)
     try:
-        await door.run(sse.encode_frame(codec.to_json(accepted)))
+        await door.run(_accepted(call, stream_id, body))
     finally:
         edge.hub.leave(channel, door)
+
+
+def _accepted(call: Call, stream_id: str, body: ChatRequest) -> bytes:
+    """The edge's own first event, as a frame."""
+    data = codec.accepted_data(stream_id, body.model or NEUROSWITCH, call.at_ms)
+    return sse.encode_frame(codec.to_json(data))
 
 
 async def begin(edge, identity: Identity, body: ChatRequest, key: str | None) -> tuple[str, Channel | None]:  # type: ignore[no-untyped-def]

@@ -15,6 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from protocol import codec, sse
 from protocol.errors import TokenrelayError
+from server import origin
 
 if TYPE_CHECKING:
     from server.edge import Edge
@@ -25,7 +26,11 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 BODY_TIMEOUT_S: Final = 20.0
 """Between two pieces of a request body."""
 
-_ALWAYS: Final = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+_ALWAYS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+)
 SSE_HEADERS: Final = (
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-cache, no-transform"),
@@ -91,6 +96,7 @@ class Call:
     async def start(self, status: int, headers: Mapping[str, str] | None = None, *raw: tuple[bytes, bytes]) -> None:
         """The status line and headers; `x-request-id` and the security headers are always there."""
         lines = [*_ALWAYS, (b"x-request-id", self.request_id.encode()), *raw]
+        lines += origin.answer_headers(self.headers, self.edge.settings)
         lines += [(name.encode(), value.encode("latin-1", "replace")) for name, value in (headers or {}).items()]
         self.has_begun = True
         await self.send({"type": "http.response.start", "status": status, "headers": lines})
@@ -151,9 +157,14 @@ class Endpoint:
             self._handlers.setdefault("HEAD", handlers["GET"])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = Call(self._edge, scope, receive, send)
+        edge = self._edge
+        call = Call(edge, scope, receive, send)
         handler = self._handlers.get(call.method, self._otherwise)
         try:
+            origin.check(call.headers, edge.settings)
+            if call.method == "OPTIONS" and "access-control-request-method" in call.headers:
+                await call.answer(204, b"", "", origin.preflight_headers(self._handlers))
+                return
             if handler is None:
                 allowed = ", ".join(sorted(self._handlers))
                 await call.json(405, _method_error(call, allowed), {"allow": allowed})

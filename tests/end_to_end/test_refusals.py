@@ -300,3 +300,38 @@ def test_without_keys_an_edge_does_not_listen_to_strangers() -> None:
         assert done.returncode == 2
         assert "TOKENRELAY_API_KEYS" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_another_web_page_can_neither_call_nor_open_a_socket(guarded: Fleet, fleet: Fleet) -> None:
+    async def scene() -> None:
+        evil = {"Origin": "https://evil.example"}
+        body = {"message": "a", "model": "scripted"}
+        for url, headers in ((fleet.urls[0], evil), (guarded.urls[0], {**evil, **ALICE})):
+            status, answer, heads = await call("POST", url + CHAT, body, headers)
+            assert (status, answer["error_code"]) == (403, "FORBIDDEN")
+            assert "Access-Control-Allow-Origin" not in heads
+            with pytest.raises(InvalidStatus) as refused:
+                async with Ws(url, headers=headers):
+                    pass
+            assert refused.value.response.status_code == 403
+        status, answer, _ = await call("POST", fleet.urls[0] + CHAT, body, {"Host": "evil.example"})
+        assert (status, answer["error_code"]) == (403, "FORBIDDEN")
+
+    asyncio.run(scene())
+
+
+def test_an_allowed_page_may_call_and_read(fleet: Fleet) -> None:
+    async def scene(allowing: Fleet) -> None:
+        page = {"Origin": "https://app.example"}
+        asking = {**page, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        status, _, heads = await call("OPTIONS", allowing.urls[0] + CHAT, headers=asking)
+        assert (status, heads["Access-Control-Allow-Origin"]) == (204, "https://app.example")
+        assert "POST" in heads["Access-Control-Allow-Methods"]
+        assert "Authorization" in heads["Access-Control-Allow-Headers"]
+        async with Sse.post(allowing.urls[0], {"message": "a", "model": "scripted?tokens=1"}, page) as stream:
+            assert stream.response.headers["Access-Control-Allow-Origin"] == "https://app.example"
+            assert "X-Stream-Id" in stream.response.headers["Access-Control-Expose-Headers"]
+            assert text_of(await stream.take()) == words(1)
+
+    with Fleet(edges=1, workers=1, env={"TOKENRELAY_ALLOWED_ORIGINS": "https://app.example"}) as allowing:
+        asyncio.run(scene(allowing))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from protocol import scripts
-from protocol.scripts import AppendReply, Claim
+from protocol.scripts import AppendReply, Argument, Claim
 from workers.log import Log
 
 
@@ -33,7 +33,7 @@ def log_of(ears: Ears | None = None, last_id: int = 0) -> Log:
     return Log(claim, 60_000, ears or Ears(), lambda _: None)
 
 
-def batch(log: Log) -> tuple[int, list[object], str]:
+def batch(log: Log) -> tuple[int, list[Argument], str]:
     """First id, entries and end state of the next append."""
     arguments, count = log.next_batch()
     _, _, _, _, _, _, first, state, _, *entries = arguments
@@ -91,10 +91,10 @@ def test_the_end_goes_with_the_last_entry_only_and_closes_once_it_is_acknowledge
     first, entries, state = batch(log)
     assert (first, len(entries), state) == (1, scripts.MAX_BATCH_ENTRIES, "")
     log.take_reply(ok(scripts.MAX_BATCH_ENTRIES))
-    assert not log.is_closed
+    assert (log.is_closed, log.is_dirty) == (False, True)
     assert batch(log) == (scripts.MAX_BATCH_ENTRIES + 1, [b"end"], "completed")
     log.take_reply(ok(scripts.MAX_BATCH_ENTRIES + 1))
-    assert log.is_closed
+    assert (log.is_closed, log.is_dirty) == (True, False)
     with pytest.raises(RuntimeError):
         log.append(b"late")
 

@@ -417,13 +417,15 @@ def _no_number(constant: str) -> None:
 # -- the request -------------------------------------------------------------------------------------------------------
 
 
-def encode_request(request: ModelRequest, token_limit_field: TokenLimitField = MAX_TOKENS) -> bytes:
-    """The body of the POST: what is None or empty is left to the model, not sent."""
+def encode_request(
+    request: ModelRequest, token_limit_field: TokenLimitField = MAX_TOKENS, extra: Mapping[str, Any] | None = None
+) -> bytes:
+    """The body of the POST: what is None or empty is left to the model, not sent. `extra` is one maker's own fields."""
     body: dict[str, Any] = {
         "model": request.model,
         "messages": [_encode_message(message) for message in request.messages],
         "stream": True,
-        "stream_options": {"include_usage": True}, "return_progress": True,
+        "stream_options": {"include_usage": True},
     }
     optional = {
         token_limit_field: request.max_tokens,
@@ -433,7 +435,7 @@ def encode_request(request: ModelRequest, token_limit_field: TokenLimitField = M
         "stop": list(request.stop) or None,
         "tools": [_encode_tool(tool) for tool in request.tools] or None,
     }
-    body |= {name: value for name, value in optional.items() if value is not None}
+    body |= {name: value for name, value in optional.items() if value is not None} | dict(extra or {})
     try:
         return msgspec.json.encode(body)
     except UnicodeEncodeError:
@@ -479,12 +481,14 @@ class ChatCompletions:
         api_key: str | None = None,
         timeouts: Timeouts | None = None,
         token_limit_field: TokenLimitField = MAX_TOKENS,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
         self._base_url = base_url
         self._session = session
         self._timeouts = timeouts or Timeouts()
         self._token_limit_field = token_limit_field
+        self._extra = extra
         # Compression would hold tokens back until a block is full.
         self._headers = {
             "Content-Type": "application/json",
@@ -531,7 +535,7 @@ class ChatCompletions:
 
     async def _ask(self, url: str, request: ModelRequest) -> aiohttp.ClientResponse:
         """The answer once its head says 200. Raises ProviderError."""
-        body = encode_request(request, self._token_limit_field)
+        body = encode_request(request, self._token_limit_field, self._extra)
         try:
             async with asyncio.timeout(self._timeouts.first_token_s):
                 answer = await self._post(url, body)

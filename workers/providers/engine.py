@@ -58,15 +58,14 @@ def load(spec: dict[str, Any]) -> Any:
     params.fit_params = False
     params.cache_ram_mib = 0  # else up to 8 GiB of old prompts are kept
     params.ui = False
-    params.sse_ping_interval = 1
     params.verbosity = ERRORS_ONLY
     # One token is little work for many threads, and while they wait for each other they starve the event loop next door
     # (measured on two cores with one of them taken: 84 tokens/s with one thread, 35 with two). A prompt is much work.
     params.cpuparams.n_threads = max(1, spec["cpus"] - 1)
     params.cpuparams_batch.n_threads = spec["cpus"]
     params.cpuparams.poll = params.cpuparams_batch.poll = 0
-    # Between two batches it looks who has left, and the others get their tokens: half a second of a prompt, not all of it
-    # (1,200 tokens in one batch held both up for ten seconds; in batches of 64 they take a quarter longer in all).
+    # Between two batches it looks who has left, and the others get their tokens: after half a second of a prompt, not
+    # all of it (1,200 tokens in one batch held both up for ten seconds; batches of 64 take a quarter longer in all).
     params.n_batch = params.n_ubatch = 64
     # What the makers of SmolLM2 advise, for requests that say nothing: it wanders off at llama.cpp's 0.8.
     params.sampling.temp, params.sampling.top_p = 0.2, 0.9

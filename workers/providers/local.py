@@ -34,6 +34,10 @@ CONTEXT: Final = 2048
 DEFAULT_MAX_TOKENS: Final = 512
 """A model this small may babble until its context is full."""
 
+EXTRA: Final = {"return_progress": True}
+"""llama.cpp notices that nobody listens any more only when it writes: so let it write while it reads a long prompt
+(measured: a cancelled prompt of 1,700 tokens held its slot for 0.6 s instead of 10)."""
+
 START_S: Final = 60.0
 DEATH_S: Final = 0.5
 MAX_CPUS: Final = 8
@@ -220,6 +224,7 @@ class Local:
                 session=self._session,
                 api_key=self._api_key,
                 timeouts=self._timeouts,
+                extra=EXTRA,
             )
         return self._chat
 

@@ -1,0 +1,453 @@
+"""The chat page in a real browser against real processes: what a person sees is exactly what the model wrote."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+import urllib.request
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+import pytest
+
+from protocol.codec import accepted_data, to_json
+from protocol.sse import encode_frame
+from tests.fleet import Fleet
+from tests.needs import require
+from tests.wire import words
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, Request, Route
+
+PATIENCE_MS = 20_000
+ID = "5f0c6f9e2d5b4c0f8a4be1d1a9d7c3e2"
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--no-first-run",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    require(path, "Chromium on PATH")
+    require(find_spec("playwright"), "playwright (requirements-dev.txt)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def fleet(browser: Browser) -> Iterator[Fleet]:
+    with Fleet(edges=1, workers=1) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def locked(browser: Browser) -> Iterator[Fleet]:
+    with Fleet(edges=1, workers=1, env={"TOKENRELAY_API_KEYS": "me:sesame"}) as started:
+        yield started
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A tab of its own, with nothing remembered; an error in the page's script fails the test."""
+    context = browser.new_context()
+    context.set_default_timeout(PATIENCE_MS)
+    opened = context.new_page()
+    faults: list[str] = []
+    opened.on("pageerror", lambda error: faults.append(str(error)))
+    yield opened
+    context.close()
+    assert faults == []
+
+
+def open_page(page: Page, fleet: Fleet, model: str, rest: str = "") -> None:
+    page.goto(f"{fleet.urls[0]}/?model={quote(model, safe='')}{rest}")
+
+
+def ask(page: Page, question: str = "hello") -> None:
+    page.get_by_role("textbox").fill(question)
+    page.keyboard.press("Enter")
+
+
+def text(page: Page) -> str:
+    """The newest answer as it stands."""
+    return page.get_by_role("article").last.text_content() or ""
+
+
+def wait_for_some(page: Page, more_than: str = "") -> str:
+    page.wait_for_function(
+        "(least) => [...document.querySelectorAll('[role=log] [role=article]')].at(-1)?.textContent.length > least",
+        arg=len(more_than),
+    )
+    return text(page)
+
+
+def wait_for_the_end(page: Page) -> str:
+    page.get_by_role("button", name="Stop").wait_for(state="hidden")
+    return text(page)
+
+
+def stream_id(page: Page) -> str:
+    page.wait_for_function("location.hash.startsWith('#stream=')")
+    return str(page.evaluate("location.hash.slice('#stream='.length)"))
+
+
+def snapshot(fleet: Fleet, name: str) -> dict[str, Any]:
+    asked = urllib.request.Request(f"{fleet.urls[0]}/api/streams/{name}", headers={"Accept": "application/json"})
+    with urllib.request.urlopen(asked, timeout=5) as answer:
+        value: dict[str, Any] = json.load(answer)
+        return value
+
+
+def wait_for_state(fleet: Fleet, name: str, state: str) -> dict[str, Any]:
+    deadline = time.monotonic() + 10
+    while (value := snapshot(fleet, name))["state"] != state:
+        assert time.monotonic() < deadline, value
+        time.sleep(0.05)
+    return value
+
+
+# -- an answer -------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_there_word_by_word_and_then_whole(page: Page, fleet: Fleet) -> None:
+    hosts: set[str] = set()
+    page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+    open_page(page, fleet, "scripted?tokens=60&interval_ms=20")
+    ask(page)
+    part = wait_for_some(page)
+    assert words(60).startswith(part)
+    assert len(part) < len(words(60))
+    assert wait_for_the_end(page) == words(60)
+    assert page.get_by_role("status").text_content() == "Ready"
+    assert page.locator("[role=log] [role=article]").count() == 1
+    assert hosts <= {urlsplit(fleet.urls[0]).netloc, ""}
+
+
+def test_something_moves_before_the_first_token(page: Page, fleet: Fleet) -> None:
+    open_page(page, fleet, "scripted?tokens=3&first_ms=60000")
+    ask(page)
+    assert page.get_by_role("button", name="Stop").is_visible()
+    assert text(page) == ""
+    shown = page.evaluate("getComputedStyle(document.querySelector('article'), '::after').content")
+    assert "●" in shown
+    page.get_by_role("button", name="Stop").click()
+    wait_for_the_end(page)
+
+
+def test_a_tool_call_stands_in_the_log_and_not_in_the_answer(page: Page, fleet: Fleet) -> None:
+    open_page(page, fleet, "scripted?tokens=20&interval_ms=5&tool_after=5")
+    ask(page)
+    assert wait_for_the_end(page) == words(20)
+    card = page.get_by_role("log").locator("details")
+    assert card.locator("summary").text_content() == "calculator: 6*7 → 42"
+    assert page.locator("article details").count() == 0
+
+
+def test_a_failed_answer_keeps_its_text_and_says_why(page: Page, fleet: Fleet) -> None:
+    open_page(page, fleet, "scripted?tokens=50&interval_ms=5&fail_after=7")
+    ask(page)
+    assert wait_for_the_end(page) == words(7)
+    assert page.locator(".note.bad").is_visible()
+    assert page.get_by_role("button", name="Ask again").is_visible()
+
+
+def test_the_next_question_carries_the_conversation(page: Page, fleet: Fleet) -> None:
+    bodies: list[Any] = []
+
+    def note(request: Request) -> None:
+        if request.url.endswith("/api/chat"):
+            bodies.append(request.post_data_json)
+
+    page.on("request", note)
+    open_page(page, fleet, "scripted?tokens=3&interval_ms=0")
+    ask(page, "one")
+    wait_for_the_end(page)
+    ask(page, "two")
+    page.wait_for_function("document.querySelectorAll('article').length === 2")
+    assert wait_for_the_end(page) == words(3)
+    assert bodies[1]["messages"] == [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": words(3)},
+        {"role": "user", "content": "two"},
+    ]
+
+
+def test_shift_enter_begins_a_line_and_enter_sends(page: Page, fleet: Fleet) -> None:
+    open_page(page, fleet, "scripted?tokens=1")
+    box = page.get_by_role("textbox")
+    box.press_sequentially("one")
+    page.keyboard.press("Shift+Enter")
+    box.press_sequentially("two")
+    assert box.input_value() == "one\ntwo"
+    page.keyboard.press("Enter")
+    wait_for_the_end(page)
+    assert box.input_value() == ""
+    assert page.locator(".asked").text_content() == "one\ntwo"
+
+
+def _sse(*tokens: str) -> bytes:
+    """A whole answer as an edge would send it."""
+    head = encode_frame(to_json(accepted_data(ID, "m", 0)))
+    body = [encode_frame(to_json({"token": t, "done": False}), n) for n, t in enumerate(tokens, 1)]
+    end = {"token": "", "done": True, "resolved_model": "m", "output_tokens": 1, "response_time": 1.0,
+           "finish_reason": "stop"}  # fmt: skip
+    return b"".join([head, *body, encode_frame(to_json(end), len(tokens) + 1)])
+
+
+def test_what_a_model_writes_is_text_and_never_markup(page: Page, fleet: Fleet) -> None:
+    tokens = ["<img src=x onerror='document.title=1'>", "<b>", "&amp;\r\n\t", "é😀", "\u2028\0 "]
+
+    def answer(route: Route) -> None:
+        route.fulfill(status=200, headers={"Content-Type": "text/event-stream", "X-Stream-Id": ID}, body=_sse(*tokens))
+
+    page.route("**/api/chat", answer)
+    open_page(page, fleet, "scripted")
+    ask(page)
+    assert wait_for_the_end(page) == "".join(tokens)
+    assert page.locator("article *").count() == 0
+    page.reload()
+    assert wait_for_the_end(page) == "".join(tokens)
+    assert page.title() == "Tokenrelay"
+
+
+def test_events_are_read_alike_however_the_network_cuts_them(page: Page, fleet: Fleet) -> None:
+    page.goto(fleet.urls[0])
+    found = page.evaluate(
+        """() => {
+          const lines = ["retry: 700", "", ": hb", "", "id: 1", 'data: {"token":"é😀"}', "", "data:a", "data: b", "",
+            "id: 2", "", "id:3", "data", "", "event: x", "data: ", "", ""];
+          const wanted = JSON.stringify([{ id: "1", data: '{"token":"é😀"}' }, { id: "", data: "a\\nb" },
+            { id: "3", data: "" }, { id: "", data: "" }]);
+          const wrong = [];
+          for (const ending of ["\\n", "\\r\\n", "\\r"]) {
+            const bytes = new TextEncoder().encode("\\ufeff" + lines.join(ending));
+            for (let size = 1; size <= bytes.length; size++) {
+              const decoder = new SseDecoder();
+              const frames = [];
+              for (let at = 0; at < bytes.length; at += size) frames.push(...decoder.feed(bytes.slice(at, at + size)));
+              if (JSON.stringify(frames) !== wanted || decoder.retryMs !== 700) wrong.push([ending, size, frames]);
+            }
+          }
+          return wrong;
+        }"""
+    )
+    assert found == []
+
+
+# -- stopping --------------------------------------------------------------------------------------------------------
+
+
+def test_stop_stops_the_generation_itself(page: Page, fleet: Fleet) -> None:
+    open_page(page, fleet, "scripted?tokens=100000&interval_ms=20")
+    ask(page)
+    wait_for_some(page)
+    page.get_by_role("button", name="Stop").click()
+    shown = wait_for_the_end(page)
+    assert wait_for_state(fleet, stream_id(page), "cancelled")["text"] == shown
+    assert words(2000).startswith(shown)
+
+
+def test_stop_before_the_first_token(page: Page, fleet: Fleet) -> None:
+    open_page(page, fleet, "scripted?tokens=5&first_ms=60000")
+    ask(page)
+    page.get_by_role("button", name="Stop").click()
+    assert wait_for_the_end(page) == ""
+    wait_for_state(fleet, stream_id(page), "cancelled")
+
+
+def test_stop_before_the_server_has_answered_holds(page: Page, fleet: Fleet) -> None:
+    held: list[Route] = []
+    page.route("**/api/chat", lambda route: held.append(route))
+    open_page(page, fleet, "scripted?tokens=100000&interval_ms=20")
+    with page.expect_request("**/api/chat"):
+        ask(page)
+    page.get_by_role("button", name="Stop").click()
+    assert page.get_by_role("status").text_content() == "Stopping…"
+    held[0].continue_()
+    wait_for_the_end(page)
+    wait_for_state(fleet, stream_id(page), "cancelled")
+
+
+# -- coming back -----------------------------------------------------------------------------------------------------
+
+
+def test_a_reload_in_mid_answer_carries_on(page: Page, fleet: Fleet) -> None:
+    open_page(page, fleet, "scripted?tokens=150&interval_ms=20&tool_after=4")
+    ask(page)
+    part = wait_for_some(page)
+    page.reload()
+    assert wait_for_some(page, part).startswith(part)
+    assert page.get_by_role("button", name="Stop").is_visible()
+    assert wait_for_the_end(page) == words(150)
+    assert page.locator("details").count() == 1
+    page.reload()
+    assert text(page) == words(150)
+
+
+def test_a_reload_before_the_server_has_answered_asks_with_the_same_key(page: Page, fleet: Fleet) -> None:
+    seen: list[Request] = []
+
+    def hold_the_first(route: Route) -> None:
+        seen.append(route.request)
+        if len(seen) > 1:
+            route.continue_()
+
+    page.route("**/api/chat", hold_the_first)
+    open_page(page, fleet, "scripted?tokens=5")
+    with page.expect_request("**/api/chat"):
+        ask(page)
+    page.reload()
+    assert wait_for_some(page)
+    assert wait_for_the_end(page) == words(5)
+    first, second = (request.headers["idempotency-key"] for request in seen)
+    assert first == second
+    assert seen[0].post_data == seen[1].post_data
+
+
+def test_an_edge_that_dies_in_mid_answer_costs_nothing(page: Page, fleet: Fleet) -> None:
+    open_page(page, fleet, "scripted?tokens=200&interval_ms=25&tool_after=3")
+    ask(page)
+    part = wait_for_some(page)
+    fleet.kill_edge(0)
+    page.wait_for_function("document.querySelector('[role=status]').textContent.includes('Reconnecting')")
+    fleet.restart_edge(0)
+    assert wait_for_some(page, part).startswith(part)
+    assert wait_for_the_end(page) == words(200)
+
+
+def test_a_connection_that_went_silent_is_given_up(page: Page, fleet: Fleet) -> None:
+    page.clock.install()
+    open_page(page, fleet, "scripted?tokens=120&interval_ms=20")
+    ask(page)
+    wait_for_some(page)
+    name = stream_id(page)
+    fleet.edges[0].send_signal(signal.SIGSTOP)
+    try:
+        with page.expect_request(f"**/api/streams/{name}"):
+            page.clock.fast_forward(46_000)  # the watchdog
+            page.clock.fast_forward(20_000)  # the pause before the next try
+    finally:
+        fleet.edges[0].send_signal(signal.SIGCONT)
+    assert wait_for_the_end(page) == words(120)
+
+
+def test_a_second_tab_shows_the_same_answer(page: Page, browser: Browser, fleet: Fleet) -> None:
+    open_page(page, fleet, "scripted?tokens=120&interval_ms=20")
+    ask(page)
+    wait_for_some(page)
+    elsewhere = browser.new_context()
+    try:
+        second = elsewhere.new_page()
+        second.goto(f"{fleet.urls[0]}/#stream={stream_id(page)}")
+        wait_for_some(second)
+        assert second.get_by_role("button", name="Stop").is_visible()
+        assert wait_for_the_end(second) == wait_for_the_end(page) == words(120)
+    finally:
+        elsewhere.close()
+
+
+def test_a_link_followed_in_an_open_tab_joins(page: Page, browser: Browser, fleet: Fleet) -> None:
+    open_page(page, fleet, "scripted?tokens=10&interval_ms=0")
+    ask(page)
+    assert wait_for_the_end(page) == words(10)
+    elsewhere = browser.new_context()
+    try:
+        second = elsewhere.new_page()
+        second.goto(fleet.urls[0])
+        second.evaluate("(hash) => { location.hash = hash; }", f"#stream={stream_id(page)}")
+        wait_for_some(second)
+        assert wait_for_the_end(second) == words(10)
+    finally:
+        elsewhere.close()
+
+
+@pytest.mark.parametrize(("status", "said"), [(404, "not here"), (410, "expired"), (204, "nothing more")])
+def test_an_answer_that_is_gone_is_said_in_words(page: Page, fleet: Fleet, status: int, said: str) -> None:
+    page.route(f"**/api/streams/{ID}", lambda route: route.fulfill(status=status))
+    open_page(page, fleet, "scripted", f"#stream={ID}")
+    wait_for_the_end(page)
+    assert said in (page.locator(".note").text_content() or "")
+
+
+# -- models and keys -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["scripted?tokens=7&interval_ms=1", "scripted", "no such/model%"])
+def test_the_address_chooses_the_model(page: Page, fleet: Fleet, model: str) -> None:
+    with page.expect_response("**/api/models"):
+        open_page(page, fleet, model)
+    page.wait_for_function("document.querySelector('select').options.length > 3")
+    assert page.get_by_label("Model").input_value() == model
+
+
+def test_a_model_that_was_not_escaped_is_understood(page: Page, fleet: Fleet) -> None:
+    page.goto(f"{fleet.urls[0]}/?model=scripted?tokens=7&interval_ms=1")
+    assert page.get_by_label("Model").input_value() == "scripted?tokens=7&interval_ms=1"
+    ask(page)
+    assert wait_for_the_end(page) == words(7)
+
+
+def test_a_model_that_cannot_answer_is_not_to_be_chosen(page: Page, fleet: Fleet) -> None:
+    page.goto(fleet.urls[0])
+    page.wait_for_function("document.querySelector('select').options.length > 3")
+    options = page.evaluate("[...document.querySelector('select').options].map((o) => [o.value, o.disabled, o.text])")
+    by_name = {name: (disabled, label) for name, disabled, label in options}
+    assert by_name["scripted"] == (False, "scripted")
+    disabled, label = by_name["local"]
+    assert disabled
+    assert label.startswith("local (")
+
+
+def test_a_key_is_asked_for_and_a_wrong_one_again(page: Page, browser: Browser, locked: Fleet) -> None:
+    open_page(page, locked, "scripted?tokens=40&interval_ms=20")
+    page.get_by_label("API key").fill("wrong")
+    page.keyboard.press("Enter")
+    page.get_by_text("This key is not known here").wait_for()
+    page.get_by_label("API key").fill("sesame")
+    page.keyboard.press("Enter")
+    page.get_by_role("dialog").wait_for(state="hidden")
+    ask(page)
+    wait_for_some(page)
+    page.reload()  # the session remembers it
+    wait_for_some(page)
+    assert wait_for_the_end(page) == words(40)
+    assert page.evaluate("JSON.stringify(localStorage) + document.cookie") == "{}"
+    elsewhere = browser.new_context()
+    try:
+        stranger = elsewhere.new_page()
+        stranger.goto(page.url)
+        stranger.get_by_label("API key").wait_for()
+    finally:
+        elsewhere.close()
+
+
+def test_without_a_key_the_page_says_what_is_missing(page: Page, locked: Fleet) -> None:
+    open_page(page, locked, "scripted")
+    page.get_by_role("button", name="Not now").click()
+    ask(page)
+    page.get_by_role("button", name="Not now").click()
+    assert wait_for_the_end(page) == ""
+    assert page.locator(".note.bad").text_content() == "This server wants a key."
+
+
+# -- the page of the interface ---------------------------------------------------------------------------------------
+
+
+def test_the_interface_is_readable_as_a_page(page: Page, fleet: Fleet) -> None:
+    page.set_viewport_size({"width": 360, "height": 700})
+    page.goto(f"{fleet.urls[0]}/docs")
+    page.locator("#startChat").wait_for()
+    assert page.locator("main section").count() > 30
+    assert page.locator("#errors").get_by_text("WORKER_LOST").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
