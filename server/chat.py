@@ -108,9 +108,6 @@ class EndWaiter:
         if self._channel.feed.has_ended or self._channel.is_lost:
             self.over.set()
 
-    def tick(self, now: float) -> None:
-        pass
-
 
 async def _wait_for(call: Call, identity: Identity, stream_id: str) -> None:
     """The JSON of a generation that was there already."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 from redis.asyncio import Redis
@@ -22,13 +23,21 @@ from server.models import Models
 from server.redis import open_pool
 from server.settings import Settings
 
+TICK_S: Final = 1.0
+
 log = structlog.get_logger()
 
 
 class Door(Protocol):
-    """A connection that can be asked to end."""
+    """A connection."""
 
-    def close_soon(self) -> None: ...
+    def close_soon(self) -> None:
+        """A drain: send the client elsewhere."""
+        ...
+
+    def tick(self, now: float) -> None:
+        """A second has passed, by the monotonic clock: is a heartbeat due, does the socket take nothing any more?"""
+        ...
 
 
 class Edge:
@@ -56,6 +65,14 @@ class Edge:
         if self.is_draining:
             raise TokenrelayError("SERVICE_UNAVAILABLE", "this edge is being replaced; try again", retry_after=1)
 
+    async def tick(self) -> None:
+        """Owned by the process; ends only by being cancelled. One clock for all connections, not a timer each."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = time.monotonic()
+            for door in list(self.doors):
+                door.tick(now)
+
     async def drain(self) -> None:
         """Not ready any more; refuse what is new; close what is open, spread over the window, so that clients do not
         all
@@ -79,6 +96,7 @@ async def open_edge(settings: Settings) -> AsyncIterator[Edge]:
     try:
         async with edge.hub.running():
             owned = [
+                asyncio.create_task(edge.tick()),
                 asyncio.create_task(keeper.keep(edge.jobs, edge.metrics)),
                 asyncio.create_task(edge.models.keep_fresh()),
             ]

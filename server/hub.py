@@ -41,16 +41,12 @@ log = structlog.get_logger()
 
 
 class Reader(Protocol):
-    """One who reads: a door's end of a session. The ticker looks at it, the hub wakes it."""
+    """One who reads: a door's end of a session."""
 
     session: Session
 
     def wake(self) -> None:
-        """There may be something to do: events, a heartbeat, an end."""
-        ...
-
-    def tick(self, now: float) -> None:
-        """A second has passed."""
+        """There may be something to do: events, an end."""
         ...
 
 
@@ -246,9 +242,6 @@ class Hub:
             await asyncio.sleep(TICK_S)
             now = time.monotonic()
             try:
-                for channel in list(self._channels.values()):
-                    for reader in list(channel.readers):
-                        reader.tick(now)
                 await self._ask_logs(list(self._quiet(now)))
                 await self._send_probe(now)
             except Exception:

@@ -257,6 +257,7 @@ def importable(environment: Mapping[str, str]) -> dict[str, str]:
 def child_environment(ours: Mapping[str, str], plan: Plan, redis_url: str, drain_s: float) -> dict[str, str]:
     unless_said_otherwise = {
         "TOKENRELAY_SCRIPTED": "1",
+        "TOKENRELAY_WARM": "1",  # whoever has just started it asks something at once
         "TOKENRELAY_LOG_LEVEL": "WARNING",
         "TOKENRELAY_FINISH_S": f"{drain_s:g}",  # who waits in front of a terminal waits for both the same while
     }

@@ -49,9 +49,6 @@ class Attachment:
     def wake(self) -> None:
         self._socket.is_ready(self)
 
-    def tick(self, now: float) -> None:
-        self._socket.tick(now)
-
 
 class Socket:
     """One client's connection. Reads commands in order; writes answers before events, events in frames of bounded

@@ -72,7 +72,7 @@ class Fleet:
         try:
             self.start_redis()
             for _ in range(self._number_of_edges):
-                self.ports.append(_free_port())
+                self.ports.append(free_port())
                 self.edges.append(self._start_edge(self.ports[-1]))
             for _ in range(self._number_of_workers):
                 self.workers.append(self._start("workers"))
@@ -92,7 +92,7 @@ class Fleet:
         command = [str(find_server()), *arguments(self._folder), *self._redis_options]
         self._redis_process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         client = self.redis()
-        _until(lambda: bool(client.ping()), "Redis does not answer", redis.RedisError)
+        until(lambda: bool(client.ping()), "Redis does not answer", redis.RedisError)
 
     def redis(self) -> Any:
         return redis.Redis.from_url(self.redis_url)
@@ -133,7 +133,7 @@ class Fleet:
         alive = sum(worker.poll() is None for worker in self.workers)
         for url, edge in zip(self.urls, self.edges, strict=True):
             if edge.poll() is None:
-                _until(lambda url=url: _workers(url) >= alive, f"{url} is not ready\n{self.logs()}", OSError)
+                until(lambda url=url: _workers(url) >= alive, f"{url} is not ready\n{self.logs()}", OSError)
 
     def logs(self) -> str:
         return "\n".join(f"== {path.name}\n{path.read_text()[-2000:]}" for path in sorted(self._folder.glob("*.log")))
@@ -167,7 +167,7 @@ def _workers(url: str) -> int:
         return int(json.load(answer)["workers"])
 
 
-def _until(holds: Any, otherwise: str, *expected: type[Exception]) -> None:
+def until(holds: Any, otherwise: str, *expected: type[Exception]) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline:
         with contextlib.suppress(*expected, urllib.error.URLError, ConnectionError):
@@ -177,7 +177,7 @@ def _until(holds: Any, otherwise: str, *expected: type[Exception]) -> None:
     raise TimeoutError(otherwise)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -16,7 +16,7 @@ from workers import logs
 from workers.dispatch import LeaseWorker, listen
 from workers.house import House
 from workers.providers import local
-from workers.providers.base import Provider
+from workers.providers.base import Provider, ProviderError
 from workers.providers.chat_completions import Timeouts
 from workers.providers.scripted import Scripted
 from workers.redis import AWAY, open_pool
@@ -44,6 +44,9 @@ async def _main(settings: Settings) -> None:
     loops = [
         asyncio.create_task(loop) for loop in (house.writer.run(), house.pulse(), worker.main(), listen(house, worker))
     ]
+    model = providers.get("local")
+    if settings.warm and isinstance(model, local.Local):
+        loops.append(asyncio.create_task(_warm(model)))
     log.info("worker_started", worker_id=house.worker_id, dialects=list(providers), max_jobs=settings.max_jobs)
     try:
         left = asyncio.create_task(leaving.wait())
@@ -61,6 +64,13 @@ async def _main(settings: Settings) -> None:
             await provider.aclose()
         with contextlib.suppress(Exception):
             await redis.aclose(close_connection_pool=True)
+
+
+async def _warm(model: local.Local) -> None:
+    """The first answer need not wait for the model to load; if it cannot be loaded, the first request says so."""
+    with contextlib.suppress(ProviderError):
+        await model.warm()
+    await asyncio.Event().wait()  # as long-lived as the loops it stands among
 
 
 async def _leave(house: House, worker: LeaseWorker) -> None:

@@ -20,6 +20,7 @@ class Settings(BaseSettings):
     catalogue: Path = Field(CATALOGUE, description="path of the model catalogue")
     scripted: bool = Field(False, description="1 offers the scripted model; on in `make run`")
     local: bool = Field(True, description="0 does not offer the bundled local model")
+    warm: bool = Field(False, description="1 loads the local model at the start, not at first use; on in `make run`")
     max_jobs: int = Field(500, ge=1, description="generations one worker process runs at once")
     retention_s: int = Field(3_600, ge=1, description="how long a stream can be read after its last event")
     first_token_timeout_s: float = Field(

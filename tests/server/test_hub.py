@@ -45,9 +45,6 @@ class Reader:
     def wake(self) -> None:
         self._woken.set()
 
-    def tick(self, now: float) -> None:
-        pass
-
     async def run(self) -> str:
         """To the end of the stream; every id is checked to be the next one."""
         while (step := self.session.next_step(self._channel.feed)) is not Step.CLOSE:
