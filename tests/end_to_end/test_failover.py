@@ -106,7 +106,8 @@ def test_a_failover_to_a_replica_short_of_a_tail_loses_nothing() -> None:
         await asyncio.sleep(2)
         primary, replica, _ = house.processes
         replica.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(0.7)  # what is written now, the readers have and the replica has not
+        house.client(0).client_kill_filter(_type="slave")  # Redis 6 has no newer word
+        await asyncio.sleep(0.7)  # what is written now, the readers have and the replica will never have
         primary.kill()
         replica.send_signal(signal.SIGCONT)
         await asyncio.to_thread(until, house.is_promoted, "nobody was promoted", redis.RedisError)
