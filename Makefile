@@ -2,6 +2,9 @@
 
 PYTHON ?= python3
 PORT   ?= $(or $(TOKENRELAY_PORT),8000)
+SEED ?= 1
+MINUTES ?= 1
+CLIENTS ?= 200
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Everything pinned is a wheel: without one, say so at once rather than look for a compiler.
@@ -9,7 +12,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 WHEELS := $(PIP) install --no-deps --only-binary=:all:
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint pure clean
+.PHONY: help run test lint pure chaos clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -28,6 +31,9 @@ lint: $(VENV)/.dev  ## ruff and mypy
 
 pure: $(VENV)/.dev  ## only the protocol's tests: no process, no network, seconds
 	@$(BIN)/python -m pytest -q tests/protocol
+
+chaos: $(VENV)/.dev  ## a storm over a real fleet; SEED=1 MINUTES=1 CLIENTS=200
+	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --clients $(CLIENTS)
 
 clean:  ## remove the virtual environment and every cache
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* build dist *.egg-info

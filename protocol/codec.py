@@ -96,12 +96,13 @@ def unpack_publication(message: bytes) -> tuple[int, list[Entry]]:
         raise CorruptEntry("a publication begins with its first id")
     unpacker = msgpack.Unpacker(max_buffer_size=0)
     unpacker.feed(body)
+    entries: list[Entry] = []
     try:
-        first, entries = int(head), list(unpacker)
+        first = int(head)
+        while unpacker.tell() < len(body):  # not `list(unpacker)`: that takes half an entry for the end
+            entries.append(unpacker.unpack())
     except (ValueError, msgpack.UnpackException) as error:
         raise CorruptEntry(f"not msgpack: {error}") from error
-    if unpacker.tell() != len(body):
-        raise CorruptEntry("a publication ends in the middle of an entry")
     if not all(map(_is_entry, entries)):
         raise CorruptEntry(_NO_ENTRY)
     return first, entries

@@ -211,6 +211,9 @@ class Hub:
                 except TokenrelayError:
                     await asyncio.sleep(0.5)  # Redis is away; readers get heartbeats meanwhile
                     continue
+                except codec.CorruptEntry as error:
+                    log.error("log_corrupt", stream_id=feed.stream_id, error=str(error))
+                    first, entries = 0, []
                 if not entries or first != feed.last + 1:
                     channel.is_lost = True
                     channel.wake()

@@ -82,7 +82,11 @@ class SseDoor:
         gauge.inc()
         try:
             await self._write(sse.encode_retry(random.randint(*RETRY_MS)) + first)  # noqa: S311
-            await self._pump()
+            try:
+                await self._pump()
+            except codec.CorruptEntry as error:
+                log.error("log_corrupt", stream_id=stream_id, error=str(error))
+                await self._write_lost()
             if not self._is_gone:
                 await self._call.write(b"", more=False)
         finally:

@@ -108,9 +108,9 @@ class Socket:
             message = await receive()
             if message["type"] == "websocket.disconnect":
                 return
-            frame = message.get("bytes") if message.get("text") is None else message["text"]
+            text = message.get("text")
             try:
-                commands = ws.parse_frame(frame or "", self._dialect)
+                commands = ws.parse_frame(message["bytes"] if text is None else text, self._dialect)
             except ws.BadFrame as error:
                 self._close(error.close, error.reason)
                 return
@@ -240,7 +240,10 @@ class Socket:
             return []
         form = self._dialect.events
         if step is Step.TAKE and channel is not None:
-            chunk = channel.feed.after(session.cursor, form)
+            try:
+                chunk = channel.feed.after(session.cursor, form)
+            except codec.CorruptEntry:
+                return self._lost(attachment)
             chunks = [] if chunk is None else [chunk]
         else:
             try:
@@ -250,7 +253,7 @@ class Socket:
                 # Redis is away: try again in a moment, without holding up the other streams.
                 asyncio.get_running_loop().call_later(0.5, attachment.wake)
                 return []
-            except LookupError:
+            except (LookupError, codec.CorruptEntry):
                 return self._lost(attachment)
         for chunk in chunks:
             session.took(chunk)

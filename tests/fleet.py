@@ -110,18 +110,24 @@ class Fleet:
     # -----------------------------------------------------------------------------------------------
 
     def kill_edge(self, index: int, number: signal.Signals = signal.SIGKILL) -> None:
-        self.edges[index].send_signal(number)
-        self.edges[index].wait(15)
+        self._end(self.edges[index], number)
 
     def restart_edge(self, index: int) -> None:
         if self.edges[index].poll() is None:
             self.kill_edge(index)
-        self.edges[index] = self._start_edge(self.ports[index])
+        self.start_edge(index)
         self.wait_until_ready()
 
+    def start_edge(self, index: int) -> None:
+        """Again, on the same port. Returns before it listens."""
+        self.edges[index] = self._start_edge(self.ports[index])
+
     def kill_worker(self, index: int, number: signal.Signals = signal.SIGKILL) -> None:
-        self.workers[index].send_signal(number)
-        self.workers[index].wait(15)
+        self._end(self.workers[index], number)
+
+    def restart_worker(self, index: int) -> None:
+        """Another in its place. Returns before it has taken anything."""
+        self.workers[index] = self._start("workers")
 
     def start_worker(self) -> int:
         """Gives its index. Returns before it has taken anything."""
@@ -137,6 +143,11 @@ class Fleet:
 
     def logs(self) -> str:
         return "\n".join(f"== {path.name}\n{path.read_text()[-2000:]}" for path in sorted(self._folder.glob("*.log")))
+
+    def _end(self, process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+        process.send_signal(signal.SIGCONT)  # one that is paused would not hear a gentle word
+        process.send_signal(number)
+        process.wait(15)
 
     def _start_edge(self, port: int) -> subprocess.Popen[bytes]:
         return self._start("server", "--port", str(port))

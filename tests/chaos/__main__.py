@@ -1,0 +1,137 @@
+"""`python -m tests.chaos --seed 7 --minutes 5`: three edges, three workers, Redis, 200 clients, and a storm.
+
+Prints what was done and what it came to; exit 0 when every client holds exactly what was written or the same clear end,
+nothing is left running, no key is without a time to live and no process holds more than it did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from protocol import keys
+from tests.chaos.client import Broken, Wanderer
+from tests.chaos.storm import Storm
+from tests.fleet import Fleet, until
+from tests.wire import whole
+
+EDGES = WORKERS = 3
+SETTLE_S = 30.0
+SPARE_DESCRIPTORS = 24
+"""Pools keep some connections open; a leak is one for every stream, hundreds."""
+
+
+class Tally:
+    """What it came to."""
+
+    def __init__(self) -> None:
+        self.ends: Counter[str] = Counter()
+        self.reconnects = 0
+        self.faults: list[str] = []
+
+    def count(self, wanderer: Wanderer) -> None:
+        assert wanderer.end is not None
+        self.ends[wanderer.end.get("finish_reason") or wanderer.end["error_code"]] += 1
+        self.reconnects += wanderer.reconnects
+
+
+async def crowd(fleet: Fleet, dice: random.Random, clients: int, seconds: float, tally: Tally) -> list[Wanderer]:
+    """So many at once, one stream after the other each, until the time is over."""
+    until_s = time.monotonic() + seconds
+    finished: list[Wanderer] = []
+
+    async def one(number: int, own: random.Random) -> None:
+        turn = 0
+        while time.monotonic() < until_s:
+            wanderer = Wanderer(fleet.urls, own, f"c{number}-{turn}")
+            try:
+                finished.append(await wanderer.run())
+                tally.count(wanderer)
+            except Broken as fault:
+                tally.faults.append(str(fault))
+            turn += 1
+            await asyncio.sleep(own.uniform(0, 0.3))
+
+    await asyncio.gather(*(one(number, random.Random(dice.random())) for number in range(clients)))
+    return finished
+
+
+async def compare(fleet: Fleet, finished: list[Wanderer], dice: random.Random, tally: Tally) -> None:
+    """A fresh reader of some of them finds what the wanderer found, byte for byte, and the same end."""
+    for wanderer in dice.sample(finished, min(200, len(finished))):
+        events = await whole(dice.choice(fleet.urls), wanderer.stream_id)
+        ids = [entry_id for entry_id, _ in events]
+        text = "".join(data["token"] for _, data in events)
+        if ids != list(range(1, len(ids) + 1)) or text != wanderer.text or events[-1][1] != wanderer.end:
+            tally.faults.append(f"{wanderer!r}: another reader found something else")
+
+
+def check_redis(fleet: Fleet, tally: Tally) -> None:
+    """Nothing left running, nothing without a time to live."""
+    client = fleet.redis()
+
+    def is_quiet() -> bool:
+        return not client.zcard(keys.LEASES) and not client.zcard(keys.WAITING)
+
+    try:
+        until(is_quiet, "something is still running")
+    except TimeoutError as error:
+        tally.faults.append(f"{error}: {client.zrange(keys.LEASES, 0, 5)} {client.zrange(keys.WAITING, 0, 5)}")
+    for name in client.scan_iter(count=1000):
+        if client.ttl(name) == -1:
+            tally.faults.append(f"{name.decode()} has no time to live")
+    if client.zcard(keys.active("anonymous")):
+        tally.faults.append("streams that ended still count as under way")
+    client.close()
+
+
+def descriptors(fleet: Fleet) -> dict[int, int]:
+    living = [process.pid for process in [*fleet.edges, *fleet.workers] if process.poll() is None]
+    return {pid: len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in living}
+
+
+async def scene(fleet: Fleet, seed: int, seconds: float, clients: int) -> Tally:
+    dice, tally = random.Random(seed), Tally()
+    before = max(descriptors(fleet).values())
+    storm = Storm(fleet, random.Random(dice.random()))
+    raging = asyncio.create_task(storm.rage(seconds))
+    finished = await crowd(fleet, dice, clients, seconds, tally)
+    await raging
+    await asyncio.to_thread(fleet.wait_until_ready)
+    await compare(fleet, finished, dice, tally)
+    check_redis(fleet, tally)
+    await asyncio.sleep(2)
+    for pid, number in descriptors(fleet).items():
+        if number > before + SPARE_DESCRIPTORS:
+            tally.faults.append(f"process {pid} has {number} descriptors open, it began with {before}")
+    print(f"seed {seed}: {sum(tally.ends.values())} streams {dict(tally.ends)}, {tally.reconnects} reconnects")
+    print(f"  troubles: {dict(storm.done)}")
+    for fault in tally.faults[:20]:
+        print(f"  FAULT {fault}")
+    return tally
+
+
+def run(seed: int, seconds: float, clients: int) -> Tally:
+    with Fleet(edges=EDGES, workers=WORKERS) as fleet:
+        tally = asyncio.run(scene(fleet, seed, seconds, clients))
+        if tally.faults:
+            print(fleet.logs())
+        return tally
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--clients", type=int, default=200)
+    arguments = parser.parse_args()
+    return 1 if run(arguments.seed, arguments.minutes * 60, arguments.clients).faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

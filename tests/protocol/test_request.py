@@ -1,0 +1,170 @@
+"""What a client may ask; what is wrong is named by its field."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import msgpack
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol import request
+from protocol.errors import TokenrelayError
+from protocol.request import ChatRequest, Message
+from tests.protocol.cases import pure
+
+ASK = {"message": "hi"}
+TURN = {"role": "user", "content": "hi"}
+
+REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
+    # name, body, field, words of the issue
+    ("nothing", {}, "message", "got none"),
+    ("null is not given", {"message": None}, "message", "got none"),
+    ("two questions", {"message": "a", "prompt": "b"}, "prompt", "got message and prompt"),
+    ("three questions", {"message": "a", "prompt": "b", "messages": [TURN]}, "prompt", "exactly one"),
+    ("a blank message", {"message": " \n"}, "message", "some text"),
+    ("a blank prompt", {"prompt": ""}, "prompt", "some text"),
+    ("only blank turns", {"messages": [{"role": "user", "content": " "}]}, "messages", "some text"),
+    ("no turns", {"messages": []}, "messages", "length >= 1"),
+    ("too many turns", {"messages": [TURN] * 1001}, "messages", "length <= 1000"),
+    ("a number as message", {"message": 5}, "message", "got `int`"),
+    ("a turn that is text", {"messages": ["hi"]}, "messages[0]", "got `str`"),
+    ("an unknown role", {"messages": [TURN, {"role": "tool", "content": "x"}]}, "messages[1].role", "'tool'"),
+    ("a turn without content", {"messages": [{"role": "user"}]}, "messages[0]", "content"),
+    ("a turn with parts", {"messages": [{"role": "user", "content": []}]}, "messages[0].content", "got `array`"),
+    ("an empty model", {**ASK, "model": ""}, "model", "length >= 1"),
+    ("a long model", {**ASK, "model": "m" * 201}, "model", "length <= 200"),
+    ("a model of two lines", {**ASK, "model": "a\nb"}, "model", "printable"),
+    ("a provider with NUL", {**ASK, "provider": "a\0"}, "provider", "printable"),
+    ("a word as boolean", {**ASK, "stream": "yes"}, "stream", "got `str`"),
+    ("no tokens", {**ASK, "max_tokens": 0}, "max_tokens", ">= 1"),
+    ("too many tokens", {**ASK, "max_tokens": 1_000_001}, "max_tokens", "<= 1000000"),
+    ("half a token", {**ASK, "max_tokens": 1.5}, "max_tokens", "got `float`"),
+    ("too cold", {**ASK, "temperature": -0.1}, "temperature", ">= 0"),
+    ("too hot", {**ASK, "temperature": 2.1}, "temperature", "<= 2"),
+    ("more than everything", {**ASK, "top_p": 1.1}, "top_p", "<= 1"),
+    ("an empty stop", {**ASK, "stop": ""}, "stop", "length >= 1"),
+    ("an empty stop among others", {**ASK, "stop": ["a", ""]}, "stop[1]", "length >= 1"),
+    ("too many stops", {**ASK, "stop": ["a"] * 17}, "stop", "length <= 16"),
+    ("a number as stop", {**ASK, "stop": 5}, "stop", "got `int`"),
+    ("a seed beyond 64 bits", {**ASK, "seed": 2**63}, "seed", "<="),
+    ("tools that are no list", {**ASK, "tools": {}}, "tools", "got `object`"),
+    ("preferences that are no object", {**ASK, "preferences": []}, "preferences", "got `array`"),
+    ("a wish nobody knows", {**ASK, "on_disconnect": "stop"}, "on_disconnect", "grace:SECONDS"),
+    ("a grace without seconds", {**ASK, "on_disconnect": "grace:"}, "on_disconnect", "grace:SECONDS"),
+    ("too much grace", {**ASK, "on_disconnect": "grace:3601"}, "on_disconnect", "at most 3600"),
+]
+
+
+@pytest.mark.parametrize(("body", "field", "words"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+def test_a_fault_is_named_by_its_field_at_both_doors(body: dict[str, Any], field: str, words: str) -> None:
+    for door in ("json", "object"):
+        with pytest.raises(TokenrelayError) as caught:
+            request.from_object(body) if door == "object" else request.parse_json(json.dumps(body).encode())
+        assert caught.value.code == "VALIDATION_ERROR"
+        assert caught.value.fields["field"] == field
+        assert words in caught.value.fields["issue"]
+        assert caught.value.message == f"{field}: {caught.value.fields['issue']}"
+
+
+DEEP = b'{"message":"x","tools":' + b"[" * 5000
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"nul", b'{"message":"\xff"}', b'{"message":"\\ud800"}', DEEP])
+def test_what_is_no_json_is_not_well_formed(body: bytes) -> None:
+    with pytest.raises(TokenrelayError) as caught:
+        request.parse_json(body)
+    assert caught.value.code == "INVALID_REQUEST"
+
+
+@pytest.mark.parametrize("body", [b"[]", b"5", b'"hi"', b"null"])
+def test_a_body_that_is_no_object_is_named_body(body: bytes) -> None:
+    with pytest.raises(TokenrelayError) as caught:
+        request.parse_json(body)
+    assert (caught.value.code, caught.value.fields["field"]) == ("VALIDATION_ERROR", "body")
+
+
+UNCARRIED = [msgpack.Timestamp(1, 2), 2**64, "\ud800", object()]
+
+
+@pytest.mark.parametrize("value", UNCARRIED, ids=["a timestamp", "a large number", "half a pair", "an object"])
+def test_what_cannot_be_carried_is_refused(value: Any) -> None:
+    with pytest.raises(TokenrelayError) as caught:
+        request.from_object({**ASK, "preferences": {"a": value}})
+    assert caught.value.code == "INVALID_REQUEST"
+
+
+def test_a_key_that_is_no_text_is_named() -> None:
+    with pytest.raises(TokenrelayError) as caught:
+        request.from_object({**ASK, "preferences": {b"a": 1}})
+    assert caught.value.fields == {"field": "preferences", "issue": "Expected `str`, got `bytes`"}
+
+
+def test_what_is_no_number_is_no_temperature() -> None:
+    with pytest.raises(TokenrelayError):
+        request.from_object({**ASK, "temperature": math.nan})
+
+
+TAKEN: list[tuple[str, dict[str, Any], ChatRequest]] = [
+    ("a message", ASK, ChatRequest(message="hi")),
+    ("a prompt", {"prompt": "hi"}, ChatRequest(prompt="hi")),
+    ("turns", {"messages": [TURN]}, ChatRequest(messages=[Message("user", "hi")])),
+    ("null where it may be left out", {**ASK, "prompt": None, "model": None, "stop": None}, ChatRequest(message="hi")),
+    ("unknown fields", {**ASK, "new_field": {"a": 1}}, ChatRequest(message="hi")),
+    ("a whole number as temperature", {**ASK, "temperature": 1}, ChatRequest(message="hi", temperature=1.0)),
+    ("names with spaces", {**ASK, "model": "GPT-4 Turbo"}, ChatRequest(message="hi", model="GPT-4 Turbo")),
+    ("stops", {**ASK, "stop": ["a", "b"]}, ChatRequest(message="hi", stop=["a", "b"])),
+    ("every bound", {**ASK, "max_tokens": 1_000_000, "temperature": 2, "top_p": 0, "on_disconnect": "grace:3600"},
+     ChatRequest(message="hi", max_tokens=1_000_000, temperature=2.0, top_p=0.0, on_disconnect="grace:3600")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "expected"), [row[1:] for row in TAKEN], ids=[row[0] for row in TAKEN])
+def test_a_request_is_taken_and_reaches_the_worker_as_it_is(body: dict[str, Any], expected: ChatRequest) -> None:
+    assert request.parse_json(json.dumps(body).encode()) == request.from_object(body) == expected
+    assert request.unpack(request.pack(expected)) == expected
+
+
+@given(st.binary(max_size=40))
+@pure
+def test_any_bytes_are_a_request_or_refused(body: bytes) -> None:
+    with pytest.raises(TokenrelayError):
+        request.parse_json(body)
+
+
+def test_the_system_text_stands_before_the_turns() -> None:
+    asked = ChatRequest(messages=[Message("user", "a"), Message("assistant", "b")], system="s")
+    assert [(turn.role, turn.content) for turn in asked.conversation] == [
+        ("system", "s"), ("user", "a"), ("assistant", "b"),
+    ]  # fmt: skip
+    assert ChatRequest(prompt="p").conversation == [Message("user", "p")]
+    assert ChatRequest(message="m", system="").conversation == [Message("user", "m")]
+
+
+@pytest.mark.parametrize(("stop", "stops"), [(None, ()), ("a", ("a",)), (["a", "b"], ("a", "b")), ([], ())])
+def test_stops_are_any_number(stop: Any, stops: tuple[str, ...]) -> None:
+    assert ChatRequest(message="m", stop=stop).stops == stops
+
+
+@pytest.mark.parametrize(
+    ("wish", "grace_s"), [("continue", None), ("cancel", 0), ("grace:0", 0), ("grace:5", 5), ("grace:3600", 3600)]
+)
+def test_a_wish_is_seconds_of_grace(wish: str, grace_s: float | None) -> None:
+    assert request.grace_s(wish) == grace_s
+
+
+@pytest.mark.parametrize("wish", ["", "grace", "grace:-1", "grace:1.5", "grace:٣", "grace:5 ", "grace:99999", "Cancel"])
+def test_any_other_wish_is_refused(wish: str) -> None:
+    with pytest.raises(ValueError, match="continue, cancel or grace:SECONDS"):
+        request.grace_s(wish)
+
+
+def test_requests_for_the_same_answer_have_the_same_fingerprint() -> None:
+    asked = ChatRequest(message="hi", model="claude")
+    assert asked.fingerprint() == msgspec.structs.replace(asked, stream=True).fingerprint()
+    others: list[dict[str, Any]] = [{"message": "ho"}, {"model": "local"}, {"seed": 1}, {"on_disconnect": "cancel"}]
+    assert len({msgspec.structs.replace(asked, **other).fingerprint() for other in [{}, *others]}) == 5
