@@ -15,8 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.providers.base import Delta, Finish, Message, ModelRequest, Piece, ProviderError, ToolSpec, ToolUse
-from workers.providers.chat_completions import ChatCompletions, Parser, Timeouts, encode_request
-from workers.providers.faults import failure, parse_retry_after
+from workers.providers.chat_completions import (
+    ChatCompletions,
+    Parser,
+    Timeouts,
+    encode_request,
+    failure,
+    parse_retry_after,
+)
 
 T = TypeVar("T")
 MODEL = "m-1"
