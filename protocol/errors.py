@@ -25,7 +25,7 @@ ROWS: Final = (
     Row("INVALID_REQUEST", 400, False, "the request is not well formed"),
     Row("INVALID_CURSOR", 400, False, "the cursor is not an event id"),
     Row("UNAUTHORIZED", 401, False, "no valid key or ticket came with the request", 4401),
-    Row("FORBIDDEN", 403, False, "the key or ticket does not allow this", 4403),
+    Row("FORBIDDEN", 403, False, "the key, the ticket or the web page's origin does not allow this", 4403),
     Row("NOT_FOUND", 404, False, "there is no such stream, or it is not yours"),
     Row("METHOD_NOT_ALLOWED", 405, False, "the path does not take this method"),
     Row("CURSOR_AHEAD", 409, False, "the cursor is beyond the last event"),
