@@ -62,7 +62,7 @@ class Replicated:
 
     def _knows_its_replica(self) -> bool:
         sentinel = redis.Redis(host="127.0.0.1", port=self._sentinel_port, socket_timeout=2)
-        return int(sentinel.sentinel_master(SERVICE)["num-slaves"]) == 1
+        return int(sentinel.sentinel_master(SERVICE)["num-slaves"]) == 1  # type: ignore[no-untyped-call]
 
     def _start(self, port: int, *options: str) -> None:
         folder = self._folder / str(port)
