@@ -56,6 +56,7 @@ class Channel:
     def __init__(self, stream_id: str, now: float) -> None:
         self.feed = Feed(stream_id)
         self.readers: set[Reader] = set()
+        self.coming = 0  # opened for somebody who has neither joined nor left yet; they keep it open as well
         self.name = keys.live(stream_id).encode()
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.heard_at = now
@@ -111,7 +112,7 @@ class Hub:
             await asyncio.gather(*owned, *self._tasks, return_exceptions=True)
 
     async def open(self, stream_id: str, *, is_new: bool = False) -> Channel:
-        """The channel of a generation, subscribed and anchored. The caller joins it at once or calls `leave`.
+        """The channel of a generation, subscribed and anchored. Every `open` is followed by a `join` or a `leave`.
 
         `is_new` promises that the generation does not exist yet, so that its log needs no reading.
         Raises TokenrelayError SERVICE_UNAVAILABLE when Redis does not answer.
@@ -121,19 +122,25 @@ class Hub:
         if channel is None:
             channel = self._channels[name] = Channel(stream_id, time.monotonic())
             self._own(self._prepare(channel, is_new))
-        await asyncio.shield(channel.ready)
+        channel.coming += 1
+        try:
+            await asyncio.shield(channel.ready)
+        except BaseException:
+            self.leave(channel)
+            raise
         return channel
 
     def join(self, channel: Channel, reader: Reader) -> None:
-        if self._channels.get(channel.name) is not channel:
-            raise TokenrelayError("SERVICE_UNAVAILABLE", retry_after=1)  # it failed or was left while we waited
+        channel.coming -= 1
         channel.readers.add(reader)
 
     def leave(self, channel: Channel, reader: Reader | None = None) -> None:
-        """The last one to leave closes the channel."""
-        if reader is not None:
+        """A reader goes, or (None) one that was coming does not come. The last one closes the channel."""
+        if reader is None:
+            channel.coming -= 1
+        else:
             channel.readers.discard(reader)
-        if not channel.readers and self._channels.get(channel.name) is channel:
+        if not channel.readers and not channel.coming and self._channels.get(channel.name) is channel:
             self._forget(channel)
 
     def _forget(self, channel: Channel) -> None:

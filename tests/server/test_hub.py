@@ -218,11 +218,13 @@ def test_the_last_reader_to_leave_closes_the_channel(fleet: Fleet) -> None:
         channel = await hub.open("stream-1")
         first, second = Reader(channel, reads), Reader(channel, reads)
         hub.join(channel, first)
-        hub.join(channel, second)
-        assert await hub.open("stream-1") is channel
+        hub.join(await hub.open("stream-1"), second)
+        assert hub.readers == 2
         hub.leave(channel, first)
-        assert hub.readers == 1
+        assert await hub.open("stream-1") is channel
         hub.leave(channel, second)
+        assert store.redis.pubsub_numsub(keys.live("stream-1"))[0][1] == 1  # for the one who is coming
+        hub.leave(channel)
         async with asyncio.timeout(PATIENCE_S):
             while store.redis.pubsub_numsub(keys.live("stream-1"))[0][1]:
                 await asyncio.sleep(0.01)
