@@ -139,7 +139,7 @@ class Fleet:
         alive = sum(worker.poll() is None for worker in self.workers)
         for url, edge in zip(self.urls, self.edges, strict=True):
             if edge.poll() is None:
-                until(lambda url=url: _workers(url) >= alive, f"{url} is not ready\n{self.logs()}", OSError)
+                until(lambda url=url: workers_seen(url) >= alive, f"{url} is not ready\n{self.logs()}", OSError)
 
     def logs(self) -> str:
         return "\n".join(f"== {path.name}\n{path.read_text()[-2000:]}" for path in sorted(self._folder.glob("*.log")))
@@ -171,7 +171,7 @@ class Fleet:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _workers(url: str) -> int:
+def workers_seen(url: str) -> int:
     import json
 
     with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:
