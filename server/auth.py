@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import secrets
 import time
 from typing import Final, Literal
@@ -14,6 +13,7 @@ from redis.exceptions import RedisError
 
 from protocol import keys
 from protocol.errors import TokenrelayError
+from server.keyring import KeyRing
 from server.redis import UNREACHABLE, away
 from server.settings import Settings, parse_keys
 
@@ -44,23 +44,19 @@ class Auth:
     """Keys by name, and the secret that all edges sign tickets with."""
 
     def __init__(self, settings: Settings, redis: Redis) -> None:
-        self._keys = parse_keys(settings.api_keys)
+        self._keys = KeyRing(parse_keys(settings.api_keys), settings.keys_file)
         self._redis = redis
         self._secret = b""
         self._secret_until = 0.0  # by the monotonic clock
 
     def identify(self, authorization: str | None) -> Identity:
         """By header. Raises TokenrelayError UNAUTHORIZED."""
-        if not self._keys:
+        if not self._keys.is_needed:
             return Identity(ANYBODY, "nobody")
         scheme, _, secret = (authorization or "").partition(" ")
         if scheme.lower() not in ("bearer", "apikey") or not secret.strip():
             raise TokenrelayError("UNAUTHORIZED", "send Authorization: Bearer KEY")
-        given = secret.strip().encode()
-        found: str | None = None
-        for name, known in self._keys.items():  # every key is compared, so that the time tells nothing
-            if hmac.compare_digest(given, known.encode()):
-                found = name
+        found = self._keys.owner_of(secret.strip())
         if found is None:
             raise TokenrelayError("UNAUTHORIZED", "this key is not known here")
         return Identity(found, "key")

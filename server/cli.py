@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -95,6 +96,45 @@ def chat(
 def bench() -> None:
     """The benchmark; not in this version yet."""
     fail("bench is not built yet in this version. There are: up, serve, work, chat (tokenrelay --help)", 2)
+
+
+keys = typer.Typer(help="API keys in a file that edges read (TOKENRELAY_KEYS_FILE).", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+KeysFile = Annotated[Path, typer.Option("--file", envvar="TOKENRELAY_KEYS_FILE", help="The file.")]
+
+
+@keys.command("add")
+def add_key(name: Annotated[str, typer.Argument(help="Whose; streams belong to this name.")], file: KeysFile) -> None:
+    """Make a key and print its secret, once: the file keeps only a digest."""
+    from server import keyring
+
+    try:
+        typer.echo(keyring.add(file, name))
+    except (keyring.BadKeys, OSError) as error:
+        fail(str(error), 1)
+
+
+@keys.command("list")
+def list_keys(file: KeysFile) -> None:
+    """Names, and when they were made."""
+    from server import keyring
+
+    try:
+        for key in keyring.read_file(file):
+            typer.echo(f"{key.name}\t{key.created}")
+    except (keyring.BadKeys, OSError) as error:
+        fail(str(error), 1)
+
+
+@keys.command("revoke")
+def revoke_key(name: Annotated[str, typer.Argument(help="Whose.")], file: KeysFile) -> None:
+    """Take a key away; edges notice within about a second."""
+    from server import keyring
+
+    try:
+        keyring.revoke(file, name)
+    except (keyring.BadKeys, OSError) as error:
+        fail(str(error), 1)
 
 
 def become(package: str, processes: int) -> NoReturn:

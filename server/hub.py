@@ -36,6 +36,9 @@ PROBE_LOST_S: Final = 4.0
 """A probe that has not come back for this long means a live connection that is dead without saying so."""
 
 QUIET_BATCH: Final = 500
+REFILL_PAUSE_S: Final = 0.5
+MOST_EMPTY_PAGES: Final = 20
+"""Ten seconds: longer than a worker takes to come back to a new primary."""
 
 log = structlog.get_logger()
 
@@ -53,7 +56,7 @@ class Reader(Protocol):
 class Channel:
     """One generation here: its feed, its readers, and when it last was heard of."""
 
-    def __init__(self, stream_id: str, now: float) -> None:
+    def __init__(self, stream_id: str, now: float, *, is_new: bool) -> None:
         self.feed = Feed(stream_id)
         self.readers: set[Reader] = set()
         self.coming = 0  # opened for somebody who has neither joined nor left yet; they keep it open as well
@@ -63,6 +66,7 @@ class Channel:
         self.quiet_s = QUIET_S
         self.refill: asyncio.Task[None] | None = None  # None unless a gap is being read
         self.is_lost = False  # the log is no longer there although the feed had not ended
+        self.may_be_missing = is_new  # opened before its stream is made: until somebody joins, no metadata is no loss
 
     def __repr__(self) -> str:
         return f"<Channel {self.feed!r} | {len(self.readers)} readers>"
@@ -120,7 +124,7 @@ class Hub:
         name = keys.live(stream_id).encode()
         channel = self._channels.get(name)
         if channel is None:
-            channel = self._channels[name] = Channel(stream_id, time.monotonic())
+            channel = self._channels[name] = Channel(stream_id, time.monotonic(), is_new=is_new)
             self._own(self._prepare(channel, is_new))
         channel.coming += 1
         try:
@@ -132,6 +136,7 @@ class Hub:
 
     def join(self, channel: Channel, reader: Reader) -> None:
         channel.coming -= 1
+        channel.may_be_missing = False
         channel.readers.add(reader)
 
     def leave(self, channel: Channel, reader: Reader | None = None) -> None:
@@ -209,25 +214,39 @@ class Hub:
             channel.refill = self._own(self._refill(channel))
 
     async def _refill(self, channel: Channel) -> None:
-        """Read the log until the window has all that was heard of."""
-        feed = channel.feed
+        """Read the log until the window has all that was heard of.
+
+        A publication that was only late may close the gap meanwhile; then what was read is known already. After a
+        failover the log may be short of what we heard until its worker has sent it again: an empty answer gets time.
+        """
+        feed, empty = channel.feed, 0
         try:
             while feed.has_gap and self._channels.get(channel.name) is channel:
                 try:
                     first, entries = await self._reads.page(feed.stream_id, feed.last)
                 except TokenrelayError:
-                    await asyncio.sleep(0.5)  # Redis is away; readers get heartbeats meanwhile
+                    await asyncio.sleep(REFILL_PAUSE_S)  # Redis is away; readers get heartbeats meanwhile
                     continue
                 except codec.CorruptEntry as error:
                     log.error("log_corrupt", stream_id=feed.stream_id, error=str(error))
-                    first, entries = 0, []
-                if not entries or first != feed.last + 1:
-                    channel.is_lost = True
-                    channel.wake()
+                    self._lose(channel)
                     return
-                self._take(channel, first, entries)
+                if entries and first <= feed.last + 1:
+                    empty = 0
+                    self._take(channel, first, entries)
+                elif entries or empty >= MOST_EMPTY_PAGES:
+                    self._lose(channel)
+                    return
+                else:
+                    empty += 1
+                    await asyncio.sleep(REFILL_PAUSE_S)
         finally:
             channel.refill = None
+
+    def _lose(self, channel: Channel) -> None:
+        """What is missing is nowhere any more; the readers end in words."""
+        channel.is_lost = True
+        channel.wake()
 
     async def _ask_logs(self, channels: list[Channel]) -> None:
         """One round trip for many: which of these feeds lack something?"""
@@ -239,8 +258,8 @@ class Hub:
                 return  # asked again at the next quiet spell
             for channel, last_id in zip(batch, last_ids, strict=True):
                 if last_id is None:
-                    channel.is_lost = True
-                    channel.wake()
+                    if not channel.may_be_missing:
+                        self._lose(channel)
                 elif channel.feed.heard_of(last_id):
                     self._start_refill(channel)
 

@@ -21,6 +21,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address an edge listens on; anything but loopback needs keys")
     port: int = Field(8000, ge=0, le=65535, description="port an edge listens on; 0 takes any free one")
     api_keys: str = Field("", description="`name:secret` pairs, comma separated; a name owns the streams it starts")
+    keys_file: Path | None = Field(None, description="file of hashed keys, see `tokenrelay keys`")
     catalogue: Path = Field(CATALOGUE, description="path of the model catalogue")
     allowed_origins: str = Field(
         "", description="web origins, beside its own, that may call it; comma separated, `*`: all"
@@ -60,7 +61,7 @@ class Settings(BaseSettings):
     @property
     def is_open(self) -> bool:
         """True when no key is needed; only on loopback."""
-        return not self.api_keys
+        return not self.api_keys and self.keys_file is None
 
 
 class Refused(Exception):
@@ -72,7 +73,7 @@ def check_exposure(settings: Settings) -> None:
     if settings.is_open and not is_loopback(settings.host):
         raise Refused(
             f"TOKENRELAY_HOST={settings.host} is reachable from outside and TOKENRELAY_API_KEYS is empty: "
-            "set keys (name:secret), or listen on 127.0.0.1"
+            "set keys (name:secret) or TOKENRELAY_KEYS_FILE, or listen on 127.0.0.1"
         )
 
 

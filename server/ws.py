@@ -4,6 +4,7 @@ read."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -33,6 +34,7 @@ MAX_STREAMS: Final = 256
 MAX_OUTBOX: Final = 1_024
 """Answers waiting on one socket; a client that asks more without reading is closed."""
 
+DENIED_S: Final = 5.0
 RECONNECT_MS: Final = (200, 2_000)
 
 log = structlog.get_logger()
@@ -286,6 +288,12 @@ class WebSocketDoor:
         except TokenrelayError as error:
             self._edge.metrics.errors.labels(error.code).inc()
             await _deny(send, error)
+            # uvicorn takes a denied handshake for an unfinished one, and logs that, until the connection is lost: the
+            # first of these messages says that we closed, the second that it is.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DENIED_S):
+                    await receive()
+                    await receive()
             return
         chosen = dialect.subprotocol if dialect.subprotocol in scope["subprotocols"] else None
         await send({"type": "websocket.accept", "subprotocol": chosen})

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 def _default(value: object) -> str:
     if isinstance(value, Path):
         return f"`{value.relative_to(ROOT)}`"
-    if value == "":
+    if value is None or value == "":
         return "none"
     if isinstance(value, bool):
         return f"`{int(value)}`"

@@ -231,3 +231,55 @@ def test_the_last_reader_to_leave_closes_the_channel(fleet: Fleet) -> None:
         assert await hub.open("stream-1") is not channel
 
     play(fleet, scene)
+
+
+class LatePublication(LogReader):
+    """While a page of the log is on its way, the publication that was only late arrives."""
+
+    hub: Hub
+    channel: Channel
+
+    async def page(self, stream_id: str, after: int, most: int = 512) -> tuple[int, list[codec.Entry]]:
+        first, entries = await super().page(stream_id, after, most)
+        self.hub._take(self.channel, first, entries)
+        return first, entries
+
+
+@pytest.mark.usefixtures("never_quiet")
+def test_a_gap_that_closes_while_the_log_is_read_is_no_loss(fleet: Fleet) -> None:
+    async def scene(hub: Hub, reads: LogReader, store: Store) -> None:
+        assert isinstance(reads, LatePublication)
+        channel = await hub.open("stream-1")
+        reads.hub, reads.channel = hub, channel
+        reader = Reader(channel, reads)
+        hub.join(channel, reader)
+        task = asyncio.create_task(reader.run())
+        store.append(1, STARTED, token(0))
+        silently(store, 3, token(1))
+        store.append(4, token(2))
+        async with asyncio.timeout(PATIENCE_S):
+            while channel.feed.last < 4:
+                await asyncio.sleep(0.01)
+        store.append(5, END, end="completed")
+        assert ids_in(await task) == [1, 2, 3, 4, 5]
+        assert not channel.is_lost
+
+    play(fleet, scene, LatePublication)
+
+
+def test_a_channel_opened_before_its_stream_is_made_is_not_lost(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "QUIET_S", 0.0)
+
+    async def scene(hub: Hub, reads: LogReader, store: Store) -> None:
+        channel = await hub.open("stream-2", is_new=True)
+        await hub._ask_logs([channel])
+        assert not channel.is_lost
+        store.start("stream-2")
+        hub.join(channel, Reader(channel, reads))
+        await hub._ask_logs([channel])
+        assert not channel.is_lost
+        store.redis.flushall()
+        await hub._ask_logs([channel])
+        assert channel.is_lost
+
+    play(fleet, scene)
