@@ -22,8 +22,8 @@ from tests.wire import whole
 
 EDGES = WORKERS = 3
 SETTLE_S = 30.0
-SPARE_DESCRIPTORS = 24
-"""Pools keep some connections open; a leak is one for every stream, hundreds."""
+SPARE_DESCRIPTORS = 48
+"""A pool keeps the connections that its worst moment took, at most 32; a leak is one for every stream, hundreds."""
 
 
 class Tally:
