@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Sequence
-from typing import Final, Literal, TypeAlias
+from collections.abc import Collection, Sequence
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 
 from protocol import scripted
 from protocol.errors import TokenrelayError
+from protocol.lines import Lines, Path, steps
+from protocol.rules import Kind, RoutingRules
 
-Dialect: TypeAlias = Literal["local", "scripted", "openai", "anthropic", "gemini"]
+Dialect: TypeAlias = Literal["local", "scripted", "responses", "chat_completions", "anthropic", "gemini"]
+Parameter: TypeAlias = Literal["temperature", "top_p", "stop", "seed", "tools"]
+TokenLimitField: TypeAlias = Literal["max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens"]
+Grade: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=5)]
+Dollars: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=10_000)]
 
 NEUROSWITCH: Final = "neuroswitch"
 NEUROSWITCH_NAMES: Final = frozenset({NEUROSWITCH, "neuroswitch/mix", "neuroswitch mix", "neuroswitch-mix"})
+
+
+class Traits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What NeuroSwitch weighs: grades from 1 (least) to 5 (most), and what a model is good at."""
+
+    quality: Grade = 3
+    speed: Grade = 3
+    strengths: tuple[Kind, ...] = ()
+
+
+class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """US dollars for a million tokens."""
+
+    input: Dollars = 0.0
+    output: Dollars = 0.0
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -25,14 +47,20 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dialect: Dialect
     upstream: str
     speed: str = "Variable"
-    tools: bool = False
+    accepts: tuple[Parameter, ...] = ()
+    token_limit_field: TokenLimitField | None = None
+    thinks: bool = False
+    context: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    price: Price = Price()
+    traits: Traits = Traits()
     names: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
-    auto: int | None = None
+    auto: bool = False
 
-
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    model: list[Model]
+    @property
+    def tools(self) -> bool:
+        """Whether it can call tools."""
+        return "tools" in self.accepts
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -43,17 +71,27 @@ class Choice(msgspec.Struct, frozen=True):
     is_routed: bool = False
 
 
-class Catalogue:
-    """All rows, found by any of their names. Raises ValueError, naming the row, when two rows share a name."""
+class NameTaken(ValueError):
+    """Two rows share a name; says which."""
 
-    def __init__(self, models: Sequence[Model]) -> None:
+    def __init__(self, row: int, name: str, model: Model, known: Model) -> None:
+        super().__init__(f"the name {name!r} of model {model.id!r} is taken by {known.id!r}")
+        self.row = row
+        self.name = name
+
+
+class Catalogue:
+    """All rows, found by any of their names, and how NeuroSwitch chooses among them. Raises NameTaken."""
+
+    def __init__(self, models: Sequence[Model], routing: RoutingRules | None = None) -> None:
         self.models = tuple(models)
+        self.routing = RoutingRules() if routing is None else routing
         self._by_name: dict[str, Model] = {}
-        for model in self.models:
+        for row, model in enumerate(self.models):
             for name in (model.id, *model.names, model.upstream):
                 known = self._by_name.setdefault(name.lower(), model)
                 if known is not model or name.lower() in NEUROSWITCH_NAMES:
-                    raise ValueError(f"the name {name!r} of model {model.id!r} is taken by {known.id!r}")
+                    raise NameTaken(row, name, model, known)
 
     def is_auto(self, name: str | None) -> bool:
         """True when the caller leaves the choice to NeuroSwitch."""
@@ -81,8 +119,16 @@ class Catalogue:
                 return Choice(model, name)
         return None
 
+    def meant(self, name: str) -> Collection[str]:
+        """The ids of the rows that a maker's or a model's name means; none when it means nothing."""
+        of_maker = [row.id for row in self.models if row.provider.lower() == name.lower()]
+        if of_maker:
+            return of_maker
+        choice = self._find(name)
+        return [] if choice is None else [choice.model.id]
+
     def choices(self, name: str | None, provider: str | None) -> list[Choice]:
-        """Who may answer a request, best first: one row if the caller named it, else what NeuroSwitch may choose.
+        """Who may answer a request: one row if the caller named it, else what NeuroSwitch may choose, as in the file.
 
         Raises TokenrelayError VALIDATION_ERROR for a name or a provider that means nothing.
         """
@@ -97,15 +143,67 @@ class Catalogue:
                 issue = f"no maker is called {provider[:80]!r}"
                 raise TokenrelayError("VALIDATION_ERROR", f"provider: {issue}", field="provider", issue=issue)
             return [Choice(row, row.upstream) for row in rows]
-        ranked = sorted((row for row in rows if row.auto is not None), key=lambda row: row.auto or 0)
-        return [Choice(row, row.upstream, is_routed=True) for row in ranked]
+        return [Choice(row, row.upstream, is_routed=True) for row in rows if row.auto]
+
+
+# -- the file ---------------------------------------------------------------------------------------------------------
+
+_SECTIONS: Final = ("model", "routing")
+_PLACE: Final = re.compile(r" - at (?:`key` in )?`\$(?P<path>[^`]*)`$")
+_FIELD: Final = re.compile(r"unknown field `(?P<field>[^`]*)`")
+_VALUE: Final = re.compile(r"^Invalid enum value '(?P<value>[^']*)'")
+_TOML_PLACE: Final = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
 
 
 def parse(text: str) -> Catalogue:
-    """A catalogue from TOML text. Raises ValueError that says what is wrong and where."""
+    """A catalogue from TOML text. Raises ValueError that says what is wrong and in which line."""
     try:
-        return Catalogue(msgspec.toml.decode(text, type=_File).model)
-    except (msgspec.ValidationError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"the catalogue is not valid: {error}") from error
-    except msgspec.DecodeError as error:
-        raise ValueError(f"the catalogue is not TOML: {error}") from error
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _not_toml(text, str(error)) from error
+    lines = Lines(text)
+    for name in tables:
+        if name not in _SECTIONS:
+            raise _invalid(lines, (name,), f"Object contains unknown field `{name}`")
+    rows = tables.get("model")
+    if not isinstance(rows, list) or not rows:
+        raise _invalid(lines, ("model",), "missing required field `model`: expected one [[model]] or more")
+    models = [_converted(row, Model, lines, ("model", number)) for number, row in enumerate(rows)]
+    routing = _converted(tables.get("routing", {}), RoutingRules, lines, ("routing",))
+    try:
+        return Catalogue(models, routing)
+    except NameTaken as error:
+        raise ValueError(f"line {lines.of(_place_of(models, error), error.name)}: {error}") from error
+
+
+def _place_of(models: Sequence[Model], error: NameTaken) -> Path:
+    model = models[error.row]
+    fields: dict[str, tuple[str, ...]] = {"id": (model.id,), "names": model.names, "upstream": (model.upstream,)}
+    return ("model", error.row, next(name for name, values in fields.items() if error.name in values))
+
+
+def _converted(value: Any, kind: type[Any], lines: Lines, place: Path) -> Any:
+    try:
+        return msgspec.convert(value, type=kind)
+    except msgspec.ValidationError as error:
+        said = str(error)
+        within = _PLACE.search(said)
+        path: Path = (*place, *steps(within["path"])) if within else place
+        if field := _FIELD.search(said):
+            path = (*path, field["field"])
+        raise _invalid(lines, path, said[: within.start()] if within else said) from error
+
+
+def _invalid(lines: Lines, path: Path, issue: str) -> ValueError:
+    spelled = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
+    value = _VALUE.match(issue)
+    line = lines.of(path, value["value"] if value else None)
+    return ValueError(f"line {line}: the catalogue is not valid: {issue} - at {spelled}")
+
+
+def _not_toml(text: str, said: str) -> ValueError:
+    place = _TOML_PLACE.search(said)
+    issue = said[: place.start()] if place else said
+    if place is not None and place["line"]:
+        return ValueError(f"line {place['line']}, column {place['column']}: the catalogue is not TOML: {issue}")
+    return ValueError(f"line {max(1, len(text.splitlines()))}: the catalogue is not TOML: {issue}")

@@ -75,8 +75,15 @@ _FIELDS: Final = {
     "seed": "Where a model takes one: the same seed, the same answer.",
     "system": "Instructions that stand before the conversation.",
     "enable_tools": "True lets the model call the server's tools.",
-    "tools": "Definitions of the tools the model may call; without them, all the server has.",
-    "preferences": "Wishes NeuroSwitch weighs when it chooses.",
+    "tools": (
+        "The tools the model may call: ids, `{name}`, or functions as OpenAI's API describes them; without them all "
+        "that the server has. A function the server has no tool for is the caller's own: when the model calls it, the "
+        "answer ends with `finish_reason` `tool_calls`."
+    ),
+    "preferences": (
+        "Wishes NeuroSwitch weighs when it chooses: `strategy` (balanced, speed, quality, cost, weighted), `weights` "
+        "(of quality, speed, cost and strength, 0 to 100), `avoid` and `prefer` (names of models or makers)."
+    ),
     "on_disconnect": (
         "What becomes of the generation when nobody reads it any more: `continue`, `cancel`, or `grace:SECONDS` "
         f"(at most {request.MAX_DISCONNECT_GRACE_S})."

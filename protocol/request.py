@@ -9,12 +9,17 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from protocol import preferences
 from protocol.errors import TokenrelayError
 
 MAX_MESSAGES: Final = 1_000
 MAX_DISCONNECT_GRACE_S: Final = 3_600
 
+MAX_TOOLS: Final = 128
+MAX_DESCRIPTION: Final = 16_384
+
 Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+ToolName: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_.:-]{1,128}$")]
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -22,6 +27,23 @@ class Message(msgspec.Struct, frozen=True):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str
+
+
+class Function(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A function as OpenAI's API describes it; `parameters` is a JSON Schema of type object."""
+
+    name: ToolName
+    description: Annotated[str, msgspec.Meta(max_length=MAX_DESCRIPTION)] | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class ToolEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`{name}` is a tool of the server; `{type: "function", function: {…}}` is one too where the server has that name,
+    else a function of the caller's own."""
+
+    type: Literal["function"] | None = None
+    name: ToolName | None = None
+    function: Function | None = None
 
 
 class ChatRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -40,7 +62,7 @@ class ChatRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     system: str | None = None
     enable_tools: bool | None = None
-    tools: Annotated[list[Any], msgspec.Meta(max_length=128)] | None = None
+    tools: Annotated[list[ToolName | ToolEntry], msgspec.Meta(max_length=MAX_TOOLS)] | None = None
     preferences: dict[str, Any] | None = None
     on_disconnect: Annotated[str, msgspec.Meta(max_length=32)] = "continue"
 
@@ -127,13 +149,30 @@ def _checked(request: ChatRequest) -> ChatRequest:
         grace_s(request.on_disconnect)
     except ValueError as error:
         raise _fault("on_disconnect", str(error)) from error
+    for number, entry in enumerate(request.tools or ()):
+        _check_tool(f"tools[{number}]", entry)
     try:
         msgspec.msgpack.encode(request)
     except UnicodeEncodeError as error:
         raise TokenrelayError("INVALID_REQUEST", "the text has a character that UTF-8 cannot carry") from error
     except (TypeError, ValueError, OverflowError) as error:  # msgpack's extension types, integers beyond 64 bits
         raise TokenrelayError("INVALID_REQUEST", f"a value cannot be carried: {_shortly(error)}") from error
+    preferences.parse(request.preferences)
     return request
+
+
+def _check_tool(field: str, entry: ToolName | ToolEntry) -> None:
+    if isinstance(entry, str):
+        return
+    if (entry.name is None) == (entry.function is None):
+        raise _fault(field, "expected an id, {name}, or {type: function, function: {name}}")
+    if entry.function is None:
+        return
+    if entry.type is None:
+        raise _fault(f"{field}.type", "expected function beside a function")
+    parameters = entry.function.parameters
+    if parameters is not None and parameters.get("type", "object") != "object":
+        raise _fault(f"{field}.function.parameters", "expected a JSON Schema of type object")
 
 
 _AT: Final = re.compile(r"^(?P<issue>.*?)(?: - at (?:`key` in )?`\$(?P<path>.*)`)?$", re.DOTALL)

@@ -80,7 +80,7 @@ class Models:
     def listing(self) -> list[dict[str, Any]]:
         """The rows of `GET /api/models`, NeuroSwitch last."""
         rows = [_row(model.id, model, self._reason(model)) for model in self._catalogue.models]
-        candidates = [model for model in self._catalogue.models if model.auto is not None]
+        candidates = [model for model in self._catalogue.models if model.auto]
         reasons = [self._reason(model) for model in candidates]
         reason = None if None in reasons else "no model that it may choose is available"
         switch = _row(NEUROSWITCH, _SWITCH, reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
 from server.settings import Settings as EdgeSettings
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 def _default(value: object) -> str:
     if isinstance(value, Path):
         return f"`{value.relative_to(ROOT)}`"
-    if value is None or value == "":
+    if value is None or value == "" or value == SecretStr(""):
         return "none"
     if isinstance(value, bool):
         return f"`{int(value)}`"
@@ -31,7 +32,8 @@ def settings_table() -> str:
         assert issubclass(kind, BaseSettings)
         for name, field in kind.model_fields.items():
             row = [_default(field.default), field.description or "", role]
-            known = rows.setdefault(f"TOKENRELAY_{name.upper()}", row)
+            variable = field.validation_alias or f"TOKENRELAY_{name.upper()}"
+            known = rows.setdefault(str(variable), row)
             if known is not row:
                 assert known[:2] == row[:2], f"{name} means two things"
                 known[2] = "both"

@@ -31,7 +31,8 @@ def main(argv: list[str] | None = None) -> int:
         catalogue.parse(settings.catalogue.read_text(encoding="utf-8"))
     except ValidationError as error:
         for fault in error.errors():
-            name = "TOKENRELAY_" + "_".join(map(str, fault["loc"])).upper()
+            name = "_".join(map(str, fault["loc"])).upper()
+            name = name if name.endswith("_API_KEY") else f"TOKENRELAY_{name}"
             print(f"{name}: {fault['msg']}", file=sys.stderr)
         return 2
     except (OSError, ValueError) as error:

@@ -18,15 +18,19 @@ from protocol.request import ChatRequest
 from protocol.scripts import Claim
 from workers import routing
 from workers.log import Log
-from workers.providers.base import Delta, Finish, Message, ModelRequest, Provider, ProviderError, ToolSpec, ToolUse
+from workers.providers.base import Delta, Finish, Message, ModelRequest, Provider, ProviderError, ToolUse
 from workers.routing import Route
-from workers.tools import registry
+from workers.tools.base import Outcome
+from workers.tools.registry import Selection
 
 if TYPE_CHECKING:
     from workers.house import House
 
 MAX_ROUNDS: Final = 8
 """How often a model may call tools in one answer."""
+
+MAX_CALLS: Final = 32
+"""How many tools a model may call side by side; each may take the whole time a tool has."""
 
 MIN_UNHEARD_S: Final = 2.5
 """An edge whose live feed is cut off for a moment is no viewer that left."""
@@ -49,6 +53,7 @@ class Generation:
         self._began_at = now
         self._piece_at = now  # when the provider last gave something
         self._has_piece = False
+        self._is_calling = False  # while tools run nobody waits for the provider
         self._unheard_since: float | None = None  # None while at least one edge listens, as far as we know
         self._grace_s = request.grace_s(claim.on_disconnect)
         self._route: Route | None = None  # None until it has been chosen
@@ -98,7 +103,7 @@ class Generation:
         settings = self._house.settings
         if now - self._began_at > settings.generation_timeout_s:
             self.stop("total")
-        elif self._has_piece and now - self._piece_at > settings.between_tokens_timeout_s:
+        elif self._has_piece and not self._is_calling and now - self._piece_at > settings.between_tokens_timeout_s:
             self.stop("between tokens")
         elif not self._has_piece and now - self._piece_at > settings.first_token_timeout_s:
             self.stop("first token")
@@ -152,12 +157,16 @@ class Generation:
         if not self.log.last_id:  # an attempt before this one may have said so already
             self._append(Started(_now_ms(), self._label, route.routing))
         provider = house.providers[route.choice.model.dialect]
+        tools = await house.tools.select(asked)
         messages = [Message(turn.role, turn.content) for turn in asked.conversation]
         for _ in range(MAX_ROUNDS):
-            calls, finish = await self._round(provider, _model_request(asked, route, messages))
+            calls, finish = await self._round(provider, _model_request(asked, route, messages, tools))
             if finish.reason != "tool_calls" or not calls:
                 return self._completion(finish)
-            messages = [*messages, *await self._call_tools(calls)]
+            results = await self._call_tools(calls, tools)
+            if len(results) < len(calls):
+                return self._completion(finish)  # the rest are the caller's own functions: the answer ends with them
+            messages = [*messages, Message("assistant", "", tool_calls=tuple(calls)), *results]
         raise ProviderError(f"the model called tools in more than {MAX_ROUNDS} rounds", retryable=False)
 
     async def _round(self, provider: Provider, asked: ModelRequest) -> tuple[list[ToolUse], Finish]:
@@ -204,20 +213,34 @@ class Generation:
             await self._room.wait()  # bounded by the generation's total time
         self._piece_at = time.monotonic()
 
-    async def _call_tools(self, calls: list[ToolUse]) -> list[Message]:
-        """Run them side by side; each call and each result is an event at the moment it happens."""
+    async def _call_tools(self, calls: list[ToolUse], tools: Selection) -> list[Message]:
+        """Run ours side by side; each call and each result is an event at the moment it happens."""
         for use in calls:
             self._append(ToolCall(_now_ms(), self._label, use.call_id, use.name, use.arguments))
-        results = await asyncio.gather(*(self._call_tool(use) for use in calls))
-        return [Message("assistant", "", tool_calls=tuple(calls)), *results]
+        ours = [use for use in calls if use.name not in tools.own]
+        self._is_calling = True
+        try:
+            return await asyncio.gather(*(self._call_tool(use, at < MAX_CALLS, tools) for at, use in enumerate(ours)))
+        finally:
+            self._is_calling = False
+            self._piece_at = time.monotonic()
 
-    async def _call_tool(self, use: ToolUse) -> Message:
-        outcome = await registry.call(use.name, use.arguments)
-        self._piece_at = time.monotonic()
+    async def _call_tool(self, use: ToolUse, is_run: bool, tools: Selection) -> Message:
+        if not is_run:
+            outcome = Outcome(f"at most {MAX_CALLS} calls at once", failed=True)
+        elif self._may_call(use.name, tools):
+            outcome = await self._house.tools.call(use.name, use.arguments)
+        else:
+            outcome = Outcome(f"there is no tool called {use.name[:80]!r}", failed=True)
         self._append(
             ToolResult(_now_ms(), self._label, use.call_id, use.name, use.arguments, outcome.text, outcome.failed)
         )
         return Message("tool", outcome.text, tool_call_id=use.call_id)
+
+    def _may_call(self, name: str, tools: Selection) -> bool:
+        """What was not offered is not run, whatever a model makes up. The scripted one's script is the caller's."""
+        is_scripted = self._route is not None and self._route.choice.model.dialect == "scripted"
+        return is_scripted or any(spec.name == name for spec in tools.specs)
 
     def _append(self, event: Event) -> None:
         raw = codec.pack(event)
@@ -270,7 +293,7 @@ class Generation:
         return released
 
 
-def _model_request(asked: ChatRequest, route: Route, messages: list[Message]) -> ModelRequest:
+def _model_request(asked: ChatRequest, route: Route, messages: list[Message], tools: Selection) -> ModelRequest:
     name = asked.model or ""
     return ModelRequest(
         model=name if scripted.is_scripted(name) else route.choice.upstream,
@@ -280,15 +303,8 @@ def _model_request(asked: ChatRequest, route: Route, messages: list[Message]) ->
         top_p=asked.top_p,
         stop=asked.stops,
         seed=asked.seed,
-        tools=_tools(asked, route),
+        tools=tools.specs if route.choice.model.tools else (),
     )
-
-
-def _tools(asked: ChatRequest, route: Route) -> list[ToolSpec]:
-    """The built-in tools, when they were asked for and the model takes any."""
-    if not asked.enable_tools or not route.choice.model.tools:
-        return []
-    return [tool.spec for tool in registry.BUILT_IN.values()]
 
 
 def _packed_token(at_ms: int, label: str, text: str) -> bytes:

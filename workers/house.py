@@ -21,6 +21,7 @@ from workers.generate import Generation
 from workers.providers.base import Provider
 from workers.redis import AWAY, own_connection, run
 from workers.settings import Settings
+from workers.tools.registry import Toolbox
 from workers.writer import Writer
 
 PULSE_S: Final = 0.5
@@ -38,12 +39,14 @@ class House:
         catalogue: Catalogue,
         providers: dict[str, Provider],
         lacks: dict[str, str],
+        tools: Toolbox | None = None,
     ) -> None:
         self.settings = settings
         self.redis = redis
         self.catalogue = catalogue
         self.providers = providers
         self.lacks = lacks
+        self.tools = tools or Toolbox()
         self.worker_id = secrets.token_hex(6)
         self.writer = Writer(lambda: own_connection(redis))
         self.claims: dict[str, Claim] = {}  # taken from the queue, not begun yet

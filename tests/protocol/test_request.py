@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from protocol import request
 from protocol.errors import TokenrelayError
-from protocol.request import ChatRequest, Message
+from protocol.request import ChatRequest, Function, Message, ToolEntry
 from tests.protocol.cases import pure
 
 ASK = {"message": "hi"}
@@ -53,6 +53,31 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("a number as stop", {**ASK, "stop": 5}, "stop", "got `int`"),
     ("a seed beyond 64 bits", {**ASK, "seed": 2**63}, "seed", "<="),
     ("tools that are no list", {**ASK, "tools": {}}, "tools", "got `object`"),
+    ("a tool that is a number", {**ASK, "tools": ["calculator", 5]}, "tools[1]", "got `int`"),
+    ("a tool that is nothing", {**ASK, "tools": [{}]}, "tools[0]", "expected an id"),
+    ("a tool with a blank", {**ASK, "tools": ["a b"]}, "tools[0]", "regex"),
+    ("a tool of another type", {**ASK, "tools": [{"type": "web", "name": "x"}]}, "tools[0].type", "'web'"),
+    (
+        "a tool of both kinds",
+        {**ASK, "tools": [{"type": "function", "name": "x", "function": {"name": "x"}}]},
+        "tools[0]",
+        "expected an id",
+    ),
+    (
+        "a function without a name",
+        {**ASK, "tools": [{"type": "function", "function": {}}]},
+        "tools[0].function",
+        "name",
+    ),
+    ("a function without a type", {**ASK, "tools": [{"function": {"name": "x"}}]}, "tools[0].type", "function"),
+    (
+        "parameters that are a list",
+        {**ASK, "tools": [{"type": "function", "function": {"name": "x", "parameters": {"type": "array"}}}]},
+        "tools[0].function.parameters",
+        "of type object",
+    ),
+    ("too many tools", {**ASK, "tools": ["x"] * 129}, "tools", "length <= 128"),
+    ("a strategy nobody has", {**ASK, "preferences": {"strategy": "best"}}, "preferences.strategy", "'best'"),
     ("preferences that are no object", {**ASK, "preferences": []}, "preferences", "got `array`"),
     ("a wish nobody knows", {**ASK, "on_disconnect": "stop"}, "on_disconnect", "grace:SECONDS"),
     ("a grace without seconds", {**ASK, "on_disconnect": "grace:"}, "on_disconnect", "grace:SECONDS"),
@@ -71,7 +96,7 @@ def test_a_fault_is_named_by_its_field_at_both_doors(body: dict[str, Any], field
         assert caught.value.message == f"{field}: {caught.value.fields['issue']}"
 
 
-DEEP = b'{"message":"x","tools":' + b"[" * 5000
+DEEP = b'{"message":"x","preferences":{"a":' + b"[" * 5000
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"nul", b'{"message":"\xff"}', b'{"message":"\\ud800"}', DEEP])
@@ -118,6 +143,9 @@ TAKEN: list[tuple[str, dict[str, Any], ChatRequest]] = [
     ("a whole number as temperature", {**ASK, "temperature": 1}, ChatRequest(message="hi", temperature=1.0)),
     ("names with spaces", {**ASK, "model": "GPT-4 Turbo"}, ChatRequest(message="hi", model="GPT-4 Turbo")),
     ("stops", {**ASK, "stop": ["a", "b"]}, ChatRequest(message="hi", stop=["a", "b"])),
+    ("tools in three ways", {**ASK, "tools": ["time.now", {"name": "calculator"}, {"type": "function", "function":
+     {"name": "f", "parameters": {"type": "object"}}}]}, ChatRequest(message="hi", tools=["time.now",
+     ToolEntry(name="calculator"), ToolEntry(type="function", function=Function("f", None, {"type": "object"}))])),
     ("every bound", {**ASK, "max_tokens": 1_000_000, "temperature": 2, "top_p": 0, "on_disconnect": "grace:3600"},
      ChatRequest(message="hi", max_tokens=1_000_000, temperature=2.0, top_p=0.0, on_disconnect="grace:3600")),
 ]  # fmt: skip

@@ -7,22 +7,17 @@ import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.workers.upstream import END, HEAD, Reader, Script, Upstream, Writer, chunked, hangs, says
 from workers.providers.base import Delta, Finish, Message, ModelRequest, Piece, ProviderError, ToolSpec, ToolUse
-from workers.providers.chat_completions import (
-    ChatCompletions,
-    Parser,
-    Timeouts,
-    encode_request,
-    failure,
-    parse_retry_after,
-)
+from workers.providers.chat_completions import ChatCompletions, Parser, Timeouts, encode_request
+from workers.providers.faults import failure, parse_retry_after
 
 T = TypeVar("T")
 MODEL = "m-1"
@@ -216,6 +211,7 @@ def test_byte_by_byte_it_reads_the_same(name: str, wire: bytes, pieces: list[Any
     assert parse([wire[at : at + 1] for at in range(len(wire))]) == pieces
 
 
+@settings(deadline=None)  # a busy machine is no fault of the parser
 @given(st.data())
 def test_any_split_reads_the_same(given_data: st.DataObject) -> None:
     _, wire, pieces = given_data.draw(st.sampled_from([row for row in ROWS if len(row[1]) < 10_000]))
@@ -224,6 +220,7 @@ def test_any_split_reads_the_same(given_data: st.DataObject) -> None:
     assert parse([wire[a:b] for a, b in itertools.pairwise(bounds)]) == pieces
 
 
+@settings(deadline=None)  # a busy machine is no fault of the parser
 @given(st.lists(st.text(st.characters(codec=None)), max_size=6), st.integers(1, 9))
 def test_any_text_comes_out_as_unicode(texts: list[str], step: int) -> None:
     wire = b"".join(delta(content=text) for text in texts) + delta("stop") + DONE
@@ -330,80 +327,6 @@ def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | No
 
 
 # -- a real server, byte for byte ------------------------------------------------------------------------------------
-
-Reader: TypeAlias = asyncio.StreamReader
-Writer: TypeAlias = asyncio.StreamWriter
-Script: TypeAlias = Callable[[Reader, Writer], Awaitable[None]]
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-END = b"0\r\n\r\n"
-
-
-def chunked(raw: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(raw), raw)
-
-
-class Upstream:
-    """Plays one script per request; keeps what was asked."""
-
-    def __init__(self, script: Script) -> None:
-        self._script = script
-        self.requests: list[tuple[str, dict[str, str], bytes]] = []
-        self.connections = 0
-        self.gone = asyncio.Event()  # the other side has closed a connection
-        self.base_url = ""
-
-    async def __aenter__(self) -> Upstream:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.base_url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        await self._server.wait_closed()
-
-    async def _serve(self, reader: Reader, writer: Writer) -> None:
-        self.connections += 1
-        try:
-            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-                while not writer.is_closing():
-                    await self._take_request(reader)
-                    await self._script(reader, writer)
-                    await writer.drain()
-        finally:
-            self.gone.set()
-            writer.close()
-
-    async def _take_request(self, reader: Reader) -> None:
-        line, *fields = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
-        headers = {name.lower(): value for name, _, value in (field.partition(": ") for field in fields)}
-        self.requests.append((line, headers, await reader.readexactly(int(headers["content-length"]))))
-
-
-def says(*parts: bytes, close: bool = False) -> Script:
-    """Writes these bytes, then closes or takes the next request."""
-
-    async def script(_: Reader, writer: Writer) -> None:
-        for part in parts:
-            writer.write(part)
-            await writer.drain()
-        if close:
-            writer.close()
-
-    return script
-
-
-def hangs(*parts: bytes) -> Script:
-    """Writes these bytes, then waits until the other side closes."""
-
-    async def script(reader: Reader, writer: Writer) -> None:
-        for part in parts:
-            writer.write(part)
-            await writer.drain()
-        await reader.read()
-        writer.close()
-
-    return script
-
 
 def with_upstream(
     script: Script, use: Callable[[ChatCompletions, Upstream], Awaitable[T]], timeouts: Timeouts | None = None
@@ -565,7 +488,8 @@ def test_a_connection_that_cannot_be_made_in_time() -> None:
         slow = ChatCompletions(
             name="Maker", base_url=upstream.base_url, session=busy, timeouts=Timeouts(connect_s=0.02)
         )
-        holds = slow.stream(ModelRequest("m", []))
+        patient = ChatCompletions(name="Maker", base_url=upstream.base_url, session=busy)
+        holds = patient.stream(ModelRequest("m", []))
         await anext(holds)
         _, error = await collect(slow)
         assert error is not None

@@ -4,19 +4,27 @@ client."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
 from protocol.events import FinishReason
 
 
+class Echo(msgspec.Struct, frozen=True):
+    """What a maker wants back with its own tool call, word for word (signed thoughts). Only `dialect` reads `value`."""
+
+    dialect: str
+    value: Any
+
+
 class ToolUse(msgspec.Struct, frozen=True):
-    """One call the model asked for; `arguments` is its argument object, already parsed."""
+    """One call the model asked for; `arguments` is its argument object, already parsed. Hand `echo` back unread."""
 
     call_id: str
     name: str
     arguments: dict[str, Any]
+    echo: Echo | None = None
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -49,6 +57,40 @@ class ModelRequest(msgspec.Struct, frozen=True):
     tools: Sequence[ToolSpec] = ()
 
 
+class Accepts(msgspec.Struct, frozen=True):
+    """Which parts of a `ModelRequest` a model takes. What it does not take is left out of what is sent.
+
+    `token_limit_field` is what it calls `max_tokens`; None: what its dialect calls it. A model that `thinks` gets its
+    sealed thoughts back with the results of its tools, where its dialect has to ask for them (Responses).
+    """
+
+    temperature: bool = True
+    top_p: bool = True
+    stop: bool = True
+    seed: bool = True
+    tools: bool = True
+    token_limit_field: str | None = None
+    thinks: bool = False
+
+
+OPTIONAL: Final = ("temperature", "top_p", "stop", "seed", "tools")
+"""The parts that may be left out: fields of `ModelRequest`, and of `Accepts`."""
+
+
+def left_out(request: ModelRequest, accepts: Accepts) -> tuple[str, ...]:
+    """The parts of `request` that a model which takes no more than `accepts` is not told, by their names."""
+    # An empty list of tools or stops asks for nothing; a temperature or a seed of 0 does.
+    return tuple(
+        part for part in OPTIONAL if not getattr(accepts, part) and getattr(request, part) not in (None, (), [])
+    )
+
+
+def fitted(request: ModelRequest, accepts: Accepts) -> ModelRequest:
+    """The request without those parts."""
+    nothing = {part: () if part in ("stop", "tools") else None for part in left_out(request, accepts)}
+    return msgspec.structs.replace(request, **nothing)
+
+
 class Delta(msgspec.Struct, frozen=True):
     """A piece of the answer; never empty."""
 
@@ -56,7 +98,11 @@ class Delta(msgspec.Struct, frozen=True):
 
 
 class Finish(msgspec.Struct, frozen=True):
-    """The round is over; the last thing a provider yields. `resolved_model` is what the maker says answered."""
+    """The round is over; the last thing a provider yields. `resolved_model` is what the maker says answered.
+
+    `input_tokens` is everything the model read, from a cache or not; `output_tokens` is what the maker bills as output,
+    thinking included.
+    """
 
     reason: FinishReason
     input_tokens: int

@@ -1,0 +1,57 @@
+import { Component, ReactNode } from "react";
+
+import { ChatBody, Client, ClientOptions, StreamEvent, TokenrelayError } from "./client.js";
+
+export { TokenrelayError } from "./client.js";
+
+export type Status = "idle" | "connecting" | "queued" | "streaming" | "reconnecting" | "done" | "failed";
+
+export interface Tool {
+  readonly id: string;
+  readonly name: string;
+  readonly input: Record<string, unknown>;
+  /** Missing until the tool has answered. */
+  readonly result?: string;
+  readonly failed: boolean;
+}
+
+export interface StreamingChatOptions extends ClientOptions {
+  /** Shared by several hooks; else one is made from the other options, as they are at first. */
+  client?: Client;
+  /** Fields of each question, such as `model`. */
+  body?: ChatBody;
+  /** Under this name the stream under way is kept, and a reload goes on with it. */
+  storageKey?: string;
+  /** Default: sessionStorage. */
+  storage?: Storage;
+}
+
+export interface StreamingChat {
+  readonly response: string;
+  readonly isStreaming: boolean;
+  readonly status: Status;
+  /** A TokenrelayError, or what was wrong with the question (TypeError). */
+  readonly error: TokenrelayError | Error | null;
+  readonly tools: readonly Tool[];
+  readonly events: readonly StreamEvent[];
+  readonly streamId: string | null;
+  /** Asks; gives the text once the answer is over. Never rejects. */
+  readonly sendMessage: (message: string | ChatBody, more?: ChatBody) => Promise<string>;
+  /** Stops the answer for good. */
+  readonly stop: () => void;
+  /** Reads a stream that is there already. Never rejects. */
+  readonly resume: (streamId: string, after?: number | string) => Promise<string>;
+}
+
+export declare function useStreamingChat(options?: StreamingChatOptions): StreamingChat;
+
+export interface StreamBoundaryProps {
+  children?: ReactNode;
+  fallback?: (fault: { error: unknown; text: string; retry: () => void }) => ReactNode;
+  /** Shown in place of what the hooks below have received: for a hook that stands above. */
+  text?: string;
+  onError?: (error: unknown) => void;
+}
+
+/** Catches what its children throw while rendering, and shows the text received all the same. */
+export declare class StreamBoundary extends Component<StreamBoundaryProps> {}

@@ -1,0 +1,574 @@
+"""The JavaScript client and the React hook in a real browser against real processes: exact, whatever breaks."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.browser import react_package
+from tests.fleet import ROOT, Fleet
+from tests.needs import require
+from tests.wire import words
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+PATIENCE_MS = 30_000
+CLIENT = ROOT / "clients" / "javascript"
+KEY = "sesame"
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--no-first-run",
+]  # fmt: skip
+TRANSPORTS = ("sse", "websocket", "auto")
+
+PAGE = """<!doctype html><meta charset="utf-8"><title>client</title><link rel="icon" href="data:,">
+<script type="importmap">{"imports": {"react": "/react.js", "react-dom/client": "/react.js"}}</script>
+<div id="root"></div>"""
+
+# -- a site of another origin than the edge
+# --------------------------------------------------------------------------------
+
+
+class Site:
+    """Gives the page and its modules; `files` by path."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, tuple[str, str]] = {"/": ("text/html", PAGE)}
+        for path in CLIENT.glob("*.js"):
+            self.files[f"/client/{path.name}"] = ("text/javascript", path.read_text(encoding="utf-8"))
+        site = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                kind, text = site.files.get(self.path.partition("?")[0], ("", ""))
+                body = text.encode()
+                self.send_response(200 if kind else 404)
+                self.send_header("Content-Type", f"{kind or 'text/plain'}; charset=utf-8")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self.origin = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Site:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    require(path, "Chromium on PATH")
+    require(find_spec("playwright"), "playwright (requirements-dev.txt)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def site(browser: Browser) -> Iterator[Site]:
+    with Site() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def fleet(site: Site) -> Iterator[Fleet]:
+    env = {"TOKENRELAY_API_KEYS": f"me:{KEY}", "TOKENRELAY_ALLOWED_ORIGINS": site.origin}
+    with Fleet(edges=1, workers=1, env=env) as started:
+        yield started
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    opened = browser.new_context()
+    opened.set_default_timeout(PATIENCE_MS)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext, site: Site, fleet: Fleet) -> Iterator[Page]:
+    """A page that has the client; an error in its script fails the test."""
+    opened = context.new_page()
+    faults: list[str] = []
+    opened.on("pageerror", lambda error: faults.append(str(error)))
+    opened.goto(site.origin)
+    opened.evaluate("async () => { window.api = await import('/client/client.js'); }")
+    yield opened
+    assert faults == []
+
+
+def start(page: Page, fleet: Fleet, model: str, transport: str) -> None:
+    """`window.stream`; `window.seen` is what a loop over it gives."""
+    page.evaluate(
+        """([url, key, model, transport]) => {
+          window.client ??= api.createClient({ url, key, transport });
+          window.stream = client.chat({ message: "hello", model });
+          window.seen = [];
+          window.states = [];
+          stream.subscribe(() => states.at(-1) !== stream.state && states.push(stream.state));
+          window.loop = (async (it) => { for await (const event of it) seen.push(event); })(stream);
+          loop.catch(() => {});
+        }""",
+        [fleet.urls[0], KEY, model, transport],
+    )
+
+
+def wait_for_some(page: Page, count: int = 12) -> None:
+    page.wait_for_function("(count) => stream.text.length >= count", arg=count)
+
+
+def assert_whole(page: Page, count: int) -> list[str]:
+    """The answer is over and exact; gives the states it went through."""
+    page.evaluate("loop")
+    text, joined, ids, states = page.evaluate(
+        "[stream.text, seen.map(({ data }) => data.token).join(''), seen.map(({ id }) => id), states]"
+    )
+    assert text == joined == words(count)
+    known = [number for number in ids if number is not None]
+    assert known == sorted(set(known))
+    assert known[-1] == count + 2  # started, the tokens, the end
+    assert states[-1] == "done"
+    return list(states)
+
+
+def call(fleet: Fleet, path: str) -> Any:
+    headers = {"Accept": "application/json", "Authorization": f"Bearer {KEY}"}
+    with urllib.request.urlopen(urllib.request.Request(fleet.urls[0] + path, headers=headers), timeout=5) as answer:
+        return json.load(answer)
+
+
+def wait_for_state(fleet: Fleet, stream_id: str, state: str) -> None:
+    deadline = time.monotonic() + 10
+    while (said := call(fleet, f"/api/streams/{stream_id}")["state"]) != state:
+        assert time.monotonic() < deadline, said
+        time.sleep(0.05)
+
+
+def generations(fleet: Fleet) -> int:
+    return len(call(fleet, "/api/streams")["streams"])
+
+
+# -- the client
+# ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_an_answer_is_exact(page: Page, fleet: Fleet, transport: str) -> None:
+    start(page, fleet, "scripted?tokens=80&interval_ms=10", transport)
+    wait_for_some(page)
+    assert page.evaluate("stream.state") == "streaming"
+    assert_whole(page, 80)
+    end = page.evaluate("stream.done")
+    assert (end["finish_reason"], end["output_tokens"]) == ("stop", 80)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_an_edge_goes_and_comes_back_in_mid_answer(
+    page: Page, fleet: Fleet, transport: str, number: signal.Signals
+) -> None:
+    before = generations(fleet)
+    start(page, fleet, "scripted?tokens=150&interval_ms=20", transport)
+    wait_for_some(page)
+    fleet.kill_edge(0, number)
+    page.wait_for_function("stream.state === 'reconnecting'")
+    fleet.restart_edge(0)
+    assert "reconnecting" in assert_whole(page, 150)
+    assert generations(fleet) == before + 1
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_offline_for_five_seconds(page: Page, fleet: Fleet, transport: str) -> None:
+    start(page, fleet, "scripted?tokens=200&interval_ms=40", transport)
+    wait_for_some(page)
+    page.context.set_offline(True)
+    page.wait_for_timeout(5_000)
+    page.context.set_offline(False)
+    came_back = time.monotonic()
+    had = page.evaluate("stream.text.length")
+    page.wait_for_function("(had) => stream.text.length > had", arg=had)
+    assert time.monotonic() - came_back < 3, "at once on `online`, not at the next try"
+    assert_whole(page, 200)
+
+
+@pytest.mark.parametrize(("first", "second"), [("sse", "websocket"), ("websocket", "sse")])
+def test_the_transport_is_switched_in_mid_answer(page: Page, fleet: Fleet, first: str, second: str) -> None:
+    start(page, fleet, "scripted?tokens=100&interval_ms=20", first)
+    for name in (second, first, second):
+        length = page.evaluate("stream.text.length")
+        page.wait_for_function("(had) => stream.text.length > had + 30", arg=length)
+        page.evaluate("(name) => stream.use(name)", name)
+        assert page.evaluate("stream.transport") == name
+    assert_whole(page, 100)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_cancel_ends_the_generation(page: Page, fleet: Fleet, transport: str) -> None:
+    start(page, fleet, "scripted?tokens=1000&interval_ms=20", transport)
+    wait_for_some(page)
+    page.evaluate("stream.cancel()")
+    assert page.evaluate("stream.done")["finish_reason"] == "cancelled"
+    assert page.evaluate("stream.state") == "done"
+    assert words(1000).startswith(page.evaluate("stream.text"))
+    wait_for_state(fleet, page.evaluate("stream.streamId"), "cancelled")
+
+
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
+def test_a_cancel_before_the_id_is_known_holds(page: Page, fleet: Fleet, transport: str) -> None:
+    start(page, fleet, "scripted?tokens=1000&interval_ms=20", transport)
+    page.evaluate("stream.cancel()")
+    assert page.evaluate("stream.done")["finish_reason"] == "cancelled"
+
+
+def test_a_detached_stream_goes_on_and_is_resumed(page: Page, fleet: Fleet) -> None:
+    start(page, fleet, "scripted?tokens=100&interval_ms=20", "websocket")
+    wait_for_some(page)
+    text = page.evaluate(
+        """async () => {
+          stream.detach();
+          const rest = client.resume(stream.streamId, stream.lastEventId, { transport: "sse" });
+          await rest.done;
+          return stream.text + rest.text;
+        }"""
+    )
+    assert text == words(100)
+
+
+def test_many_streams_share_one_socket(page: Page, fleet: Fleet) -> None:
+    sockets: list[str] = []
+    page.on("websocket", lambda socket: sockets.append(socket.url))
+    texts = page.evaluate(
+        """async ([url, key]) => {
+          const client = api.createClient({ url, key, transport: "websocket" });
+          const ask = (tokens) => client.chat({ message: "hi", model: `scripted?tokens=${tokens}&interval_ms=5` });
+          const streams = Array.from({ length: 12 }, (_, index) => ask(40 + index)); // more than six connections
+          await Promise.all(streams.map((stream) => stream.done));
+          return streams.map((stream) => stream.text);
+        }""",
+        [fleet.urls[0], KEY],
+    )
+    assert texts == [words(40 + number) for number in range(12)]
+    assert len(sockets) == 1
+
+
+def test_one_stream_is_read_twice(page: Page, fleet: Fleet) -> None:
+    start(page, fleet, "scripted?tokens=60&interval_ms=20", "websocket")
+    wait_for_some(page)
+    other = page.evaluate(
+        "async () => { const other = client.resume(stream.streamId); await other.done; return other.text; }"
+    )
+    assert other == words(60)
+    assert_whole(page, 60)
+
+
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
+def test_refusals_have_their_type(page: Page, fleet: Fleet, transport: str) -> None:
+    start(page, fleet, "scripted?tokens=3&interval_ms=0", transport)
+    assert_whole(page, 3)
+    said = page.evaluate(
+        """async ([url, key, transport]) => {
+          const codeOf = (stream) => stream.done.then(() => null, (error) => [error.code, error.status]);
+          const stranger = api.createClient({ url, key: "guess", transport });
+          return [
+            await codeOf(stranger.chat("hi")),
+            await codeOf(client.resume("0123456789abcdef")),
+            await codeOf(client.resume(stream.streamId, 900)),
+            await codeOf(client.chat({ message: "hi", temperature: 9 })),
+          ];
+        }""",
+        [fleet.urls[0], KEY, transport],
+    )
+    assert said == [["UNAUTHORIZED", 401], ["NOT_FOUND", 404], ["CURSOR_AHEAD", 409], ["VALIDATION_ERROR", 422]]
+
+
+def test_a_tickets_holder_needs_no_key(page: Page, fleet: Fleet) -> None:
+    text = page.evaluate(
+        """async ([url, key]) => {
+          const headers = { Authorization: `Bearer ${key}` };
+          const ask = () => fetch(`${url}/api/tickets`, { method: "POST", headers });
+          const ticket = async () => (await (await ask()).json()).ticket;
+          const client = api.createClient({ url, ticket });
+          const stream = client.chat({ message: "hi", model: "scripted?tokens=5&interval_ms=0" });
+          await stream.done;
+          return stream.text;
+        }""",
+        [fleet.urls[0], KEY],
+    )
+    assert text == words(5)
+
+
+# -- React
+# -----------------------------------------------------------------------------------------------------------------
+
+APP = """
+import { StrictMode, createElement as h, useState } from "react";
+import { createRoot } from "react-dom/client";
+import { StreamBoundary, useStreamingChat } from "/client/react.js";
+
+window.renders = 0;
+
+function Answer({ name, options }) {
+  const chat = useStreamingChat(options);
+  window[name] = chat;
+  window.renders += 1;
+  if (chat.response.includes(window.poison)) throw new Error("cannot draw this");
+  return h("article", { id: name, "data-status": chat.status, "data-streaming": chat.isStreaming }, chat.response);
+}
+
+function App({ options }) {
+  const [isThere, setThere] = useState(true);
+  window.setThere = setThere;
+  return h(StreamBoundary, null, isThere && h(Answer, { name: "one", options }),
+    h(Answer, { name: "other", options: { ...options, storageKey: undefined } }));
+}
+
+window.draw = (options) => createRoot(document.querySelector("#root")).render(h(StrictMode, null, h(App, { options })));
+"""
+
+
+@pytest.fixture
+def app(context: BrowserContext, site: Site, fleet: Fleet) -> Iterator[Page]:
+    """Two hooks in a page of a current React, in strict mode."""
+    modules = react_package.install(CLIENT / "package.json")
+    require(modules, "npm with a registry to install React from")
+    assert modules is not None
+    site.files["/react.js"] = ("text/javascript", react_package.as_module(modules))
+    site.files["/app.js"] = ("text/javascript", APP)
+    opened = context.new_page()
+    faults: list[str] = []
+    opened.on("pageerror", lambda error: faults.append(str(error)))
+    opened.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    draw(opened, site, fleet)
+    yield opened
+    assert [fault for fault in faults if "net::ERR" not in fault and "WebSocket connection" not in fault] == []
+
+
+def draw(page: Page, site: Site, fleet: Fleet, transport: str = "auto") -> None:
+    page.goto(site.origin)
+    page.evaluate(
+        """async ([url, key, transport]) => {
+          await import("/app.js");
+          window.poison = "\\0";
+          draw({ url, key, transport, storageKey: "answer" });
+        }""",
+        [fleet.urls[0], KEY, transport],
+    )
+    page.wait_for_selector("#one", state="attached")
+
+
+def ask(page: Page, model: str) -> None:
+    page.evaluate("(model) => { window.asked = one.sendMessage('hello', { model }); }", model)
+
+
+def shown(page: Page, name: str = "one") -> str:
+    return page.locator(f"#{name}").text_content() or ""
+
+
+def wait_for_text(page: Page, count: int = 12) -> None:
+    page.wait_for_function("(count) => document.querySelector('#one').textContent.length >= count", arg=count)
+
+
+def wait_for_status(page: Page, status: str, name: str = "one") -> None:
+    page.wait_for_selector(f"#{name}[data-status={status}]", state="attached")
+
+
+def test_the_hook_shows_an_answer_and_is_reset_by_the_next(app: Page, fleet: Fleet) -> None:
+    wait_for_status(app, "idle")
+    for count in (50, 30):
+        ask(app, f"scripted?tokens={count}&interval_ms=10")
+        wait_for_status(app, "streaming")
+        assert app.locator("#one").get_attribute("data-streaming") == "true"
+        wait_for_status(app, "done")
+        assert shown(app) == app.evaluate("asked") == words(count)
+        assert app.locator("#one").get_attribute("data-streaming") == "false"
+
+
+def test_the_hook_draws_once_a_frame(app: Page, fleet: Fleet) -> None:
+    renders, frames = app.evaluate(
+        """async () => {
+          let frames = 0;
+          const count = () => { frames += 1; requestAnimationFrame(count); };
+          count();
+          const before = renders;
+          await one.sendMessage("hello", { model: "scripted?tokens=3000&interval_ms=0" });
+          return [renders - before, frames];
+        }"""
+    )
+    assert app.evaluate("one.response") == words(3000)
+    # Strict mode renders twice; the question and the end are drawn when they come.
+    assert renders <= 2 * (frames + 4)
+
+
+def test_the_hook_stops(app: Page, fleet: Fleet) -> None:
+    ask(app, "scripted?tokens=1000&interval_ms=20")
+    wait_for_text(app)
+    app.evaluate("one.stop()")
+    wait_for_status(app, "done")
+    wait_for_state(fleet, app.evaluate("one.streamId"), "cancelled")
+
+
+def test_the_hook_outlives_its_edge(app: Page, fleet: Fleet) -> None:
+    ask(app, "scripted?tokens=150&interval_ms=20")
+    wait_for_text(app)
+    fleet.kill_edge(0)
+    wait_for_status(app, "reconnecting")
+    fleet.restart_edge(0)
+    wait_for_status(app, "done")
+    assert shown(app) == words(150)
+
+
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
+def test_the_hook_picks_up_after_a_reload(app: Page, site: Site, fleet: Fleet, transport: str) -> None:
+    before = generations(fleet)
+    draw(app, site, fleet, transport)
+    ask(app, "scripted?tokens=100&interval_ms=20")
+    wait_for_text(app)
+    draw(app, site, fleet, transport)
+    wait_for_status(app, "done")
+    assert shown(app) == words(100)
+    assert generations(fleet) == before + 1
+    draw(app, site, fleet, transport)
+    wait_for_status(app, "idle")
+
+
+def test_the_hook_lets_go_and_cancels_nothing_when_its_component_goes(app: Page, fleet: Fleet) -> None:
+    ask(app, "scripted?tokens=60&interval_ms=20")
+    wait_for_text(app)
+    stream_id = app.evaluate("one.streamId")
+    app.evaluate("setThere(false)")
+    app.wait_for_selector("#one", state="detached")
+    wait_for_state(fleet, stream_id, "completed")
+
+
+def test_two_hooks_watch_one_stream(app: Page, fleet: Fleet) -> None:
+    ask(app, "scripted?tokens=100&interval_ms=20")
+    wait_for_text(app)
+    app.evaluate("other.resume(one.streamId)")
+    wait_for_status(app, "done")
+    wait_for_status(app, "done", "other")
+    assert shown(app) == shown(app, "other") == words(100)
+
+
+def test_the_hook_says_why_it_failed_and_keeps_the_text(app: Page, fleet: Fleet) -> None:
+    ask(app, "scripted?tokens=50&interval_ms=5&fail_after=7")
+    wait_for_status(app, "failed")
+    assert app.evaluate("[one.error.code, one.isStreaming]") == ["PROVIDER_ERROR", False]
+    assert shown(app) == words(7)
+
+
+def test_the_hook_gives_tools_with_their_results(app: Page, fleet: Fleet) -> None:
+    ask(app, "scripted?tokens=20&interval_ms=5&tool_after=3")
+    wait_for_status(app, "done")
+    assert shown(app) == words(20)
+    assert app.evaluate("one.tools.map(({ name, result }) => [name, result])") == [["calculator", "42"]]
+
+
+def test_the_boundary_keeps_what_was_received(browser: Browser, site: Site, fleet: Fleet, app: Page) -> None:
+    page = app.context.new_page()  # React reports a caught error on the console: not a fault here
+    draw(page, site, fleet)
+    page.evaluate("poison = 'w20 '")
+    ask(page, "scripted?tokens=60&interval_ms=10")
+    alert = page.get_by_role("alert")
+    alert.wait_for()
+    kept = alert.locator("pre").text_content() or ""
+    assert "w20 " in kept
+    assert words(60).startswith(kept)
+    page.evaluate("poison = '\\0'")
+    alert.get_by_role("button").click()
+    wait_for_status(page, "done")  # mounted anew, it picks the stream up
+    assert shown(page) == words(60)
+
+
+# -- README's examples
+# -----------------------------------------------------------------------------------------------------
+
+README = (CLIENT / "README.md").read_text(encoding="utf-8")
+
+
+def examples(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (0, words(40) + "\nstop after 40 tokens\n"),
+        (1, words(3) + "\nPROVIDER_ERROR (502), try again: true; so far: 9 characters\n"),
+        (2, words(40) + "\n"),
+    ],
+)
+def test_an_example_does_what_it_says(fleet: Fleet, number: int, expected: str) -> None:
+    node = shutil.which("node")
+    require(node, "node on PATH")
+    facts = {"url": fleet.urls[0], "key": KEY, "model": "scripted?tokens=40&interval_ms=5"}
+    given = "".join(f"const {name} = {json.dumps(value)};\n" for name, value in facts.items())
+    script = given + examples("js")[number].replace('"@tokenrelay/client"', json.dumps((CLIENT / "client.js").as_uri()))
+    ran = subprocess.run(
+        [str(node), "--input-type=module", "-e", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ran.stdout, ran.returncode) == (expected, 0), ran.stderr
+
+
+def test_the_examples_are_all_here() -> None:
+    assert [len(examples(language)) for language in ("js", "html", "jsx")] == [3, 1, 1]
+
+
+def test_the_example_of_a_page(context: BrowserContext, site: Site, fleet: Fleet) -> None:
+    options = {"url": fleet.urls[0], "key": KEY}
+    body = {"message": "hello", "model": "scripted?tokens=40&interval_ms=5"}
+    page_text = examples("html")[0].replace("createClient()", f"createClient({json.dumps(options)})")
+    page_text = page_text.replace("./client.js", "/client/client.js").replace('"hello"', json.dumps(body))
+    site.files["/example"] = ("text/html", page_text)
+    page = context.new_page()
+    page.goto(f"{site.origin}/example")
+    page.wait_for_function("document.querySelector('#state').textContent === 'done'")
+    assert page.locator("#answer").text_content() == words(40)
+
+
+def test_the_example_in_react(site: Site, fleet: Fleet, app: Page) -> None:
+    code = examples("jsx")[0].replace("@tokenrelay/client/react", "/client/react.js")
+    site.files["/example.js"] = ("text/javascript", code)
+    app.goto(site.origin)
+    app.evaluate(
+        """async ([url, key]) => {
+          const { createElement, createRoot } = await import("/react.js");
+          const { createClient } = await import("/client/client.js");
+          const { App } = await import("/example.js");
+          const props = { client: createClient({ url, key }), model: "scripted?tokens=40&interval_ms=5" };
+          createRoot(document.querySelector("#root")).render(createElement(App, props));
+        }""",
+        [fleet.urls[0], KEY],
+    )
+    app.get_by_role("button", name="Ask").click()
+    app.get_by_role("button", name="Stop").wait_for()
+    app.get_by_role("status").get_by_text("done").wait_for()
+    assert app.get_by_role("article").text_content() == words(40)

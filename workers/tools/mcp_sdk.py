@@ -1,0 +1,155 @@
+"""An MCP session through the official SDK, over a started server's pipes or streamable HTTP. Keeps nothing alive."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, TextIO
+
+import anyio
+import httpx2
+import msgspec
+from mcp import Client, MCPError, StdioServerParameters, stdio_client, types
+from mcp.client.session import IncomingMessage
+from mcp.client.streamable_http import streamable_http_client
+
+from workers.providers.base import ToolSpec
+from workers.tools.base import ToolFailed
+from workers.tools.servers import ServerConfig
+
+MAX_PAGES: Final = 20
+MAX_ISSUE: Final = 400
+CONNECT_S: Final = 10.0
+CLIENT: Final = types.Implementation(name="tokenrelay", version="0.1.0")
+
+
+class SdkSession:
+    """What `workers.tools.mcp` asks of a session."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def list_tools(self) -> list[ToolSpec]:
+        """Every page, from the server itself."""
+        specs: list[ToolSpec] = []
+        cursor: str | None = None
+        for _ in range(MAX_PAGES):
+            page = await self._client.list_tools(cursor=cursor, cache_mode="refresh")
+            specs += [ToolSpec(tool.name, tool.description or "", tool.input_schema) for tool in page.tools]
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        return specs
+
+    async def call(self, name: str, arguments: Mapping[str, Any], timeout_s: float) -> tuple[str, bool]:
+        """Raises ToolFailed where the server refuses the call, MCPError where it does not answer."""
+        try:
+            result = await self._client.call_tool(name, dict(arguments), read_timeout_seconds=timeout_s)
+        except MCPError as error:
+            if error.code == types.INVALID_PARAMS:
+                raise ToolFailed(error.message[:MAX_ISSUE]) from error
+            raise
+        return _text_of(result), result.is_error
+
+
+@contextlib.asynccontextmanager
+async def connect(config: ServerConfig, doubt: Callable[[], None]) -> AsyncIterator[SdkSession]:
+    """An open session; closed, and the server that was started for it ended, on the way out."""
+
+    async def heard(message: IncomingMessage) -> None:
+        if isinstance(message, types.ToolListChangedNotification):
+            doubt()
+
+    async with contextlib.AsyncExitStack() as stack:
+        transport = await stack.enter_async_context(_started(config) if config.command else _reached(config))
+        client = Client(_watched(transport, doubt), message_handler=heard, client_info=CLIENT)
+        yield SdkSession(await stack.enter_async_context(client))
+
+
+@contextlib.asynccontextmanager
+async def _started(config: ServerConfig) -> AsyncIterator[Any]:
+    # What a server says on stderr may hold what it was asked: it goes nowhere unless the operator wants it.
+    with contextlib.ExitStack() as stack:
+        stderr: TextIO = sys.stderr if config.show_stderr else stack.enter_context(_nowhere())
+        server = StdioServerParameters(command=config.command or "", args=list(config.args), env=config.env)
+        yield stdio_client(server, errlog=stderr)
+
+
+@contextlib.asynccontextmanager
+async def _reached(config: ServerConfig) -> AsyncIterator[Any]:
+    timeout = httpx2.Timeout(CONNECT_S, read=config.timeout_s + CONNECT_S)
+    async with httpx2.AsyncClient(headers=config.headers, timeout=timeout) as http:
+        yield streamable_http_client(config.url or "", http_client=http)
+
+
+@contextlib.asynccontextmanager
+async def _watched(transport: Any, doubt: Callable[[], None]) -> AsyncIterator[Any]:
+    """The transport's two streams; `doubt` hears when the server's one ends."""
+    async with transport as (incoming, outgoing):
+        yield _Watched(incoming, doubt), outgoing
+
+
+class _Watched:
+    """A stream that says when it is over: nobody else would before the next call."""
+
+    def __init__(self, stream: Any, doubt: Callable[[], None]) -> None:
+        self._stream = stream
+        self._doubt = doubt
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def receive(self) -> Any:
+        try:
+            return await self._stream.receive()
+        except (anyio.EndOfStream, anyio.ClosedResourceError):
+            self._doubt()
+            raise
+
+    def __aiter__(self) -> _Watched:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await self.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> _Watched:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Any:
+        return await self._stream.__aexit__(kind, error, trace)
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w")
+
+
+def _text_of(result: types.CallToolResult) -> str:
+    """A result as a model can read it: text as it is, anything else named."""
+    parts = [_part(block) for block in result.content]
+    if not parts and result.structured_content is not None:
+        return msgspec.json.encode(result.structured_content).decode()
+    return "\n".join(parts)
+
+
+def _part(block: types.ContentBlock) -> str:
+    match block:
+        case types.TextContent():
+            return block.text
+        case types.EmbeddedResource(resource=types.TextResourceContents() as resource):
+            return resource.text
+        case types.ResourceLink():
+            return f"[{block.name}: {block.uri}]"
+        case types.ImageContent() | types.AudioContent():
+            return f"[{block.mime_type}, {len(block.data) * 3 // 4} bytes]"
+        case _:
+            return "[a resource that is no text]"
