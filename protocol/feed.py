@@ -182,5 +182,10 @@ class Feed:
 
 
 def _weight(entry: Entry) -> int:
-    """Roughly the characters an entry holds; most are tokens, whose text is their fourth item."""
+    """Roughly the characters an entry holds.
+
+    Most are tokens, whose text is their fourth item: for them no sum is made (a sixth of an edge's time under load).
+    """
+    if entry[0] == codec.TOKEN:
+        return len(entry[3]) + 64
     return sum(len(item) for item in entry if isinstance(item, str)) + 64

@@ -93,9 +93,16 @@ def chat(
 
 
 @app.command()
-def bench() -> None:
-    """The benchmark; not in this version yet."""
-    fail("bench is not built yet in this version. There are: up, serve, work, chat (tokenrelay --help)", 2)
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="One run of each figure, smaller; no evidence.")] = False,
+    compare: Annotated[str | None, typer.Option(metavar="NAME", help="Measure another build beside: naive.")] = None,
+    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the table there too.")] = None,
+) -> None:
+    """The benchmark: starts fleets here, prints every figure beside its bar. The same as `python -m loadtest.bench`."""
+    options = ["--quick"] if quick else []
+    for name, value in (("--compare", compare), ("--json", json_file)):
+        options += [name, value] if value is not None else []
+    become_command([sys.executable, "-P", "-m", "loadtest.bench", *options])
 
 
 keys = typer.Typer(help="API keys in a file that edges read (TOKENRELAY_KEYS_FILE).", no_args_is_help=True)
@@ -139,10 +146,16 @@ def revoke_key(name: Annotated[str, typer.Argument(help="Whose.")], file: KeysFi
 
 def become(package: str, processes: int) -> NoReturn:
     """Exec, so that there is one process and signals go where they are sent. The roles do not import each other."""
-    from server.up import importable, role_command
+    from server.up import role_command
+
+    become_command(role_command(package, processes))
+
+
+def become_command(command: list[str]) -> NoReturn:
+    from server.up import importable
 
     sys.stdout.flush()
-    os.execve(sys.executable, role_command(package, processes), importable(os.environ))  # noqa: S606 - no shell is the point
+    os.execve(sys.executable, command, importable(os.environ))  # noqa: S606 - no shell is the point
 
 
 def fail(text: str, code: int) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 from types import FrameType
@@ -95,6 +96,9 @@ def run(settings: Settings, listener: socket.socket) -> None:
     server = _Server(config)
     servers.append(server)
     signal.signal(signal.SIGINT, server.handle_exit)
+    # What was made by importing stays for ever: it need not be looked at in each collection.
+    gc.collect()
+    gc.freeze()
     log.info("edge_listening", address=listener.getsockname())
     server.run(sockets=[listener])
 

@@ -123,8 +123,13 @@ def test_chat_says_so_when_its_client_is_missing(monkeypatch: pytest.MonkeyPatch
     assert "terminal client cannot be loaded" in result.stderr
 
 
-def test_bench_says_what_there_is() -> None:
-    result = invoke("bench")
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert "not built yet" in result.stderr
+def test_bench_replaces_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    became: list[list[str]] = []
+
+    def execve(program: str, command: list[str], environment: dict[str, str]) -> None:
+        became.append(command)
+        raise SystemExit(0)  # as if gone
+
+    monkeypatch.setattr(os, "execve", execve)
+    invoke("bench", "--quick", "--compare", "naive", "--json", "out.json")
+    assert became[0][-6:] == ["loadtest.bench", "--quick", "--compare", "naive", "--json", "out.json"]

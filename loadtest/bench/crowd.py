@@ -1,0 +1,253 @@
+"""A crowd of cheap clients in a process of its own: counts events, looks into none. Steered by lines of JSON.
+
+    bench ──stdin──▶ {"do": "open", …}      crowd ──sockets──▶ edge
+    bench ◀─stdout── {"opened": 500}
+
+An event costs it about a microsecond: a raw asyncio protocol, `bytes.count` over what comes, nothing decoded. Whether
+the text is right is what the load test looks at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final, Self, cast
+
+from loadtest.fleet import ROOT
+from loadtest.framing import TEXT, client_frame
+
+AT_ONCE: Final = 100
+PATIENCE_S: Final = 120.0
+ID: Final = re.compile(rb"^id: (\d+)$", re.MULTILINE)
+
+
+class Viewer(asyncio.Protocol):
+    """One connection. `reads` False: it takes nothing after the head."""
+
+    def __init__(self, crowd: Crowd, request: bytes, reads: bool) -> None:
+        self._crowd = crowd
+        self._request = request
+        self._reads = reads
+        self.transport: asyncio.Transport
+        self.head = b""
+        self.answered = asyncio.get_running_loop().create_future()  # of the status
+        self.ended = asyncio.get_running_loop().create_future()
+        self.sent_at = 0.0
+        self.ended_at = 0.0
+        self.last = b""  # the last piece that came
+        self.watch: Callable[[Viewer, bytes], None] | None = None  # sees every piece while it is set
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods, not by its class
+        self.sent_at = time.perf_counter()
+        self.transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.answered.done():
+            self.head += data
+            if b"\r\n\r\n" not in self.head:
+                return
+            self.head, _, data = self.head.partition(b"\r\n\r\n")
+            self.answered.set_result(int(self.head[9:12]))
+            if not self._reads:
+                self.transport.pause_reading()
+        self._crowd.events += data.count(b"\n\n")
+        self.last = data
+        if self.watch is not None:
+            self.watch(self, data)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.ended_at = time.perf_counter()
+        if not self.answered.done():
+            self.answered.set_result(0)
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    @property
+    def stream_id(self) -> str:
+        found = re.search(rb"(?i)x-stream-id: (\S+)", self.head)
+        return found[1].decode() if found else ""
+
+    @property
+    def last_id(self) -> int:
+        return max(map(int, ID.findall(self.last)), default=0)
+
+
+class Crowd:
+    """In the crowd's process: the connections and the orders about them."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host, self._port = host, port
+        self._common = f"Host: {host}:{port}\r\n"
+        self.events = 0
+        self._groups: dict[str, list[Viewer]] = {}
+
+    async def obey(self, order: dict[str, Any]) -> dict[str, Any]:
+        do = order.pop("do")
+        match do:
+            case "open":
+                return await self._open(**order)
+            case "mark":
+                return {"events": self.events, "at": time.perf_counter()}
+            case "wait":
+                return await self._wait(order["group"])
+            case "close":
+                for viewer in self._groups.pop(order["group"], []):
+                    viewer.transport.abort()
+                return {}
+            case "replay":
+                return await self._replay(**order)
+            case "cut_off":
+                return await self._cut_off(**order)
+        raise ValueError(do)
+
+    async def _open(
+        self, group: str, count: int, model: str = "", stream_id: str = "", door: str = "sse", reads: bool = True
+    ) -> dict[str, Any]:
+        """`count` more connections; answers once each has its answer's head."""
+        request = self._start_of(model) if model else self._get(stream_id, 0) if door == "sse" else self._upgrade()
+        viewers = self._groups.setdefault(group, [])
+        answered: Counter[int] = Counter()
+        for begin in range(0, count, AT_ONCE):
+            some = await asyncio.gather(*(self._connect(request, reads) for _ in range(min(AT_ONCE, count - begin))))
+            answered.update(await asyncio.gather(*(viewer.answered for viewer in some)))
+            viewers += some
+        if door == "ws":
+            resume = json.dumps({"type": "resume", "ref": 1, "stream_id": stream_id, "after": 0}).encode()
+            for viewer in viewers[-count:]:
+                viewer.transport.write(client_frame(TEXT, resume))
+        refused = {status: number for status, number in answered.items() if status not in (101, 200)}
+        return {"refused": refused, "stream_id": viewers[-1].stream_id}
+
+    async def _connect(self, request: bytes, reads: bool = True) -> Viewer:
+        loop = asyncio.get_running_loop()
+        _, viewer = await loop.create_connection(lambda: Viewer(self, request, reads), self._host, self._port)
+        return viewer
+
+    async def _wait(self, group: str) -> dict[str, Any]:
+        viewers = self._groups[group]
+        await asyncio.gather(*(viewer.ended for viewer in viewers))
+        return {"durations_ms": [(viewer.ended_at - viewer.sent_at) * 1000 for viewer in viewers]}
+
+    async def _replay(self, stream_id: str, times: int) -> dict[str, Any]:
+        """The whole of an ended stream, again and again, one at a time."""
+        took: list[float] = []
+        for _ in range(times):
+            viewer = await self._connect(self._get(stream_id, 0))
+            await viewer.ended
+            assert await viewer.answered == 200
+            took.append((viewer.ended_at - viewer.sent_at) * 1000)
+        return {"took_ms": took}
+
+    async def _cut_off(self, group: str, stream_id: str) -> dict[str, Any]:
+        """All at the same moment; whole is who has an event written after it and all before that."""
+        viewers = self._groups.pop(group)
+        cursors = [viewer.last_id for viewer in viewers]
+        newest = max(cursors)
+        cut_at = time.perf_counter()
+        for viewer in viewers:
+            viewer.transport.abort()
+        whole_after: list[float] = []
+        everybody = asyncio.get_running_loop().create_future()
+
+        def watch(viewer: Viewer, data: bytes) -> None:
+            if max(map(int, ID.findall(data)), default=0) > newest:
+                viewer.watch = None
+                whole_after.append(time.perf_counter() - cut_at)
+                if len(whole_after) == len(viewers) and not everybody.done():
+                    everybody.set_result(None)
+
+        async def come_back(cursor: int) -> Viewer:
+            viewer = await self._connect(self._get(stream_id, cursor))
+            viewer.watch = watch
+            return viewer
+
+        self._groups[group] = list(await asyncio.gather(*map(come_back, cursors)))
+        await everybody
+        return {"whole_after_s": whole_after}
+
+    def _start_of(self, model: str) -> bytes:
+        body = json.dumps({"message": "x", "model": model, "stream": True, "on_disconnect": "cancel"}).encode()
+        head = f"POST /api/chat HTTP/1.1\r\n{self._common}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        return head.encode() + body
+
+    def _get(self, stream_id: str, after: int) -> bytes:
+        head = f"GET /api/streams/{stream_id}?after={after} HTTP/1.1\r\n{self._common}Connection: close\r\n\r\n"
+        return head.encode()
+
+    def _upgrade(self) -> bytes:
+        key = base64.b64encode(os.urandom(16)).decode()
+        return (
+            f"GET /api/ws HTTP/1.1\r\n{self._common}Upgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+        ).encode()
+
+
+class Remote:
+    """In the bench's process: the other one, as methods. `with Remote(host, port) as crowd: crowd.open(…)`."""
+
+    def __init__(self, host: str, port: int) -> None:
+        command = [sys.executable, "-P", "-m", "loadtest.bench.crowd", host, str(port)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def ask(self, do: str, **order: Any) -> dict[str, Any]:
+        """Raises RuntimeError when the crowd cannot do it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"do": do, **order}).encode() + b"\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        answer: dict[str, Any] = json.loads(line) if line else {"failed": "its process has ended"}
+        if "failed" in answer:
+            raise RuntimeError(f"the crowd failed to {do}: {answer['failed']}")
+        return answer
+
+    def open(self, group: str, count: int, **order: Any) -> str:
+        """Gives the id of the stream of the last one. Raises RuntimeError when one is refused."""
+        answer = self.ask("open", group=group, count=count, **order)
+        if answer["refused"]:
+            raise RuntimeError(f"of {count} connections some were refused (status: number): {answer['refused']}")
+        return str(answer["stream_id"])
+
+
+async def serve(host: str, port: int) -> None:
+    crowd = Crowd(host, port)
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        try:
+            answer = await asyncio.wait_for(crowd.obey(json.loads(line)), PATIENCE_S)
+        except Exception as error:
+            answer = {"failed": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), flush=True)
+
+
+def main() -> None:
+    host, port = sys.argv[1:]
+    loop = None
+    try:
+        import uvloop
+
+        loop = uvloop.new_event_loop
+    except ImportError:
+        pass  # slower, and as right
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(serve(host, int(port)))
+
+
+if __name__ == "__main__":
+    main()

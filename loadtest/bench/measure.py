@@ -1,0 +1,208 @@
+"""How each figure is measured, against a fleet started for it. CPU is the server processes' own, read from the system.
+
+A measurement takes a `Size` and a kind of fleet and gives values by the names of table.FIGURES.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
+
+from loadtest import dispatch
+from loadtest.bench.crowd import Remote
+from loadtest.figures import percentile
+from loadtest.fleet import Fleet
+
+PATIENT: Final = {"TOKENRELAY_BETWEEN_TOKENS_TIMEOUT_S": "600", "TOKENRELAY_SEND_TIMEOUT_S": "600"}
+PROBING_S: Final = 15.0
+"""A machine that is overloaded answers fewer probes, it does not hold the table up."""
+
+IDLE: Final = "scripted?tokens=10&interval_ms=0&stall_after=1"
+
+
+class NaiveFleet(Fleet):
+    """Redis and one process that does everything."""
+
+    def _start_roles(self) -> None:
+        self._start("edge", [sys.executable, "-P", "-m", "loadtest.bench.naive", str(self.port)])
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of it: the real one, and a small one that only shows the way."""
+
+    few: int = 10
+    many: int = 2000
+    probes: int = 200
+    streams: int = 500
+    window_s: float = 6
+    free_streams: int = 50
+    free_tokens: int = 4000
+    viewers: int = 1000
+    fan_tokens: int = 1000
+    idle: int = 1000
+    replays: int = 50
+    cut_off: int = 1000
+    stalled: int = 200
+    stalled_tokens: int = 200_000
+
+
+FULL: Final = Size()
+QUICK: Final = Size(10, 200, 50, 100, 3, 20, 1000, 200, 300, 200, 20, 200, 50, 60_000)
+
+Values: TypeAlias = dict[str, float]
+Kind: TypeAlias = type[Fleet]
+Measurement: TypeAlias = Callable[[Size, Kind], Values]
+
+
+def dispatching(size: Size, kind: Kind) -> Values:
+    is_naive = kind is NaiveFleet
+    in_flight = [size.few] if is_naive else [size.few, size.many]
+    with kind(env={"TOKENRELAY_GENERATION_TIMEOUT_S": "86400"}) as fleet, contextlib.redirect_stdout(io.StringIO()):
+        if is_naive:  # it has no dispatch, and nothing to cancel with
+            samples = asyncio.run(probe_many(fleet, size.probes))
+            return {"ttft_idle_p50": percentile([ttft for _, ttft in samples], 0.5) * 1000}
+        idle, busy = asyncio.run(dispatch.measure(dispatch.Target(fleet.url, None), in_flight, size.probes))
+    return {
+        "pickup_idle_p50": idle["pickup_ms_p50"],
+        "pickup_idle_p99": idle["pickup_ms_p99"],
+        "pickup_busy_p50": busy["pickup_ms_p50"],
+        "pickup_busy_p99": busy["pickup_ms_p99"],
+        "ttft_idle_p50": idle["ttft_ms_p50"],
+        "ttft_growth": busy["ttft_ms_p50"] / idle["ttft_ms_p50"],
+    }
+
+
+def paced(size: Size, kind: Kind) -> Values:
+    """So many streams at 20 tokens a second, one viewer each; then what a new one has to wait beside them."""
+    if kind is NaiveFleet:
+        size = replace(size, streams=size.streams // 5)  # a fifth is what it can carry
+    with kind() as fleet, Remote("127.0.0.1", fleet.port) as crowd:
+        crowd.open("streams", size.streams, model="scripted?tokens=2000&interval_ms=50")
+        time.sleep(1)
+        before, cpu = crowd.ask("mark"), fleet.cpu_seconds()
+        time.sleep(size.window_s)
+        after, spent = crowd.ask("mark"), since(cpu, fleet)
+        values = per_token("paced", spent, after["events"] - before["events"])
+        samples = asyncio.run(probe_many(fleet, size.probes))
+    ttft = [sample[1] * 1000 for sample in samples]
+    return {**values, "ttft_loaded_p50": percentile(ttft, 0.5), "ttft_loaded_p99": percentile(ttft, 0.99)}
+
+
+def free(size: Size, kind: Kind) -> Values:
+    """The model writes as fast as it can."""
+    tokens = size.free_tokens if kind is Fleet else size.free_tokens // 8
+    with kind() as fleet, Remote("127.0.0.1", fleet.port) as crowd:
+        cpu, begun = fleet.cpu_seconds(), time.perf_counter()
+        crowd.open("streams", size.free_streams, model=f"scripted?tokens={tokens}&interval_ms=0")
+        crowd.ask("wait", group="streams")
+        took, spent = time.perf_counter() - begun, since(cpu, fleet)
+    written = size.free_streams * tokens
+    return {**per_token("free", spent, written), "free_rate": written / took / 1000}
+
+
+def fan_out(size: Size, kind: Kind) -> Values:
+    """One stream of 500 tokens a second, all viewers there before its first."""
+    tokens = size.fan_tokens if kind is Fleet else size.fan_tokens // 10
+    wait_ms = 5_000 + 10 * size.viewers  # a busy machine needs some milliseconds for each
+    with kind() as fleet, Remote("127.0.0.1", fleet.port) as crowd:
+        begun = time.perf_counter()
+        model = f"scripted?tokens={tokens}&interval_ms=2&first_ms={wait_ms}"
+        stream_id = crowd.open("writer", 1, model=model)
+        crowd.open("viewers", size.viewers, stream_id=stream_id)
+        if time.perf_counter() - begun > wait_ms / 1000:
+            raise RuntimeError("the viewers were not all there before the first token")
+        cpu = fleet.cpu_seconds()
+        crowd.ask("wait", group="viewers")
+        spent = since(cpu, fleet)
+    return {"fan_out": size.viewers * tokens / spent["edge"] / 1000}
+
+
+def idle_sse(size: Size, kind: Kind) -> Values:
+    return {"idle_sse": idle_memory(size, kind, "sse")}
+
+
+def idle_ws(size: Size, kind: Kind) -> Values:
+    return {"idle_ws": idle_memory(size, kind, "ws")}
+
+
+def idle_memory(size: Size, kind: Kind, door: str) -> float:
+    """KiB resident that one more connection costs, all following one silent stream."""
+    with kind(env=PATIENT) as fleet, Remote("127.0.0.1", fleet.port) as crowd:
+        stream_id = crowd.open("writer", 1, model=IDLE)
+        crowd.open("warm", 20, stream_id=stream_id, door=door)
+        time.sleep(0.5)
+        before = fleet.resident_bytes("edge")
+        crowd.open("idle", size.idle, stream_id=stream_id, door=door)
+        time.sleep(1)
+        return (fleet.resident_bytes("edge") - before) / size.idle / 1024
+
+
+def resume(size: Size, kind: Kind) -> Values:
+    with kind() as fleet, Remote("127.0.0.1", fleet.port) as crowd:
+        stream_id = crowd.open("writer", 1, model="scripted?tokens=2000&interval_ms=0")
+        crowd.ask("wait", group="writer")
+        crowd.ask("replay", stream_id=stream_id, times=5)
+        took = crowd.ask("replay", stream_id=stream_id, times=size.replays)["took_ms"]
+        stream_id = crowd.open("live", 1, model="scripted?tokens=3000&interval_ms=100")
+        crowd.open("viewers", size.cut_off, stream_id=stream_id)
+        time.sleep(1)
+        whole = crowd.ask("cut_off", group="viewers", stream_id=stream_id)["whole_after_s"]
+    return {"replay_p50": percentile(took, 0.5), "cut_off": max(whole)}
+
+
+def stalled(size: Size, kind: Kind) -> Values:
+    """Readers that take nothing of a long answer, and what they cost; others beside them, with and without."""
+    fast = f"scripted?tokens={size.stalled_tokens}&interval_ms=0&first_ms=1500"
+    with kind(env=PATIENT) as fleet, Remote("127.0.0.1", fleet.port) as crowd:
+
+        def write(readers: int) -> None:
+            stream_id = crowd.open("writer", 1, model=fast)
+            if readers:
+                crowd.open("stalled", readers, stream_id=stream_id, reads=False)
+            crowd.ask("wait", group="writer")
+
+        def others(run: int) -> float:
+            crowd.open(f"others{run}", 20, model=f"scripted?tokens={size.free_tokens}&interval_ms=0")
+            return percentile(crowd.ask("wait", group=f"others{run}")["durations_ms"], 0.5)
+
+        write(0)
+        alone = min(others(run) for run in range(3))
+        before = fleet.resident_bytes("edge")
+        write(size.stalled)
+        time.sleep(1)
+        memory = (fleet.resident_bytes("edge") - before) / size.stalled / 1024
+        beside = min(others(run) for run in range(3, 6))
+    return {"stalled_memory": memory, "stalled_slowing": (beside / alone - 1) * 100}
+
+
+MEASUREMENTS: Final[tuple[Measurement, ...]] = (
+    dispatching, paced, free, fan_out, idle_sse, idle_ws, resume, stalled,
+)  # fmt: skip
+OF_NAIVE: Final[tuple[Measurement, ...]] = (dispatching, paced, free, fan_out, idle_sse)
+
+
+async def probe_many(fleet: Fleet, number: int) -> list[tuple[float, float]]:
+    target = dispatch.Target(fleet.url, None)
+    await dispatch.probe(target)
+    samples: list[tuple[float, float]] = []
+    deadline = time.monotonic() + PROBING_S
+    while len(samples) < number and time.monotonic() < deadline:
+        samples.append(await dispatch.probe(target))
+        await asyncio.sleep(0.01)
+    return samples
+
+
+def since(before: dict[str, float], fleet: Fleet) -> dict[str, float]:
+    return {part: value - before[part] for part, value in fleet.cpu_seconds().items()}
+
+
+def per_token(name: str, spent: dict[str, float], tokens: int) -> Values:
+    parts = {f"{name}_{part}": seconds / tokens * 1e6 for part, seconds in spent.items()}
+    return {f"{name}_cpu": sum(parts.values()), **parts}
