@@ -44,6 +44,8 @@ class Terminal:
         self.process = subprocess.Popen(
             command(fleet.urls[0], *options), stdin=slave, stdout=slave, stderr=slave,
             env={**fleet.env, "TERM": "dumb"},
+            # Who started us in the background has SIGINT ignored, and so would our children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         os.close(slave)
         self.screen = ""
