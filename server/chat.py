@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,12 +14,14 @@ from protocol.catalogue import NEUROSWITCH
 from protocol.errors import TABLE, TokenrelayError
 from protocol.request import ChatRequest
 from protocol.session import Session
-from protocol.snapshot import Snapshot
 from server.auth import Identity
 from server.http import Call, Disconnected
 from server.hub import Channel
 from server.sse import SseDoor
-from server.streams import attach, find
+from server.streams import attach, find, read_all
+
+if TYPE_CHECKING:
+    from server.edge import Edge
 
 
 async def chat(call: Call) -> None:
@@ -54,7 +57,7 @@ def _accepted(call: Call, stream_id: str, body: ChatRequest) -> bytes:
     return sse.encode_frame(codec.to_json(data))
 
 
-async def begin(edge, identity: Identity, body: ChatRequest, key: str | None) -> tuple[str, Channel | None]:  # type: ignore[no-untyped-def]
+async def begin(edge: Edge, identity: Identity, body: ChatRequest, key: str | None) -> tuple[str, Channel | None]:
     """Queue a generation, its channel open before it exists, so that no event of it can be missed.
 
     The channel is None when an Idempotency-Key led to a generation that was there already.
@@ -144,7 +147,10 @@ async def _has_ended(call: Call, stream_id: str) -> bool:
 
 
 async def _give(call: Call, stream_id: str) -> None:
-    snapshot = await read_all(call.edge, stream_id)
+    found = await call.edge.reads.describe(stream_id)
+    if found is None:
+        raise TokenrelayError("STREAM_EXPIRED", stream_id=stream_id)
+    snapshot = await read_all(call.edge, found)
     headers = {"x-stream-id": stream_id, "location": f"/api/streams/{stream_id}"}
     if snapshot.failure is not None:
         failure = snapshot.failure
@@ -156,17 +162,6 @@ async def _give(call: Call, stream_id: str) -> None:
     if snapshot.completion is None:
         raise TokenrelayError("STREAM_EXPIRED", stream_id=stream_id)
     await call.json(200, snapshot.answer(stream_id), headers)
-
-
-async def read_all(edge, stream_id: str) -> Snapshot:  # type: ignore[no-untyped-def]
-    """A whole log, page by page."""
-    snapshot = Snapshot()
-    while not snapshot.has_ended:
-        first, entries = await edge.reads.page(stream_id, snapshot.last_id)
-        if not entries:
-            break
-        snapshot.take(first, entries)
-    return snapshot
 
 
 async def _watch(call: Call) -> None:
