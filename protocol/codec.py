@@ -94,13 +94,8 @@ def unpack_publication(message: bytes) -> tuple[int, list[Entry]]:
     head, newline, body = message.partition(b"\n")
     if not newline or not head.isdigit():
         raise CorruptEntry("a publication begins with its first id")
-    unpacker = msgpack.Unpacker(max_buffer_size=0)
-    unpacker.feed(body)
-    entries: list[Entry] = []
     try:
-        first = int(head)
-        while unpacker.tell() < len(body):  # not `list(unpacker)`: that takes half an entry for the end
-            entries.append(unpacker.unpack())
+        first, entries = int(head), _unpack_all(body)
     except (ValueError, msgpack.UnpackException) as error:
         raise CorruptEntry(f"not msgpack: {error}") from error
     if not all(map(_is_entry, entries)):
@@ -108,11 +103,27 @@ def unpack_publication(message: bytes) -> tuple[int, list[Entry]]:
     return first, entries
 
 
+def _unpack_all(body: bytes) -> list[Entry]:
+    """Mostly there is one value, and that needs no unpacker with a buffer of its own."""
+    if not body:
+        return []
+    try:
+        return [msgpack.unpackb(body)]
+    except msgpack.ExtraData:
+        unpacker = msgpack.Unpacker(max_buffer_size=0)
+        unpacker.feed(body)
+        entries: list[Entry] = []
+        while unpacker.tell() < len(body):  # not `list(unpacker)`: that takes half an entry for the end
+            entries.append(unpacker.unpack())
+        return entries
+
+
 # -- JSON for clients ------------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=64)
 def timestamp(at_ms: int) -> str:
-    """ISO 8601, UTC, milliseconds, `Z`."""
+    """ISO 8601, UTC, milliseconds, `Z`. Cached: under load many tokens share a millisecond."""
     seconds, milliseconds = divmod(at_ms, 1000)
     return f"{_second(seconds)}.{milliseconds:03d}Z"
 

@@ -21,6 +21,7 @@ from server.log import LogReader
 from server.metrics import Metrics
 from server.models import Models
 from server.redis import open_pool
+from server.replay import Replays
 from server.settings import Settings
 
 TICK_S: Final = 1.0
@@ -48,6 +49,7 @@ class Edge:
         self.redis = redis
         self.metrics = Metrics()
         self.reads = LogReader(redis)
+        self.replays = Replays(self.reads)
         self.jobs = jobs.Jobs(redis, settings)
         self.hub = Hub(redis, self.reads, self.metrics)
         self.models = Models(catalogue.parse(settings.catalogue.read_text(encoding="utf-8")), redis)
@@ -72,6 +74,7 @@ class Edge:
             now = time.monotonic()
             for door in list(self.doors):
                 door.tick(now)
+            self.replays.forget_old(now)
 
     async def drain(self) -> None:
         """Not ready any more; refuse what is new; close what is open, spread over the window, so that clients do not
@@ -106,6 +109,7 @@ async def open_edge(settings: Settings) -> AsyncIterator[Edge]:
                 for task in owned:
                     task.cancel()
                 await asyncio.gather(*owned, return_exceptions=True)
+                await edge.replays.close()
     finally:
         with contextlib.suppress(Exception):
             await asyncio.shield(redis.aclose())

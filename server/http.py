@@ -187,11 +187,25 @@ def _too_large(most: int) -> TokenrelayError:
     return TokenrelayError("PAYLOAD_TOO_LARGE", f"a body has at most {most} bytes", max_bytes=most)
 
 
-def abort(send: Send) -> None:
-    """Drop the connection behind an ASGI `send` without waiting for a peer that takes nothing.
+HOLD_BYTES: Final = 4 * 1024
+"""What a transport may hold before `send` waits. With `MAX_CHUNK_BYTES` it is what a stalled reader costs."""
 
-    ASGI has no word for this; uvicorn's `send` is a method of the object that holds the transport.
-    """
-    transport = getattr(getattr(send, "__self__", None), "transport", None)
+
+def hold_little(send: Send) -> None:
+    """Let `send` wait as soon as the kernel takes no more: what a reader lacks is in the log, not in a buffer."""
+    transport = _transport(send)
+    if transport is not None:
+        transport.set_write_buffer_limits(high=HOLD_BYTES)
+
+
+def abort(send: Send) -> None:
+    """Drop the connection behind an ASGI `send` without waiting for a peer that takes nothing."""
+    transport = _transport(send)
     if transport is not None:
         transport.abort()
+
+
+def _transport(send: Send) -> asyncio.WriteTransport | None:
+    """ASGI has no word for it; uvicorn's `send` is a method of the object that holds the transport."""
+    transport: asyncio.WriteTransport | None = getattr(getattr(send, "__self__", None), "transport", None)
+    return transport

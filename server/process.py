@@ -20,6 +20,7 @@ from server.settings import Settings
 BACKLOG: Final = 2048
 PING_S: Final = 15.0
 AFTER_DRAIN_S: Final = 3
+GC_THRESHOLD: Final = 20_000
 
 log = structlog.get_logger()
 
@@ -99,6 +100,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
     # What was made by importing stays for ever: it need not be looked at in each collection.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)  # tokens make no cycles; looking for some every 700 objects took 4 % of the time
     log.info("edge_listening", address=listener.getsockname())
     server.run(sockets=[listener])
 

@@ -12,7 +12,7 @@ import structlog
 from protocol import codec, formats, sse
 from protocol.errors import TokenrelayError
 from protocol.session import Session, Step
-from server import http
+from server import http, replay
 from server.http import Call
 from server.hub import Channel
 
@@ -73,6 +73,7 @@ class SseDoor:
         stream_id = self.session.stream_id
         headers = {"x-stream-id": stream_id, "location": f"/api/streams/{stream_id}"}
         await self._call.start(200, headers, *http.SSE_HEADERS)
+        http.hold_little(self._call.send)
         if self._call.method == "HEAD":
             await self._call.write(b"", more=False)
             return
@@ -120,14 +121,12 @@ class SseDoor:
     async def _replay(self) -> bool:
         """One page of the log; False when the rest of it is not there."""
         try:
-            first, entries = await self._edge.reads.page(self.session.stream_id, self.session.cursor)
+            chunks = await replay.shared(self._edge.replays.page(self.session, formats.SSE))
         except TokenrelayError:
             self._heartbeat_due = True  # Redis is away; stay, and try again
             await self._write(sse.HEARTBEAT)
             await asyncio.sleep(0.5)
             return True
-        try:
-            chunks = self.session.chunks(first, entries, formats.SSE)
         except LookupError:
             await self._write_lost()
             return False

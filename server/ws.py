@@ -16,10 +16,10 @@ from starlette.types import Receive, Scope, Send
 from protocol import codec, cursor, ws
 from protocol.cursor import Answer
 from protocol.errors import TokenrelayError
-from protocol.feed import MAX_CHUNK_BYTES
+from protocol.feed import MAX_CHUNK_BYTES, Chunk
 from protocol.session import Session, Step
 from protocol.ws import Close, Dialect
-from server import http, origin
+from server import http, origin, replay
 from server.auth import Identity
 from server.chat import begin
 from server.hub import Channel
@@ -46,10 +46,16 @@ class Attachment:
     def __init__(self, socket: Socket, session: Session, channel: Channel | None) -> None:
         self.session = session
         self.channel = channel
+        self.page: asyncio.Future[list[Chunk]] | None = None  # None unless it waits for a page of the log
         self._socket = socket
 
     def wake(self) -> None:
         self._socket.is_ready(self)
+
+    def ask(self, page: asyncio.Future[list[Chunk]]) -> None:
+        """Wait for it without holding up the socket's other streams."""
+        self.page = page
+        page.add_done_callback(lambda _: self.wake())
 
 
 class Socket:
@@ -188,6 +194,8 @@ class Socket:
         attachment = self._attachments.pop(stream_id, None)
         if attachment is not None:
             self._ready.pop(attachment, None)
+            if attachment.page is not None:
+                replay.forget(attachment.page)
             if attachment.channel is not None:
                 self._edge.hub.leave(attachment.channel, attachment)
 
@@ -205,6 +213,8 @@ class Socket:
             self._something.clear()
             while self._outbox or self._ready:
                 await self._write_frame()
+                if self._ready:
+                    await asyncio.sleep(0)  # sending need not wait: other sockets have their turn all the same
             if self._closing is not None:
                 code, reason = self._closing
                 await self._send({"type": "websocket.close", "code": int(code), "reason": reason})
@@ -218,7 +228,7 @@ class Socket:
         while self._ready and size < MAX_CHUNK_BYTES:
             attachment = next(iter(self._ready))
             del self._ready[attachment]
-            for body, number in await self._take(attachment):
+            for body, number in self._take(attachment):
                 bodies.append(body)
                 count += number
                 size += len(body)
@@ -230,10 +240,12 @@ class Socket:
         await self._send({"type": "websocket.send", kind: frame})
         self._sending_since = None
 
-    async def _take(self, attachment: Attachment) -> list[tuple[bytes, int]]:
+    def _take(self, attachment: Attachment) -> list[tuple[bytes, int]]:
         """What one stream has for its session now; puts it back among the ready if there may be more."""
         session, channel = attachment.session, attachment.channel
         if self._attachments.get(session.stream_id) is not attachment:
+            return []
+        if attachment.page is not None and not attachment.page.done():
             return []
         step = session.next_step(None if channel is None else channel.feed)
         if step is Step.WAIT:
@@ -241,22 +253,22 @@ class Socket:
                 return self._lost(attachment)
             return []
         form = self._dialect.events
-        if step is Step.TAKE and channel is not None:
-            try:
+        page, attachment.page = attachment.page, None
+        try:
+            if page is not None:
+                chunks = page.result()
+            elif step is Step.TAKE and channel is not None:
                 chunk = channel.feed.after(session.cursor, form)
-            except codec.CorruptEntry:
-                return self._lost(attachment)
-            chunks = [] if chunk is None else [chunk]
-        else:
-            try:
-                first, entries = await self._edge.reads.page(session.stream_id, session.cursor)
-                chunks = session.chunks(first, entries, form)
-            except TokenrelayError:
-                # Redis is away: try again in a moment, without holding up the other streams.
-                asyncio.get_running_loop().call_later(0.5, attachment.wake)
+                chunks = [] if chunk is None else [chunk]
+            else:
+                attachment.ask(self._edge.replays.page(session, form))
                 return []
-            except (LookupError, codec.CorruptEntry):
-                return self._lost(attachment)
+        except TokenrelayError:
+            # Redis is away: try again in a moment.
+            asyncio.get_running_loop().call_later(0.5, attachment.wake)
+            return []
+        except (LookupError, codec.CorruptEntry):
+            return self._lost(attachment)
         for chunk in chunks:
             session.took(chunk)
         if session.has_ended:
@@ -297,6 +309,7 @@ class WebSocketDoor:
             return
         chosen = dialect.subprotocol if dialect.subprotocol in scope["subprotocols"] else None
         await send({"type": "websocket.accept", "subprotocol": chosen})
+        http.hold_little(send)
         await self._serve(Socket(self._edge, dialect, identity, send), receive)
 
     async def _admit(self, scope: Scope) -> tuple[Identity, Dialect]:
