@@ -78,18 +78,26 @@ def work(processes: Processes = 1) -> None:
 
 @app.command()
 def chat(
-    url: Annotated[str, typer.Option(envvar="TOKENRELAY_URL", help="The server.")] = "http://127.0.0.1:8000",
+    message: Annotated[
+        str | None, typer.Argument(help="One question; what is piped in is put below it. None: a conversation.")
+    ] = None,
+    url: Annotated[
+        str, typer.Option("--url", "--host", envvar="TOKENRELAY_URL", help="The server.")
+    ] = "http://127.0.0.1:8000",
     key: Annotated[str | None, typer.Option(envvar="TOKENRELAY_KEY", help="Where the server asks for one.")] = None,
     model: Annotated[str | None, typer.Option(help="Model; the server chooses where none is named.")] = None,
     resume: Annotated[str | None, typer.Option(help="Carry on reading this stream.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print every event as one line of JSON.")] = False,
 ) -> None:
-    """Chat in the terminal; a dropped connection is picked up where it was, Ctrl-C stops the answer."""
+    """Chat in the terminal; a dropped connection is picked up where it was, Ctrl-C stops the answer.
+
+    Exit code: 0 the answer is whole, 1 it is not, 130 it was stopped by Ctrl-C.
+    """
     try:
         from clients.python import terminal
     except ImportError as error:
         fail(f"the terminal client cannot be loaded: {error}", 1)
-    raise typer.Exit(terminal.run(url, key, model, resume, json_output))
+    raise typer.Exit(terminal.run(url, key, model, resume, json_output, message))
 
 
 @app.command()

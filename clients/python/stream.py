@@ -1,254 +1,220 @@
-"""Answers as async iterators that survive a dropped connection; refuses to know how they are shown.
+"""One generation being read, over as many connections as it takes. Knows no wire: `sse` does, and `Answer` keeps.
 
-One `Stream` is one generation. It is started once, however often the request has to be sent (Idempotency-Key), and read
-once, however many connections that takes (Last-Event-ID).
+A stream reads on its own from the moment it is made; who iterates it only looks. It is started once, however often the
+request has to be sent (Idempotency-Key), and every event counts once, however many connections that takes (cursor).
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
-import secrets
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from typing import Any, Final, TypeAlias
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final, Literal, TypeAlias
 
-import aiohttp
+from clients.python.answer import Answer, Event
+from clients.python.errors import Failed, TokenrelayError, failure_of
+from clients.python.patience import Backoff, Ended, Patience, Said
+from clients.python.sse import DROPPED, Http, Request
 
-from protocol.errors import TABLE
-from protocol.sse import Decoder, FrameTooLarge
-
-Event: TypeAlias = tuple[int | None, dict[str, Any]]
-"""An event's id and its object. The id is None for what is not in the log: the edge's own first word."""
-
-IDLE_TIMEOUT_S: Final = 45.0
-"""Three heartbeats of 15 s: a connection silent for so long is dead."""
-
-CONNECT_TIMEOUT_S: Final = 10.0
-FIRST_PATIENCE_S: Final = 5.0
-"""How long a server is looked for that has never answered: the address is probably wrong."""
-
-PATIENCE_S: Final = 120.0
-"""How long one that has answered is waited for, counted from its last word."""
-
-RETRY_S: Final = 0.5
-FIRST_RETRY_S: Final = 1.0
-MAX_RETRY_S: Final = 15.0
-MAX_REFUSALS: Final = 5
-"""How often a request that is refused for the moment (429, 503) is sent again."""
-
-_DROPPED: Final = (aiohttp.ClientError, TimeoutError, OSError, FrameTooLarge)
-
-
-class Refused(Exception):
-    """The server said no, and asking again would not help. `code` is a row of the error table where there is one."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-
-
-class Unreachable(Exception):
-    """No server for longer than the patience; what had come has been given, and `Stream.last_id` says how far."""
-
-
-class Client:
-    """One server, one connection pool. `async with Client(url, key) as client: …`"""
-
-    def __init__(self, url: str, key: str | None = None) -> None:
-        self._url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._session: aiohttp.ClientSession | None = None  # None outside the block
-
-    async def __aenter__(self) -> Client:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=IDLE_TIMEOUT_S)
-        # No limit: a stream holds its connection as long as it lasts, and the cancel that ends it needs one more.
-        connector = aiohttp.TCPConnector(limit=0)
-        self._session = aiohttp.ClientSession(timeout=timeout, connector=connector, headers=self._headers)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._session is not None:
-            await self._session.close()
-
-    def chat(self, body: Mapping[str, Any], on_lost: Callable[[float], None] | None = None) -> Stream:
-        """A generation, started when it is first read. `body` as in `POST /api/chat`; `stream` is added.
-
-        `on_lost(seconds)` is called before each pause that precedes another try.
-        """
-        return Stream(self, {**body, "stream": True}, None, 0, on_lost)
-
-    def resume(self, stream_id: str, after: int = 0, on_lost: Callable[[float], None] | None = None) -> Stream:
-        """A generation that is there already, from the event after `after`."""
-        return Stream(self, None, stream_id, after, on_lost)
-
-    def request(
-        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: Any = None
-    ) -> aiohttp.client._RequestContextManager:
-        if self._session is None:
-            raise RuntimeError("a client is used inside `async with`")
-        return self._session.request(method, self._url + path, headers=headers, json=body)
+State: TypeAlias = Literal["connecting", "queued", "streaming", "reconnecting", "done", "failed", "detached"]
+OVER: Final = frozenset({"done", "failed", "detached"})
 
 
 class Stream:
-    """One generation being read. Iterate it once; `cancel` at any time, also before it has an id."""
+    """Made by a client. Iterate it as often as you like: each loop gives every event from the first on, `(id, data)`.
+
+    A loop ends with the stream; it raises Refused, Failed or Unreachable where that failed, after its last event.
+    """
 
     def __init__(
         self,
-        client: Client,
+        http: Http,
         body: Mapping[str, Any] | None,
         stream_id: str | None,
         after: int,
-        on_lost: Callable[[float], None] | None,
+        idempotency_key: str,
+        patience_s: float,
+        first_patience_s: float,
     ) -> None:
-        self._client = client
+        self._http = http
         self._body = body  # None for one that is resumed
-        self._key = secrets.token_hex(16)
-        self._on_lost = on_lost
-        self._retry_s = RETRY_S  # the server's own `retry:` once it came
-        self._heard_at: float | None = None  # by the monotonic clock; None until the server has answered
-        self._began_at = time.monotonic()
-        self._refusals = 0  # of those that may pass
+        self._answer = Answer(after)
+        self._backoff = Backoff(random.random)
+        self._patience = Patience(self._backoff, patience_s, first_patience_s)
         self._wants_stop = False
-        self._cancelling: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()  # ends a pause
+        self._news: asyncio.Future[None] | None = None  # done at the next change; None while nobody waits for one
+        self._listeners: list[Callable[[], None]] = []
+        self.idempotency_key = idempotency_key
         self.stream_id = stream_id  # None until the server has said it
-        self.last_id = after
-        self.has_ended = False
+        self.state: State = "connecting"
+        self.error: TokenrelayError | None = None  # None unless `state` is `failed`
+        self._task = asyncio.create_task(self._run())
 
     def __repr__(self) -> str:
-        return f"<Stream {self.stream_id} at {self.last_id}{' ended' if self.has_ended else ''}>"
+        return f"<Stream {self.stream_id} {self.state} at {self.last_event_id}>"
+
+    @property
+    def text(self) -> str:
+        """The model's text so far."""
+        return self._answer.text
+
+    @property
+    def events(self) -> list[Event]:
+        """Every event so far. Grows; do not change it."""
+        return self._answer.events
+
+    @property
+    def last_event_id(self) -> int:
+        """Where to resume; 0 before any event."""
+        return self._answer.last_event_id
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in OVER
 
     async def __aiter__(self) -> AsyncGenerator[Event, None]:
-        """Every event after the cursor, once, in order; ends after the one with `done`.
+        position = 0
+        while True:
+            is_over = self.is_over  # asked first: what came before the end is given before it
+            while position < len(self.events):
+                yield self.events[position]
+                position += 1
+            if is_over:
+                break
+            if not self.is_over and position == len(self.events):
+                await self._change()
+        if self.error is not None:
+            raise self.error
 
-        Raises Refused, Unreachable. Wrap it in `contextlib.aclosing` to leave early.
+    async def completion(self) -> dict[str, Any] | None:
+        """The completion event's object, once it is there; None where the stream is not read to its end.
+
+        Raises Refused, Failed, Unreachable.
         """
-        failures = 0
-        try:
-            while not self.has_ended:
-                before, advice_s = self.last_id, None
-                try:
-                    async with self._open() as response:
-                        self._heard_at = time.monotonic()
-                        if response.status == 200:
-                            async for event in self._read(response):
-                                yield event
-                        else:
-                            advice_s = await self._refused(response)
-                except _DROPPED as error:
-                    self._must_have_patience(error)
-                failures = 0 if self.last_id != before else failures
-                await self._pause(self._backoff_s(failures) if advice_s is None else advice_s)
-                failures += 1
-        finally:
-            if self._cancelling is not None:
-                self._cancelling.cancel()
+        while not self.is_over:
+            await self._change()
+        if self.error is not None:
+            raise self.error
+        return self._answer.end if self.state == "done" else None
 
     async def cancel(self) -> None:
-        """Stop the generation for good. The stream then ends by its own last event.
+        """Stop the generation for good, for all who read it. The stream then ends by its own last event.
 
-        Returns once the server knows, or at once while the start is not answered yet: it is then told as soon as it is.
+        Returns once the server knows; waits for the id of a stream whose start is not answered yet. Raises Refused.
         """
         self._wants_stop = True
+        self._hurry.set()
+        while self.stream_id is None and not self.is_over:
+            await self._change()
         failures = 0
-        while self.stream_id is not None and not self.has_ended:
+        while self.stream_id is not None and self.state not in ("done", "failed"):
             try:
-                async with self._client.request("POST", f"/api/streams/{self.stream_id}/cancel") as response:
-                    if response.status < 500 and response.status != 429:
-                        return
-            except _DROPPED:
+                await self._http.cancel(self.stream_id)
+                return
+            except TokenrelayError as error:
+                if not error.retryable:
+                    raise
+            except DROPPED:
                 pass  # the server is away; the wish stands
-            await asyncio.sleep(self._backoff_s(failures))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._backoff.delay_s(failures)):
+                    await self.completion()
             failures += 1
 
-    # -- one connection ------------------------------------------------------------------------------------------------
+    def detach(self) -> None:
+        """Stop reading; the generation goes on and can be resumed."""
+        if not self.is_over:
+            self._finish("detached")
+            self._task.cancel()
 
-    def _open(self) -> aiohttp.client._RequestContextManager:
-        if self.stream_id is not None:
-            headers = {"Accept": "text/event-stream", "Last-Event-ID": str(self.last_id)}
-            return self._client.request("GET", f"/api/streams/{self.stream_id}", headers)
-        # JSON is named so that a refusal is plain JSON; the answer is events because the body asks for them.
-        headers = {"Accept": "text/event-stream, application/json", "Idempotency-Key": self._key}
-        return self._client.request("POST", "/api/chat", headers, self._body)
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call back after every change of text, events or state. Gives what ends it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
 
-    async def _read(self, response: aiohttp.ClientResponse) -> AsyncIterator[Event]:
-        self._learn_id(response.headers.get("X-Stream-Id"))
-        decoder = Decoder()
-        last = ""
-        while chunk := await response.content.readany():
-            self._heard_at = time.monotonic()
-            for frame in decoder.feed(chunk):
-                # An id persists on a connection (WHATWG); an event has its own when it is another than the last.
-                event_id = int(frame.event_id) if frame.event_id != last else None
-                last = frame.event_id
-                self.last_id = event_id or self.last_id
-                data = json.loads(frame.data)
-                if data["done"]:
-                    self.has_ended = True
-                    yield event_id, data
-                    return
-                yield event_id, data
-            if decoder.retry_ms is not None:
-                self._retry_s = decoder.retry_ms / 1000
+    async def close(self) -> None:
+        """Detach, and wait until the connection is closed."""
+        self.detach()
+        await asyncio.gather(self._task, return_exceptions=True)
 
-    def _learn_id(self, stream_id: str | None) -> None:
-        if stream_id is None or self.stream_id is not None:
-            return
-        self.stream_id = stream_id
-        if self._wants_stop:
-            self._cancelling = asyncio.create_task(self.cancel())
+    # -- reading -------------------------------------------------------------------------------------------------------
 
-    async def _refused(self, response: aiohttp.ClientResponse) -> float | None:
-        """Seconds to wait where it may pass (None: ours to choose). Raises Refused where it will not."""
-        if response.status == 204:
-            self.has_ended = True
-            return None
-        problem = await _problem(response)
-        code = str(problem.get("error_code", "INTERNAL_ERROR"))
-        may_pass = TABLE[code].retryable if code in TABLE else response.status >= 500
-        # A model that no worker offers (`field`) is not there a second later either; a log that is short of its tail
-        # after a failover (CURSOR_AHEAD) is whole again as soon as the worker has written it anew.
-        may_pass = (may_pass and problem.get("field") != "model") or code == "CURSOR_AHEAD"
-        # A generation that is there goes on without us: nothing is lost by asking for it as long as it takes.
-        if self.stream_id is None or response.status < 500:
-            self._refusals += 1
-        if not may_pass or self._refusals > MAX_REFUSALS or (self._wants_stop and self.stream_id is None):
-            raise Refused(response.status, code, str(problem.get("error", f"the server answered {response.status}")))
-        advice = problem.get("retry_after", response.headers.get("Retry-After"))
+    async def _run(self) -> None:
         try:
-            return None if advice is None else float(advice)
-        except ValueError:
-            return None  # a date, or a proxy's own idea
+            while True:
+                before = len(self.events)
+                outcome = await self._http.read(self._asked, self)
+                if self.is_over:
+                    return
+                if isinstance(outcome, Ended):
+                    self._finish("done")
+                    return
+                if len(self.events) > before:
+                    self._patience.reset()
+                if isinstance(outcome, Said):
+                    self._patience.heard()
+                    if self._wants_stop and self.stream_id is None:
+                        self._finish("done")
+                        return
+                wait_s = self._patience.after(
+                    outcome, has_id=self.stream_id is not None, is_cursor_ours=self._answer.is_cursor_ours
+                )
+                self._show("connecting" if self.state == "connecting" else "reconnecting")
+                await self._pause(wait_s)
+        except TokenrelayError as error:
+            self._finish("failed", error)
+        except Exception as error:  # whatever happens: a stream ends, and never hangs
+            self._finish("failed", Failed("INTERNAL_ERROR", f"the client failed: {type(error).__name__}: {error}"))
 
-    # -- between connections -------------------------------------------------------------------------------------------
-
-    def _must_have_patience(self, error: Exception) -> None:
-        since, patience_s = (
-            (self._began_at, FIRST_PATIENCE_S) if self._heard_at is None else (self._heard_at, PATIENCE_S)
-        )
-        if time.monotonic() - since > patience_s:
-            raise Unreachable(f"no answer for {patience_s:.0f} s ({type(error).__name__})") from error
-
-    def _backoff_s(self, failures: int) -> float:
-        """The server's own `retry:` at first, drawn anew for every connection; then doubled, spread, capped."""
-        most_s = FIRST_RETRY_S if self._heard_at is None else MAX_RETRY_S
-        spread_s = random.uniform(0, min(most_s, self._retry_s * 2.0 ** min(failures, 10)))  # noqa: S311  no secret
-        return max(self._retry_s, spread_s)
+    @property
+    def _asked(self) -> Request:
+        return Request(self.stream_id, self._body, self.idempotency_key, self.last_event_id)
 
     async def _pause(self, seconds: float) -> None:
-        if self.has_ended:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
+        self._hurry.clear()
+
+    # -- what a connection tells ---------------------------------------------------------------------------------------
+
+    def opened(self, stream_id: str | None) -> None:
+        self._patience.heard()
+        self.stream_id = self.stream_id or stream_id
+        self._show("streaming" if self._answer.has_started else "queued")
+
+    def take(self, event_id: int | None, data: dict[str, Any]) -> None:
+        if self.is_over or not self._answer.take(event_id, data):
             return
-        if self._on_lost is not None:
-            self._on_lost(seconds)
-        await asyncio.sleep(seconds)
+        self.stream_id = self.stream_id or data.get("stream_id")
+        end = self._answer.end
+        if end is None:
+            self._show("streaming" if self._answer.has_started else "queued")
+        elif "error_code" in end:
+            self._finish("failed", failure_of(end))
+        else:
+            self._finish("done")
 
+    def advise(self, retry_s: float) -> None:
+        self._backoff.advise(retry_s)
 
-async def _problem(response: aiohttp.ClientResponse) -> dict[str, Any]:
-    """The error object; empty where the answer is none of ours (a proxy's page)."""
-    try:
-        value = json.loads(await response.read())
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
+    # -- who waits -----------------------------------------------------------------------------------------------------
+
+    async def _change(self) -> None:
+        if self._news is None:
+            self._news = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._news)  # one who stops waiting must not end it for the others
+
+    def _finish(self, state: State, error: TokenrelayError | None = None) -> None:
+        self.error = error
+        self._show(state)
+
+    def _show(self, state: State) -> None:
+        self.state = state
+        news, self._news = self._news, None
+        if news is not None and not news.done():
+            news.set_result(None)
+        for listener in tuple(self._listeners):
+            listener()

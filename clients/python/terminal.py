@@ -1,37 +1,70 @@
-"""`tokenrelay chat`: a conversation in the terminal. Knows what to show, not how it travels.
-
-The answer goes to standard output, everything else to standard error: what is piped on is the answer and nothing more.
-"""
+"""`tokenrelay chat`: a conversation in the terminal. Knows what is said to whom, not how it travels or is shown."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import importlib
-import json
 import signal
 import sys
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final, NamedTuple, TypeVar
 
+import aiohttp
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
-from clients.python.stream import Client, Refused, Stream, Unreachable
+from clients.python.client import Client
+from clients.python.errors import Refused, TokenrelayError
+from clients.python.markdown import without_controls
+from clients.python.stream import Stream
+from clients.python.views import STOPPING, View, chooser
 
-# What a model writes must not move the cursor or rename the window of who reads it.
-_NO_CONTROLS: Final = dict.fromkeys([*(c for c in range(32) if c not in (9, 10)), *range(127, 160)])
+_T = TypeVar("_T")
+
+FIRST_PATIENCE_S: Final = 5.0
+"""How long a server is looked for that has never answered: the address is probably wrong."""
+
+STOPPED: Final = 130
+"""Exit code of who was ended by Ctrl-C: 128 + SIGINT, as shells count."""
+
+COMMANDS: Final = {
+    "/help": "this list",
+    "/model [NAME]": "who answers from now on; without a name the server chooses",
+    "/models": "whom you can ask",
+    "/new": "forget what has been said",
+    "/history": "what has been said, with the ids of the streams",
+    "/resume ID": "read a stream that is there already",
+    "/stop [ID]": "stop a stream that was left; the last one without an ID",
+    "/quit": "leave (Ctrl-D)",
+}
 
 
-def run(url: str, key: str | None, model: str | None, resume: str | None, json_output: bool) -> int:
-    """Talk until the person leaves; with standard input piped, answer the question it holds. Gives the exit code."""
+class Turn(NamedTuple):
+    """A question and what has come of it."""
+
+    question: str
+    answer: str
+    stream_id: str | None
+
+
+def run(
+    url: str, key: str | None, model: str | None, resume: str | None, json_output: bool, message: str | None = None
+) -> int:
+    """Talk until the person leaves; with a message, or with standard input piped, answer that. Gives the exit code.
+
+    0: the answer is whole; 1: it is not; 130: it was stopped by Ctrl-C.
+    """
     chat = Chat(url, key, model, json_output)
+    is_person = sys.stdin.isatty()
     if resume is not None:
-        code = chat.resume(resume)
-        return chat.talk() if code == 0 and sys.stdin.isatty() else code
-    if sys.stdin.isatty():
+        code = chat.read(resume)
+        return chat.talk() if code == 0 and is_person and not json_output else code
+    if message is None and is_person:
         return chat.talk()
-    return chat.ask(sys.stdin.read())
+    piped = "" if is_person else sys.stdin.read()
+    return chat.ask("\n\n".join(part for part in (message, piped) if part and part.strip()))
 
 
 class Chat:
@@ -41,99 +74,174 @@ class Chat:
         self._url = url
         self._key = key
         self._model = model
-        self._json_output = json_output
-        self._messages: list[dict[str, str]] = []
         self._notes = Console(stderr=True, highlight=False)
+        self._view = chooser(json_output, self._notes)
+        self._turns: list[Turn] = []  # of this conversation
+        self._last_id: str | None = None  # of the stream read last
 
     def talk(self) -> int:
         """Question by question, until Ctrl-D or Ctrl-C at the prompt."""
         with contextlib.suppress(ImportError):
             importlib.import_module("readline")  # `input` then edits lines and knows the last ones
-        self._note(f"{self._url} · {self._model or 'NeuroSwitch'} · Ctrl-C stops an answer, Ctrl-D leaves")
+        self._note(f"{self._url} · {self._model or 'NeuroSwitch'} · Ctrl-C stops an answer, Ctrl-D leaves, /help")
         while True:
             try:
                 # `input` has to know the prompt, or editing a line would overwrite it; where standard output is piped
                 # on, the prompt must not go there.
-                question = input("> ") if sys.stdout.isatty() else self._notes.input("> ")
+                line = input("> ") if sys.stdout.isatty() else self._notes.input("> ")
             except (EOFError, KeyboardInterrupt):
                 self._notes.print()
                 return 0
-            if question.strip():
-                self.ask(question)
+            line = line.strip()
+            if line in ("/quit", "/exit"):
+                return 0
+            if line.startswith("/") and not line.startswith("//"):
+                self.obey(line)
+            elif line:
+                self.ask(line.removeprefix("/"))  # `//` begins a question that begins with a slash
 
     def ask(self, question: str) -> int:
-        """One question and its answer. 0 when the answer is whole."""
-        messages = [*self._messages, {"role": "user", "content": question}]
-        body: dict[str, Any] = {"messages": messages, "enable_tools": True}
+        """One question and its answer."""
+        messages = [message for turn in self._turns for message in _messages_of(turn)]
+        body: dict[str, Any] = {"messages": [*messages, {"role": "user", "content": question}], "enable_tools": True}
         if self._model is not None:
             body["model"] = self._model
-        answer = Answer(self._json_output, self._notes)
-        code = self._run(answer, body=body)
-        if answer.text:  # also of one that was stopped: the next question may be about it
-            self._messages = [*messages, {"role": "assistant", "content": answer.text}]
+        code, stream = self._follow(lambda client: client.chat(body))
+        if stream is not None and stream.text:  # also of one that was stopped: the next question may be about it
+            self._turns.append(Turn(question, stream.text, stream.stream_id))
         return code
 
-    def resume(self, stream_id: str) -> int:
-        """An answer that is there already, from its start. 0 when it is whole."""
-        return self._run(Answer(self._json_output, self._notes), stream_id=stream_id)
+    def read(self, stream_id: str) -> int:
+        """An answer that is there already, from its start."""
+        return self._follow(lambda client: client.resume(stream_id))[0]
 
-    def _run(self, answer: Answer, *, body: dict[str, Any] | None = None, stream_id: str | None = None) -> int:
+    # -- commands ------------------------------------------------------------------------------------------------------
+
+    def obey(self, line: str) -> None:
+        """What a line that begins with a slash wants."""
+        name, _, rest = line.partition(" ")
+        rest = rest.strip()
+        match name:
+            case "/help":
+                self._table(COMMANDS.items())
+            case "/model":
+                self._model = rest or None
+                self._note(f"{self._model or 'NeuroSwitch'} answers")
+            case "/models":
+                self._table(_rows(self._call(lambda client: client.models())))
+            case "/new":
+                self._turns.clear()
+                self._note("a new conversation")
+            case "/history":
+                for turn in self._turns:
+                    self._notes.print(Text(f"> {without_controls(turn.question)}", style="bold"), soft_wrap=True)
+                    self._notes.print(Text(without_controls(turn.answer)), soft_wrap=True)
+                    self._note(str(turn.stream_id))
+            case "/resume" if rest:
+                self.read(rest)
+            case "/stop" if stream_id := rest or self._last_id:
+                state = self._call(lambda client: client.stop(stream_id))
+                self._note(f"{stream_id} {state}" if state else "")
+            case _:
+                self._note(f"{line}: /help says what can be done here")
+
+    def _call(self, work: Callable[[Client], Coroutine[Any, Any, _T]]) -> _T | None:
+        async def call() -> _T:
+            async with Client(self._url, self._key) as client, asyncio.timeout(FIRST_PATIENCE_S):
+                return await work(client)
+
         try:
-            return asyncio.run(self._follow(answer, body, stream_id))
+            return asyncio.run(call())
+        except (TokenrelayError, aiohttp.ClientError, TimeoutError) as error:
+            self._notes.print(Text(f"tokenrelay: {error or 'no answer'}", style="red"), soft_wrap=True)
+        except KeyboardInterrupt:
+            pass
+        return None
+
+    # -- one answer ----------------------------------------------------------------------------------------------------
+
+    def _follow(self, make: Callable[[Client], Stream]) -> tuple[int, Stream | None]:
+        """The exit code, and the stream as it was left."""
+        try:
+            return asyncio.run(self._show(make))
         except KeyboardInterrupt:  # where the loop cannot catch it
-            return 1
+            return STOPPED, None
         except BrokenPipeError:  # whoever read our output has gone
+            return 1, None
+
+    async def _show(self, make: Callable[[Client], Stream]) -> tuple[int, Stream]:
+        async with Client(self._url, self._key, first_patience_s=FIRST_PATIENCE_S) as client:
+            stream = make(client)
+            with self._view() as view:
+                stream.subscribe(lambda: view.state(stream.state))
+                with _interruptible(stream, view) as interrupts:
+                    await self._read(stream, view)
+            self._last_id = stream.stream_id or self._last_id
+            return self._finish(stream, bool(interrupts)), stream
+
+    async def _read(self, stream: Stream, view: View) -> None:
+        try:
+            async with contextlib.aclosing(aiter(stream)) as events:
+                async for event in events:
+                    view.take(event)
+        except TokenrelayError as error:
+            hint = " (--key or TOKENRELAY_KEY)" if error.status == 401 else ""
+            where = f"{self._url}: " if error.code == "UNREACHABLE" else ""
+            view.fail(_told(error, f"{where}{error}{hint}"))
+
+    def _finish(self, stream: Stream, is_interrupted: bool) -> int:
+        """The last line, and the exit code."""
+        end = stream.events[-1][1] if stream.events else {}
+        if stream.state == "detached":
+            self._note(f"left while it was written: --resume {stream.stream_id}, or /stop")
+        elif stream.state == "done" and "finish_reason" in end:
+            self._facts(end, stream)
+        elif stream.state == "done" and not is_interrupted:
+            self._note("the answer is over already")
             return 1
-        except Refused as refusal:
-            hint = " (--key or TOKENRELAY_KEY)" if refusal.status == 401 else ""
-            return self._fail(f"{refusal}{hint}")
-        except Unreachable as error:
-            return self._fail(f"{self._url}: {error}")
+        if is_interrupted:
+            return STOPPED
+        return 0 if stream.state == "done" and end.get("finish_reason") != "cancelled" else 1
 
-    async def _follow(self, answer: Answer, body: dict[str, Any] | None, stream_id: str | None) -> int:
-        async with Client(self._url, self._key) as client:
-            if stream_id is not None:
-                stream = client.resume(stream_id, on_lost=answer.lost)
-            else:
-                stream = client.chat(body or {}, on_lost=answer.lost)
-            with _stopping(stream, answer):
-                async with contextlib.aclosing(aiter(stream)) as events:
-                    async for event_id, data in events:
-                        answer.take(event_id, data)
-        return answer.finish(stream)
-
-    def _fail(self, text: str) -> int:
-        self._notes.print(Text(f"tokenrelay: {text}", style="red"), soft_wrap=True)
-        return 1
+    def _facts(self, end: dict[str, Any], stream: Stream) -> None:
+        if not sys.stdout.isatty():
+            return
+        facts = [str(end["resolved_model"]), f"{end['output_tokens']} tokens", f"{end['response_time']:.1f} s"]
+        facts += ["stopped"] if end["finish_reason"] == "cancelled" else []
+        facts += ["cut at the limit"] if end["finish_reason"] == "length" else []
+        self._note(" · ".join([*facts, str(stream.stream_id)]))
 
     def _note(self, text: str) -> None:
-        self._notes.print(Text(text, style="dim"), soft_wrap=True)
+        self._notes.print(Text(without_controls(text), style="dim"), soft_wrap=True)
+
+    def _table(self, rows: Any) -> None:
+        table = Table.grid(padding=(0, 3))
+        for row in rows:
+            table.add_row(*(Text(without_controls(str(cell))) for cell in row))
+        self._notes.print(table)
 
 
 @contextlib.contextmanager
-def _stopping(stream: Stream, answer: Answer) -> Iterator[None]:
-    """Ctrl-C stops the generation, from the first moment on; a second one stops waiting for that."""
+def _interruptible(stream: Stream, view: View) -> Iterator[list[asyncio.Task[None]]]:
+    """Ctrl-C stops the generation, from the first moment on; a second one stops waiting for that. Gives what it did."""
     loop = asyncio.get_running_loop()
-    reading = asyncio.current_task()
     tasks: list[asyncio.Task[None]] = []
 
+    async def stop() -> None:
+        with contextlib.suppress(Refused):  # one that is over already cannot be stopped
+            await stream.cancel()
+
     def interrupt() -> None:
-        if tasks and reading is not None:
-            answer.is_left = True
-            reading.cancel()
+        if tasks:
+            stream.detach()
             return
-        answer.note("stopping…")
-        tasks.append(loop.create_task(stream.cancel()))
+        view.note(STOPPING)
+        tasks.append(loop.create_task(stop()))
 
     with contextlib.suppress(NotImplementedError):  # no signals in this loop (Windows): Ctrl-C ends the program there
         loop.add_signal_handler(signal.SIGINT, interrupt)
     try:
-        yield
-    except asyncio.CancelledError:
-        if not answer.is_left:
-            raise
-        if reading is not None:
-            reading.uncancel()
+        yield tasks
     finally:
         with contextlib.suppress(NotImplementedError):
             loop.remove_signal_handler(signal.SIGINT)
@@ -141,63 +249,16 @@ def _stopping(stream: Stream, answer: Answer) -> Iterator[None]:
             task.cancel()
 
 
-class Answer:
-    """One answer on its way to the screen."""
+def _told(error: TokenrelayError, message: str) -> TokenrelayError:
+    error.args = (message,)
+    return error
 
-    def __init__(self, json_output: bool, notes: Console) -> None:
-        self._json_output = json_output
-        self._notes = notes
-        self._is_screen = sys.stdout.isatty()
-        self._at_line_start = True
-        self._is_lost = False  # said once a drop, not once a try
-        self._has_heard = False
-        self._end: dict[str, Any] | None = None  # the last event
-        self.is_left = False  # the person did not wait for the end
-        self.text = ""
 
-    def take(self, event_id: int | None, data: dict[str, Any]) -> None:
-        """Show one event at once."""
-        self._is_lost, self._has_heard = False, True
-        self.text += data["token"]
-        if data["done"]:
-            self._end = data
-        if self._json_output:
-            self._write(json.dumps({"id": event_id, **data}) + "\n")
-        elif data["token"]:
-            self._write(data["token"].translate(_NO_CONTROLS) if self._is_screen else data["token"])
-        elif "tool_result" in data:
-            self.note(f"{data['tool_name']} gave {data['tool_result'][:200]!r}")
-        elif "tool_name" in data:
-            self.note(f"{data['tool_name']} {json.dumps(data['tool_input'])[:200]}")
+def _messages_of(turn: Turn) -> list[dict[str, str]]:
+    return [{"role": "user", "content": turn.question}, {"role": "assistant", "content": turn.answer}]
 
-    def lost(self, _: float) -> None:
-        """The connection is gone; another is being made."""
-        if not self._is_lost:
-            self._is_lost = True
-            self.note("reconnecting…" if self._has_heard else "connecting…")
 
-    def note(self, text: str) -> None:
-        """A word beside the answer, on a line of its own."""
-        if self._is_screen and not self._at_line_start:
-            self._write("\n")
-        self._notes.print(Text(text.translate(_NO_CONTROLS), style="dim"), soft_wrap=True)
-
-    def finish(self, stream: Stream) -> int:
-        """The last line. 0 when the answer is whole."""
-        if self._is_screen and not self._at_line_start:
-            self._write("\n")
-        end = self._end
-        if end is None or "error" in end:
-            text = end["error"] if end else "left before the end" if self.is_left else "the answer is over already"
-            self._notes.print(Text(f"tokenrelay: {text}", style="red"), soft_wrap=True)
-            return 1
-        if self._is_screen and not self._json_output:
-            facts = f"{end['resolved_model']} · {end['output_tokens']} tokens · {end['response_time']:.1f} s"
-            stopped = " · stopped" if end["finish_reason"] == "cancelled" else ""
-            self.note(f"{facts}{stopped} · {stream.stream_id}")
-        return 1 if end["finish_reason"] == "cancelled" else 0
-
-    def _write(self, text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-        self._at_line_start = text.endswith("\n")
+def _rows(models: list[dict[str, Any]] | None) -> Iterator[tuple[str, str, str]]:
+    for model in models or []:
+        why = "" if model["available"] else str(model.get("unavailable_because") or "not available now")
+        yield str(model["id"]), str(model["provider"]), why
