@@ -153,7 +153,7 @@ class Chat:
         try:
             return asyncio.run(call())
         except (TokenrelayError, aiohttp.ClientError, TimeoutError) as error:
-            self._notes.print(Text(f"tokenrelay: {error or 'no answer'}", style="red"), soft_wrap=True)
+            self._notes.print(Text(f"tokenrelay: {str(error) or 'no answer'}", style="red"), soft_wrap=True)
         except KeyboardInterrupt:
             pass
         return None

@@ -177,8 +177,9 @@ class Pretty:
         model = without_controls(self._model)[:40]
         facts = [STOPPING if self._stopping else self._word, model, f"{time.monotonic() - self._began_at:.0f} s"]
         hint = "Ctrl-C again leaves" if self._stopping else "Ctrl-C stops"
-        line = " · ".join(fact for fact in [*facts, hint] if fact)
-        self._spinner.update(text=Text(line, style="dim", no_wrap=True, overflow="ellipsis"))
+        line = Text(" · ".join(fact for fact in [*facts, hint] if fact), style="dim")
+        line.truncate(max(1, self._screen.width - 3), overflow="ellipsis")  # the spinner and its space before it
+        self._spinner.update(text=line)
         return Group(Tail(self._text, max(1, self._screen.height - 2)), self._spinner)
 
 

@@ -199,15 +199,15 @@ def test_a_stop_before_the_server_has_answered_holds(fleet: Fleet) -> None:
 
 def test_a_lost_connection_is_told_and_the_text_is_whole(own_fleet: Fleet) -> None:
     async def scene() -> None:
-        pauses: list[float] = []
-        text = ""
+        states: list[str] = []
         async with Client(own_fleet.urls[0]) as client, asyncio.timeout(PATIENCE_S * 2):
             body = {"message": "hello", "model": "scripted?tokens=200&interval_ms=20"}
-            async for event_id, data in client.chat(body, on_lost=pauses.append):
-                text += data["token"]
+            stream = client.chat(body)
+            stream.subscribe(lambda: states.append(stream.state))
+            async for event_id, _ in stream:
                 if event_id == 10:
                     await asyncio.to_thread(own_fleet.restart_edge, 0)
-        assert text == words(200)
-        assert pauses
+        assert stream.text == words(200)
+        assert "reconnecting" in states
 
     asyncio.run(scene())

@@ -111,9 +111,10 @@ def test_chat_calls_the_terminal_client(monkeypatch: pytest.MonkeyPatch) -> None
     terminal = SimpleNamespace(run=run)
     monkeypatch.setitem(sys.modules, "clients.python.terminal", terminal)
     monkeypatch.setattr("clients.python.terminal", terminal, raising=False)
-    result = invoke("chat", "--url", "http://127.0.0.1:9003", "--key", "k", "--model", "scripted", "--json")
-    assert result.exit_code == 3
-    assert run.calls == [("http://127.0.0.1:9003", "k", "scripted", None, True)]
+    for option in ("--url", "--host"):
+        result = invoke("chat", option, "http://127.0.0.1:9003", "--key", "k", "--model", "scripted", "--json", "hello")
+        assert result.exit_code == 3
+        assert run.calls.pop() == ("http://127.0.0.1:9003", "k", "scripted", None, True, "hello")
 
 
 def test_chat_says_so_when_its_client_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

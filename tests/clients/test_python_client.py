@@ -1,0 +1,217 @@
+"""The Python client where servers misbehave: its patience, its errors, who owns what; async and sync alike."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from clients.python import Client, Failed, Refused, SyncClient, Unreachable
+from clients.python.answer import Answer
+from clients.python.errors import refusal_of
+from clients.python.patience import MAX_REFUSALS, MAX_RETRY_S, Backoff, Dropped, Patience, Said
+from tests.clients.service import ID, PATIENCE_S, Service, answer_of, event, says, streams
+from tests.fleet import free_port
+
+
+def play(scene: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            await scene
+
+    asyncio.run(bounded())
+
+
+# -- pure ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_takes_each_event_once_and_nothing_after_its_end() -> None:
+    answer = Answer(0)
+    accepted = {"token": "", "done": False, "status": "queued"}
+    news = [
+        (None, accepted, True), (None, accepted, False), (1, {"token": "a", "done": False}, True),
+        (1, {"token": "a", "done": False}, False), (None, {"token": "x", "done": False}, False),
+        (3, {"token": "b", "done": False, "new": 1}, True), (2, {"token": "c", "done": False}, False),
+        (4, {"token": "", "done": True}, True), (5, {"token": "d", "done": False}, False),
+    ]  # fmt: skip
+    assert [answer.take(number, data) for number, data, _ in news] == [is_news for *_, is_news in news]
+    assert (answer.text, answer.last_event_id) == ("ab", 4)
+
+
+def test_waits_begin_with_the_servers_own_grow_and_are_capped() -> None:
+    backoff = Backoff(lambda: 1.0)
+    backoff.advise(2.0)
+    assert [backoff.delay_s(count) for count in (0, 1, 2, 3, 50)] == [2.0, 4.0, 8.0, MAX_RETRY_S, MAX_RETRY_S]
+    backoff.advise(0)
+    assert backoff.delay_s(0) == 0.1
+
+
+LIMIT = refusal_of({"error_code": "RATE_LIMIT", "error": "slow down", "retry_after": 7}, 429)
+
+
+def test_a_limit_is_waited_for_as_long_as_the_server_says_and_not_for_ever() -> None:
+    patience = Patience(Backoff(lambda: 0.0), 300, 300)
+    for _ in range(MAX_REFUSALS):
+        assert patience.after(Said(LIMIT), has_id=False, is_cursor_ours=False) == 7
+    with pytest.raises(Refused, match="slow down"):
+        patience.after(Said(LIMIT), has_id=False, is_cursor_ours=False)
+
+
+def test_a_server_that_never_answered_is_given_up_sooner() -> None:
+    def tries(patience: Patience) -> int:
+        for count in range(1000):
+            try:
+                patience.after(Dropped("refused"), has_id=False, is_cursor_ours=False)
+            except Unreachable:
+                return count
+        return -1
+
+    known = Patience(Backoff(lambda: 1.0), 100, 5)
+    known.heard()
+    assert 0 < tries(Patience(Backoff(lambda: 1.0), 100, 5)) < tries(known)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "fields", "is_ours", "passes"),
+    [
+        ("CURSOR_AHEAD", 409, {}, True, True),
+        ("CURSOR_AHEAD", 409, {}, False, False),
+        ("SERVICE_UNAVAILABLE", 503, {}, False, True),
+        ("SERVICE_UNAVAILABLE", 503, {"field": "model"}, False, False),
+        ("NEWER_THAN_THIS", 502, {}, False, True),
+        ("NEWER_THAN_THIS", 418, {}, False, False),
+        ("NOT_FOUND", 404, {}, False, False),
+    ],
+)
+def test_what_may_pass_is_tried_again(code: str, status: int, fields: Any, is_ours: bool, passes: bool) -> None:
+    error = refusal_of({"error_code": code, **fields}, status)
+    patience = Patience(Backoff(lambda: 0.0), 300, 300)
+    if passes:
+        assert patience.after(Said(error), has_id=True, is_cursor_ours=is_ours) > 0
+    else:
+        with pytest.raises(Refused):
+            patience.after(Said(error), has_id=True, is_cursor_ours=is_ours)
+
+
+# -- over sockets ------------------------------------------------------------------------------------------------------
+
+
+def test_a_start_whose_answer_is_lost_is_sent_again_with_the_same_key() -> None:
+    async def scene() -> None:
+        fates = [says(502, "<html>a proxy's own page"), streams(b""), streams(answer_of("a", "b"))]
+        async with Service(fates) as service, Client(service.url) as client:
+            stream = client.chat({"message": "hello"})
+            assert (await stream.completion() or {})["output_tokens"] == 2
+            assert stream.text == "ab"
+            assert [(method, path) for method, path, _ in service.asked] == [
+                ("POST", "/api/chat"), ("POST", "/api/chat"), ("GET", f"/api/streams/{ID}"),
+            ]  # fmt: skip
+            keys = {headers["Idempotency-Key"] for method, _, headers in service.asked if method == "POST"}
+            assert keys == {stream.idempotency_key}
+
+    play(scene())
+
+
+def test_a_page_that_is_no_stream_is_not_taken_for_one() -> None:
+    async def scene() -> None:
+        async with Service([says(200, "<html>log in"), streams(answer_of("a"))]) as service:
+            async with Client(service.url) as client:
+                assert await client.chat("hello").completion()
+            assert len(service.asked) == 2
+
+    play(scene())
+
+
+def test_a_failed_answer_keeps_its_text_and_raises_after_its_last_event() -> None:
+    end = event(3, done=True, error="it broke", error_code="PROVIDER_ERROR", retryable=False)
+
+    async def scene() -> None:
+        async with Service([streams(event(2, token="so far") + end)]) as service, Client(service.url) as client:
+            stream = client.chat("hello")
+            seen: list[int | None] = []
+
+            async def look() -> None:
+                async for number, _ in stream:
+                    seen.append(number)
+
+            with pytest.raises(Failed, match="it broke") as caught:
+                await look()
+            assert (seen, stream.text, stream.state) == ([2, 3], "so far", "failed")
+            assert (caught.value.code, caught.value.retryable) == ("PROVIDER_ERROR", False)
+
+    play(scene())
+
+
+def test_the_key_is_asked_for_every_request() -> None:
+    keys = iter(["one", "two", "three"])
+
+    async def scene() -> None:
+        fates = [streams(event(1)), streams(event(2, done=True))]
+        async with Service(fates) as service, Client(service.url, lambda: next(keys)) as client:
+            await client.chat("hello").completion()
+            assert [headers["Authorization"] for *_, headers in service.asked] == ["Bearer one", "Bearer two"]
+
+    play(scene())
+
+
+def test_leaving_the_block_lets_go_of_every_stream() -> None:
+    async def scene() -> None:
+        hold = asyncio.Event()
+
+        async def silent(request: Any) -> Any:
+            await hold.wait()
+            raise AssertionError
+
+        async with Service([silent]) as service:
+            async with Client(service.url) as client:
+                stream = client.chat("hello")
+            assert stream.state == "detached"
+            assert [item async for item in stream] == []
+            assert await stream.completion() is None
+            with pytest.raises(RuntimeError, match="inside its `with` block"):
+                client.chat("hello")
+            assert len(asyncio.all_tasks()) <= 3  # this one, and the service's own
+
+    play(scene())
+
+
+def test_a_fault_of_the_client_itself_ends_the_stream() -> None:
+    def no_key() -> str:
+        raise LookupError("no key today")
+
+    async def scene() -> None:
+        async with Client("http://127.0.0.1:9", no_key) as client:
+            with pytest.raises(Failed, match="no key today"):
+                await client.chat("hello").completion()
+
+    play(scene())
+
+
+# -- without await -----------------------------------------------------------------------------------------------------
+
+
+def threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate()}
+
+
+def test_no_server_is_said_in_the_end_and_nothing_is_left_behind() -> None:
+    with SyncClient(f"http://127.0.0.1:{free_port()}", patience_s=0) as client:
+        assert "tokenrelay" in threads()
+        stream = client.chat("hello")
+        with pytest.raises(Unreachable) as caught:
+            list(stream)
+        assert (caught.value.code, caught.value.status, stream.state) == ("UNREACHABLE", 0, "failed")
+    assert "tokenrelay" not in threads()
+    with pytest.raises(RuntimeError, match="inside its `with` block"):
+        client.chat("hello")
+    with pytest.raises(RuntimeError, match="closed"):
+        stream.cancel()
+
+
+def test_a_bad_cursor_is_said_at_once() -> None:
+    with SyncClient("http://127.0.0.1:9") as client, pytest.raises(Refused) as caught:
+        client.resume(ID, "1.5")
+    assert caught.value.code == "INVALID_CURSOR"
