@@ -56,6 +56,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     names: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     auto: bool = False
+    fallbacks: tuple[str, ...] = ()
 
     @property
     def tools(self) -> bool:
@@ -70,28 +71,42 @@ class Choice(msgspec.Struct, frozen=True):
     upstream: str
     is_routed: bool = False
 
+    @property
+    def vitals_of(self) -> str | None:
+        """The row whose health this call tells of. None: of none. An id that is passed through may be anybody's
+        invention, and the scripted model fails when a caller asks it to."""
+        return self.model.id if self.upstream == self.model.upstream and self.model.dialect != "scripted" else None
 
-class NameTaken(ValueError):
-    """Two rows share a name; says which."""
 
-    def __init__(self, row: int, name: str, model: Model, known: Model) -> None:
-        super().__init__(f"the name {name!r} of model {model.id!r} is taken by {known.id!r}")
+class Misnamed(ValueError):
+    """A name in row `row` (from 0), field `field`, cannot be; says why."""
+
+    def __init__(self, row: int, field: str, name: str, issue: str) -> None:
+        super().__init__(issue)
         self.row = row
+        self.field = field
         self.name = name
 
 
 class Catalogue:
-    """All rows, found by any of their names, and how NeuroSwitch chooses among them. Raises NameTaken."""
+    """All rows, found by any of their names, and how NeuroSwitch chooses among them. Raises Misnamed."""
 
     def __init__(self, models: Sequence[Model], routing: RoutingRules | None = None) -> None:
         self.models = tuple(models)
         self.routing = RoutingRules() if routing is None else routing
         self._by_name: dict[str, Model] = {}
         for row, model in enumerate(self.models):
-            for name in (model.id, *model.names, model.upstream):
+            named = [("id", model.id), *(("names", name) for name in model.names), ("upstream", model.upstream)]
+            for field, name in named:
                 known = self._by_name.setdefault(name.lower(), model)
                 if known is not model or name.lower() in NEUROSWITCH_NAMES:
-                    raise NameTaken(row, name, model, known)
+                    issue = f"the name {name!r} of model {model.id!r} is taken by {known.id!r}"
+                    raise Misnamed(row, field, name, issue)
+        for row, model in enumerate(self.models):
+            for name in model.fallbacks:
+                if self._by_name.get(name.lower(), model) is model:
+                    issue = f"the fallback {name!r} of model {model.id!r} is not the name of another model"
+                    raise Misnamed(row, "fallbacks", name, issue)
 
     def is_auto(self, name: str | None) -> bool:
         """True when the caller leaves the choice to NeuroSwitch."""
@@ -126,6 +141,20 @@ class Catalogue:
             return of_maker
         choice = self._find(name)
         return [] if choice is None else [choice.model.id]
+
+    def fallbacks(self, name: str | None, provider: str | None) -> list[Choice]:
+        """Who may answer in place of a model that the caller named and that cannot; in the row's own order.
+
+        None for an exact upstream id: whoever writes that wants this model or an error. A caller that also named the
+        maker gets only models of it. Raises as `choices` does.
+        """
+        if name is None or self.is_auto(name):
+            return []
+        choice = self.find(name, provider)
+        if name.lower() == choice.upstream.lower() and name.lower() != choice.model.id.lower():
+            return []
+        rows = [self._by_name[other.lower()] for other in choice.model.fallbacks]
+        return [Choice(row, row.upstream) for row in rows if provider is None or row.provider == choice.model.provider]
 
     def choices(self, name: str | None, provider: str | None) -> list[Choice]:
         """Who may answer a request: one row if the caller named it, else what NeuroSwitch may choose, as in the file.
@@ -172,14 +201,8 @@ def parse(text: str) -> Catalogue:
     routing = _converted(tables.get("routing", {}), RoutingRules, lines, ("routing",))
     try:
         return Catalogue(models, routing)
-    except NameTaken as error:
-        raise ValueError(f"line {lines.of(_place_of(models, error), error.name)}: {error}") from error
-
-
-def _place_of(models: Sequence[Model], error: NameTaken) -> Path:
-    model = models[error.row]
-    fields: dict[str, tuple[str, ...]] = {"id": (model.id,), "names": model.names, "upstream": (model.upstream,)}
-    return ("model", error.row, next(name for name, values in fields.items() if error.name in values))
+    except Misnamed as error:
+        raise ValueError(f"line {lines.of(('model', error.row, error.field), error.name)}: {error}") from error
 
 
 def _converted(value: Any, kind: type[Any], lines: Lines, place: Path) -> Any:

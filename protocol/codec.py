@@ -52,6 +52,8 @@ def _is_entry(value: Any) -> bool:
 def pack(event: Event) -> bytes:
     """An event as an entry."""
     fields = [getattr(event, name) for name in event.__struct_fields__]
+    if isinstance(event, Completion | Failure) and event.attempts is None:
+        fields.pop()
     return cast(bytes, msgpack.packb([_TAG_OF[type(event)], *fields]))
 
 
@@ -188,6 +190,8 @@ def data_of(entry: Entry, stream_id: str) -> dict[str, Any]:
                 "provider": event.provider,
                 "stream_id": stream_id,
             }
+            if event.attempts:
+                data["attempts"] = event.attempts
         case Failure():
             data = {
                 "token": "",
@@ -199,6 +203,8 @@ def data_of(entry: Entry, stream_id: str) -> dict[str, Any]:
             }
             if event.retry_after_s is not None:
                 data["retry_after"] = event.retry_after_s
+            if event.attempts:
+                data["attempts"] = event.attempts
     data["timestamp"] = timestamp(event.at_ms)
     return data
 

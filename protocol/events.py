@@ -95,6 +95,7 @@ class Completion(msgspec.Struct, frozen=True):
     input_tokens: int
     output_tokens: int
     response_time_s: float
+    attempts: list[dict[str, Any]] | None = None  # those that failed before, see `attempt`; None: the first answered
 
     def __post_init__(self) -> None:
         _need(self.finish_reason not in FINISH_REASONS, f"no finish reason is called {self.finish_reason!r}")
@@ -110,11 +111,18 @@ class Failure(msgspec.Struct, frozen=True):
     message: str
     retryable: bool
     retry_after_s: float | None = None
+    attempts: list[dict[str, Any]] | None = None  # see `attempt`; None: nobody was asked, or nobody failed
 
     def __post_init__(self) -> None:
         _need(not self.code or not self.message, "an error has a code and a sentence")
         wait_s = self.retry_after_s
         _need(wait_s is not None and not 0 <= wait_s < math.inf, "retry_after is finite and not negative")
+
+
+def attempt(model: str, provider: str, code: str, message: str, seconds: float) -> dict[str, Any]:
+    """One failed call of a maker, as `attempts` holds it: a row's id, its maker, a row of `errors.TABLE`, a sentence
+    that tells no internals, how long it took."""
+    return {"model": model, "provider": provider, "error_code": code, "error": message, "seconds": seconds}
 
 
 Event: TypeAlias = Started | Token | ToolCall | ToolResult | Completion | Failure

@@ -10,6 +10,8 @@ tr:active:NAME  zset     a key's streams that have not ended, by the time they w
 tr:rate:NAME    string   until when a key's starts of the last minute count (ms)
 tr:idem:HASH    hash     an Idempotency-Key → its stream
 tr:workers      hash     worker → what it offers and until when
+tr:health       hash     model → how it has done lately, for all workers
+tr:trial:MODEL  string   the worker that tries a model whose circuit is half open
 tr:secret       string   signs tickets; shared by all edges
 tr:wake         channel  something is waiting
 tr:cancel       channel  a stream that runs shall stop
@@ -26,6 +28,7 @@ from typing import Final
 WAITING: Final = "tr:waiting"
 LEASES: Final = "tr:leases"
 WORKERS: Final = "tr:workers"
+HEALTH: Final = "tr:health"
 SECRET: Final = "tr:secret"  # noqa: S105  a key's name, not a secret
 WAKE: Final = "tr:wake"
 CANCEL: Final = "tr:cancel"
@@ -71,6 +74,10 @@ def idempotency(owner_name: str, key: str) -> str:
 
 def probe(edge_id: str) -> str:
     return f"tr:probe:{edge_id}"
+
+
+def trial(model: str) -> str:
+    return f"tr:trial:{_digest(model)}"
 
 
 def _digest(text: str) -> str:

@@ -212,6 +212,22 @@ _ANSWERED: Final = {
     "resolved_model": _text("The maker's id of the model that answered."),
     "provider": _text("Its maker."),
 }
+_ATTEMPTS: Final = {
+    "attempts": {
+        "type": "array",
+        "description": "The calls of makers that failed before, in order.",
+        "items": _object(
+            "One failed call.",
+            {
+                "model": _text("The model's name here."),
+                "provider": _text("Its maker."),
+                "error_code": _text("A row of the error table."),
+                "error": _text("A sentence."),
+                "seconds": _seconds("How long it took."),
+            },
+        ),
+    },
+}
 
 _EVENTS: Final[dict[str, Json]] = {
     "AcceptedEvent": _event(
@@ -241,6 +257,7 @@ _EVENTS: Final[dict[str, Json]] = {
     "CompletionEvent": _event(
         "The answer is whole, or was cancelled.",
         {"token": _NO_TOKEN, "done": _DONE, **_USAGE, **_ANSWERED, "stream_id": _text("The stream's id.")},
+        _ATTEMPTS,
     ),
     "ErrorEvent": _object(
         "The answer ends here without being whole; or the request was refused and `stream` was asked for.",
@@ -248,7 +265,7 @@ _EVENTS: Final[dict[str, Json]] = {
          "error_code": _one_of_the_words(errors.TABLE, "A row of the error table."),
          "retryable": {"type": "boolean", "description": "Whether asking again may help."}},
         {"retry_after": _seconds("Seconds to wait first."), "stream_id": _text("The stream's id."),
-         "request_id": _text("Of a request that was refused."), "timestamp": _TIMESTAMP},
+         "request_id": _text("Of a request that was refused."), "timestamp": _TIMESTAMP, **_ATTEMPTS},
     ),
 }  # fmt: skip
 
@@ -272,6 +289,7 @@ _SCHEMAS: Final[dict[str, Json]] = {
         "A whole answer.",
         {"response": _text("The text."), **_USAGE, **_ANSWERED, "stream_id": _text("The stream's id."),
          "tool_calls": {"type": "array", "items": _ref("ToolCall")}},
+        _ATTEMPTS,
     ),
     "Snapshot": _object(
         "A stream as it stands.",
@@ -313,7 +331,12 @@ _SCHEMAS: Final[dict[str, Json]] = {
              "resolved_model": _or_null(_text("The maker's id; null where it varies.")),
              "streaming": {"type": "boolean"}, "speed": _text("A label."),
              "tools": {"type": "boolean", "description": "Whether it can call tools."},
-             "available": {"type": "boolean", "description": "Whether a worker can answer with it now."}},
+             "available": {"type": "boolean", "description": "Whether a worker can answer with it now."},
+             "circuit": _one_of_the_words(("closed", "open", "half_open"), "Open: it rests after failures."),
+             "ttft_ms": _or_null(_seconds("Milliseconds to its first token lately; null while unknown.")),
+             "context": _or_null(_count("Tokens it reads and writes together; null: enough for anything.")),
+             "price": _or_null(_object("US dollars for a million tokens, by the catalogue; null where it varies.", {
+                 "input": _seconds("Read."), "output": _seconds("Written.")}))},
             {"unavailable_because": _text("Why not.")},
         )}},
     ),
@@ -590,7 +613,8 @@ _PATHS: Final[dict[str, Json]] = {
             {
                 "200": _json("ModelList", "The catalogue.", {"models": [
                     {"id": "scripted", "names": [], "provider": "Scripted", "resolved_model": "scripted",
-                     "streaming": True, "speed": "Very Fast", "tools": True, "available": True},
+                     "streaming": True, "speed": "Very Fast", "tools": True, "available": True, "circuit": "closed",
+                     "ttft_ms": None, "context": None, "price": {"input": 0.0, "output": 0.0}},
                 ]}),
                 **_fails(),
             },

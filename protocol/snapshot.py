@@ -64,6 +64,7 @@ class Snapshot:
         end = self.completion
         if end is None:
             raise LookupError("the answer has no completion")
+        told = {} if not end.attempts else {"attempts": end.attempts}
         return {
             "response": self.text,
             "model": end.model,
@@ -76,6 +77,7 @@ class Snapshot:
             "response_time": end.response_time_s,
             "stream_id": stream_id,
             "tool_calls": self.tool_calls,
+            **told,
         }
 
     def state(self, stream_id: str, public_state: str, model: str) -> dict[str, Any]:

@@ -9,9 +9,10 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from protocol import keys, offers, scripted
+from protocol import health, keys, offers, scripted
 from protocol.catalogue import NEUROSWITCH, Catalogue, Model
 from protocol.errors import TokenrelayError
+from protocol.health import Record, Vitals
 from protocol.offers import Offer
 from protocol.request import ChatRequest
 from server.redis import UNREACHABLE
@@ -28,6 +29,8 @@ class Models:
         self._catalogue = catalogue
         self._redis = redis
         self._offers: list[Offer] = []
+        self._records: dict[str, Record] = {}  # how each model has done lately, by its row
+        self._now = 0.0  # by Redis's clock, when the two above were read
 
     def __repr__(self) -> str:
         return f"<Models {len(self._catalogue.models)} rows | {len(self._offers)} workers>"
@@ -49,7 +52,9 @@ class Models:
         pipe = self._redis.pipeline(transaction=False)
         pipe.time()
         pipe.hvals(keys.WORKERS)
-        (seconds, micros), raws = await pipe.execute()
+        pipe.hgetall(keys.HEALTH)
+        (seconds, micros), raws, records = await pipe.execute()
+        self._records, self._now = health.unpack_all(records), seconds + micros / 1_000_000
         now_ms = seconds * 1000 + micros // 1000
         read = (offers.unpack(raw) for raw in raws)
         self._offers = [offer for offer in read if offer is not None and offer.until_ms > now_ms]
@@ -79,18 +84,25 @@ class Models:
 
     def listing(self) -> list[dict[str, Any]]:
         """The rows of `GET /api/models`, NeuroSwitch last."""
-        rows = [_row(model.id, model, self._reason(model)) for model in self._catalogue.models]
+        rows = []
+        for model in self._catalogue.models:
+            vitals = self._records.get(model.id, _UNKNOWN).vitals(self._catalogue.routing.health, self._now)
+            # One that rests is not refused: its worker knows better by then, and may have another take over.
+            reason = self._reason(model) or ("rests after failures" if vitals.circuit == "open" else None)
+            rows.append(_row(model.id, model, reason, vitals))
         candidates = [model for model in self._catalogue.models if model.auto]
         reasons = [self._reason(model) for model in candidates]
         reason = None if None in reasons else "no model that it may choose is available"
-        switch = _row(NEUROSWITCH, _SWITCH, reason)
-        return [*rows, {**switch, "resolved_model": None, "tools": any(model.tools for model in candidates)}]
+        switch = _row(NEUROSWITCH, _SWITCH, reason, Vitals())
+        varies = {"resolved_model": None, "context": None, "price": None}
+        return [*rows, {**switch, **varies, "tools": any(model.tools for model in candidates)}]
 
 
+_UNKNOWN: Final = Record()
 _SWITCH: Final = Model(NEUROSWITCH, provider="Fusion", dialect="scripted", upstream="", names=("neuroswitch/mix",))
 
 
-def _row(model_id: str, model: Model, reason: str | None) -> dict[str, Any]:
+def _row(model_id: str, model: Model, reason: str | None, vitals: Vitals) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": model_id,
         "names": list(model.names),
@@ -100,5 +112,9 @@ def _row(model_id: str, model: Model, reason: str | None) -> dict[str, Any]:
         "speed": model.speed,
         "tools": model.tools,
         "available": reason is None,
+        "circuit": vitals.circuit,
+        "ttft_ms": None if vitals.ttft_ms is None else round(vitals.ttft_ms),
+        "context": model.context,
+        "price": {"input": model.price.input, "output": model.price.output},
     }
     return row if reason is None else {**row, "unavailable_because": reason}

@@ -1,4 +1,4 @@
-"""One generation from its claim to its end: asks the provider, runs tools, appends every event. Never waits for Redis.
+"""One generation from its claim to its end: has a maker asked, runs tools, appends every event; chooses no maker.
 
 Whatever happens it ends by an entry (completion, error, cancelled), or in silence when somebody else may write now.
 """
@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import structlog
 
-from protocol import codec, lifecycle, request, scripted
+from protocol import codec, lifecycle, request
+from protocol.catalogue import Choice
 from protocol.errors import TABLE, TokenrelayError
 from protocol.events import Completion, Event, Failure, Started, Terminal, ToolCall, ToolResult
-from protocol.request import ChatRequest
 from protocol.scripts import Claim
 from workers import routing
+from workers.attempts import Attempts, close
 from workers.log import Log
-from workers.providers.base import Delta, Finish, Message, ModelRequest, Provider, ProviderError, ToolUse
+from workers.providers.base import Delta, Finish, Message, ProviderError, ToolUse
 from workers.routing import Route
 from workers.tools.base import Outcome
 from workers.tools.registry import Selection
@@ -32,10 +33,13 @@ MAX_ROUNDS: Final = 8
 MAX_CALLS: Final = 32
 """How many tools a model may call side by side; each may take the whole time a tool has."""
 
+MAX_TOLD: Final = 20
+"""Failed attempts that the last event tells of: it must stay small."""
+
 MIN_UNHEARD_S: Final = 2.5
 """An edge whose live feed is cut off for a moment is no viewer that left."""
 
-Why: TypeAlias = Literal["cancel", "unheard", "lost", "leaving", "first token", "between tokens", "total"]
+Why: TypeAlias = Literal["cancel", "unheard", "lost", "leaving", "between tokens", "total"]
 
 log = structlog.get_logger()
 
@@ -52,11 +56,11 @@ class Generation:
         self._asked_at = now - claim.age_ms / 1000  # by the monotonic clock
         self._began_at = now
         self._piece_at = now  # when the provider last gave something
-        self._has_piece = False
-        self._is_calling = False  # while tools run nobody waits for the provider
+        self._is_writing = False  # from a round's first piece to its end; before that `Attempts` has its own patience
         self._unheard_since: float | None = None  # None while at least one edge listens, as far as we know
         self._grace_s = request.grace_s(claim.on_disconnect)
         self._route: Route | None = None  # None until it has been chosen
+        self._attempts: Attempts | None = None  # the same
         self._label = claim.model
         self._input_tokens = 0
         self._output_tokens = 0
@@ -103,10 +107,8 @@ class Generation:
         settings = self._house.settings
         if now - self._began_at > settings.generation_timeout_s:
             self.stop("total")
-        elif self._has_piece and not self._is_calling and now - self._piece_at > settings.between_tokens_timeout_s:
+        elif self._is_writing and now - self._piece_at > settings.between_tokens_timeout_s:
             self.stop("between tokens")
-        elif not self._has_piece and now - self._piece_at > settings.first_token_timeout_s:
-            self.stop("first token")
         elif self._is_unheard(now):
             self.stop("unheard")
 
@@ -134,7 +136,7 @@ class Generation:
             end = self._stopped()
         except ProviderError as error:
             log.info("provider_failed", stream_id=self.stream_id, error_code=error.code)
-            end = Failure(_now_ms(), error.code, error.message, error.retryable, error.retry_after_s)
+            end = Failure(_now_ms(), error.code, error.message, error.retryable, error.retry_after_s, self._failures)
         except TokenrelayError as error:
             end = Failure(_now_ms(), error.code, error.message, error.row.retryable, error.retry_after_s)
         except Exception:
@@ -152,35 +154,45 @@ class Generation:
     async def _answer(self) -> Completion:
         asked = request.unpack(self._claim.request)
         house = self._house
-        route = self._route = routing.route(asked, house.catalogue, house.providers.keys())
+        route = self._route = routing.route(asked, house.catalogue, house.providers.keys(), house.health.vitals())
+        attempts = self._attempts = Attempts(
+            self.stream_id, asked, route,
+            providers=house.providers, health=house.health, redis=house.redis, settings=house.settings,
+        )  # fmt: skip
         self._label = route.label
         if not self.log.last_id:  # an attempt before this one may have said so already
             self._append(Started(_now_ms(), self._label, route.routing))
-        provider = house.providers[route.choice.model.dialect]
         tools = await house.tools.select(asked)
         messages = [Message(turn.role, turn.content) for turn in asked.conversation]
         for _ in range(MAX_ROUNDS):
-            calls, finish = await self._round(provider, _model_request(asked, route, messages, tools))
+            text, calls, finish = await self._round(attempts, route, messages, tools)
             if finish.reason != "tool_calls" or not calls:
                 return self._completion(finish)
             results = await self._call_tools(calls, tools)
             if len(results) < len(calls):
                 return self._completion(finish)  # the rest are the caller's own functions: the answer ends with them
-            messages = [*messages, Message("assistant", "", tool_calls=tuple(calls)), *results]
+            messages = [*messages, Message("assistant", text, tool_calls=tuple(calls)), *results]
         raise ProviderError(f"the model called tools in more than {MAX_ROUNDS} rounds", retryable=False)
 
-    async def _round(self, provider: Provider, asked: ModelRequest) -> tuple[list[ToolUse], Finish]:
-        """One call of the model: its tokens go to the log as they come."""
+    async def _round(
+        self, attempts: Attempts, route: Route, messages: list[Message], tools: Selection
+    ) -> tuple[str, list[ToolUse], Finish]:
+        """One call that is answered: its tokens go to the log as they come. Gives the text beside its tool calls."""
         calls: list[ToolUse] = []
-        pieces = provider.stream(asked)
-        most = self._house.settings.buffer_bytes
+        texts: list[str] = []  # kept only where a tool may be called, for the next round
         self._written = 0
+        opened = await attempts.open(messages, tools)
+        self._label = route.label_of(opened.choice)
+        keeps, most = bool(tools.specs), self._house.settings.buffer_bytes
+        piece, step = opened.first, opened.pieces.__anext__  # `async for`, but for the first piece, which is here
+        self._is_writing = True
         try:
-            async for piece in pieces:
+            while True:
                 self._piece_at = time.monotonic()
-                self._has_piece = True
                 if type(piece) is Delta:
                     self._token(piece.text)
+                    if keeps:
+                        texts.append(piece.text)
                     if self.log.unacked_bytes > most:
                         await self._wait_for_room(most)
                 elif type(piece) is ToolUse:
@@ -189,12 +201,16 @@ class Generation:
                     self._input_tokens += piece.input_tokens
                     self._output_tokens += piece.output_tokens
                     self._written = 0
-                    return calls, piece
+                    return "".join(texts), calls, piece
+                piece = await step()
+        except StopAsyncIteration:
+            raise ProviderError("the model stopped without saying why", retryable=True) from None
+        except ProviderError as error:
+            attempts.broke_off(error)
+            raise
         finally:
-            close = getattr(pieces, "aclose", None)
-            if close is not None:
-                await close()
-        raise ProviderError("the model stopped without saying why", retryable=True)
+            self._is_writing = False
+            await close(opened.pieces)
 
     def _token(self, text: str) -> None:
         self._written += 1
@@ -218,12 +234,7 @@ class Generation:
         for use in calls:
             self._append(ToolCall(_now_ms(), self._label, use.call_id, use.name, use.arguments))
         ours = [use for use in calls if use.name not in tools.own]
-        self._is_calling = True
-        try:
-            return await asyncio.gather(*(self._call_tool(use, at < MAX_CALLS, tools) for at, use in enumerate(ours)))
-        finally:
-            self._is_calling = False
-            self._piece_at = time.monotonic()
+        return await asyncio.gather(*(self._call_tool(use, at < MAX_CALLS, tools) for at, use in enumerate(ours)))
 
     async def _call_tool(self, use: ToolUse, is_run: bool, tools: Selection) -> Message:
         if not is_run:
@@ -239,7 +250,7 @@ class Generation:
 
     def _may_call(self, name: str, tools: Selection) -> bool:
         """What was not offered is not run, whatever a model makes up. The scripted one's script is the caller's."""
-        is_scripted = self._route is not None and self._route.choice.model.dialect == "scripted"
+        is_scripted = self._choice is not None and self._choice.model.dialect == "scripted"
         return is_scripted or any(spec.name == name for spec in tools.specs)
 
     def _append(self, event: Event) -> None:
@@ -251,17 +262,28 @@ class Generation:
     # -- ends
     # ------------------------------------------------------------------------------------------------------------
 
+    @property
+    def _choice(self) -> Choice | None:
+        """Who writes, or was asked last. None: nobody yet."""
+        return None if self._attempts is None else self._attempts.choice
+
+    @property
+    def _failures(self) -> list[dict[str, Any]] | None:
+        """The attempts that came to nothing, as the last event tells them."""
+        return None if self._attempts is None else self._attempts.failures[:MAX_TOLD] or None
+
     def _completion(self, finish: Finish) -> Completion:
-        model = "" if self._route is None else self._route.choice.upstream
+        choice = self._choice
         return Completion(
             at_ms=_now_ms(),
             model=self._label,
-            resolved_model=finish.resolved_model or model,
-            provider="none" if self._route is None else self._route.choice.model.provider,
+            resolved_model=finish.resolved_model or ("" if choice is None else choice.upstream),
+            provider="none" if choice is None else choice.model.provider,
             finish_reason=finish.reason,
             input_tokens=self._input_tokens,
             output_tokens=self._output_tokens,
             response_time_s=round(max(0.0, time.monotonic() - self._asked_at), 3),
+            attempts=self._failures,
         )
 
     def _stopped(self) -> Terminal:
@@ -269,19 +291,17 @@ class Generation:
         match self._why:
             case "cancel" | "unheard":
                 self._output_tokens += self._written
-                model = self._label if self._route is None else self._route.choice.upstream
+                model = self._label if self._choice is None else self._choice.upstream
                 return self._completion(Finish("cancelled", 0, 0, model))
             case "leaving":
                 return self._failure("WORKER_LOST", "the worker was shut down; what it wrote is kept")
-            case "first token":
-                return self._failure("TIMEOUT", "the model did not begin to answer in time")
             case "between tokens":
                 return self._failure("TIMEOUT", "the model fell silent in the middle of its answer")
             case _:
                 return self._failure("TIMEOUT", "the answer took longer than is allowed")
 
     def _failure(self, code: str, message: str) -> Failure:
-        return Failure(_now_ms(), code, message, TABLE[code].retryable)
+        return Failure(_now_ms(), code, message, TABLE[code].retryable, attempts=self._failures)
 
     async def _hand_back(self) -> bool:
         """Another worker may start it again if nobody has been told anything. False: it must be ended here."""
@@ -291,20 +311,6 @@ class Generation:
         if released:
             self.log.is_closed = True
         return released
-
-
-def _model_request(asked: ChatRequest, route: Route, messages: list[Message], tools: Selection) -> ModelRequest:
-    name = asked.model or ""
-    return ModelRequest(
-        model=name if scripted.is_scripted(name) else route.choice.upstream,
-        messages=messages,
-        max_tokens=asked.max_tokens,
-        temperature=asked.temperature,
-        top_p=asked.top_p,
-        stop=asked.stops,
-        seed=asked.seed,
-        tools=tools.specs if route.choice.model.tools else (),
-    )
 
 
 def _packed_token(at_ms: int, label: str, text: str) -> bytes:

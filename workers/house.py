@@ -18,6 +18,7 @@ from protocol.catalogue import Catalogue
 from protocol.offers import OFFER_MS, Offer
 from protocol.scripts import Claim
 from workers.generate import Generation
+from workers.health import SYNC_S, Health
 from workers.providers.base import Provider
 from workers.redis import AWAY, own_connection, run
 from workers.settings import Settings
@@ -48,11 +49,13 @@ class House:
         self.lacks = lacks
         self.tools = tools or Toolbox()
         self.worker_id = secrets.token_hex(6)
+        self.health = Health(catalogue.routing.health, self.worker_id, settings.first_token_timeout_s)
         self.writer = Writer(lambda: own_connection(redis))
         self.claims: dict[str, Claim] = {}  # taken from the queue, not begun yet
         self.generations: dict[str, Generation] = {}
         self.is_leaving = False
         self._renewed_at = 0.0  # by the monotonic clock
+        self._synced_at = 0.0  # the same
 
     def __repr__(self) -> str:
         return f"<House {self.worker_id} | {len(self.generations)} generations | {self.writer!r}>"
@@ -102,6 +105,12 @@ class House:
                     self._renewed_at = now
                 except AWAY as error:
                     log.warning("renew_failed", error=type(error).__name__)
+            if now - self._synced_at >= SYNC_S:
+                self._synced_at = now
+                try:
+                    await self.health.sync(self.redis)
+                except AWAY as error:
+                    log.warning("health_sync_failed", error=type(error).__name__)
             await asyncio.sleep(PULSE_S)
 
     async def renew(self) -> None:

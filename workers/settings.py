@@ -40,7 +40,18 @@ class Settings(BaseSettings):
     max_jobs: int = Field(500, ge=1, description="generations one worker process runs at once")
     retention_s: int = Field(3_600, ge=1, description="how long a stream can be read after its last event")
     first_token_timeout_s: float = Field(
-        120, gt=0, description="a model that has written nothing for this long ends in `TIMEOUT`"
+        120, gt=0, description="a model that has written nothing for this long has failed with `TIMEOUT`"
+    )
+    first_token_budget_s: float = Field(
+        180,
+        gt=0,
+        description="the longest all attempts together may take until one model begins to answer, waits included",
+    )
+    max_attempts: int = Field(
+        5,
+        ge=1,
+        le=20,
+        description="how many calls of models may fail before an answer is given up; 1: none is repeated",
     )
     between_tokens_timeout_s: float = Field(
         60, gt=0, description="a model silent for this long in mid-answer ends in `TIMEOUT`"

@@ -130,6 +130,8 @@ BROKEN: list[tuple[str, str, str]] = [
     ("a name that is an id", ROW + OTHER + 'names = ["A"]\n', "'A' of model 'b' is taken by 'a'"),
     ("a name twice", ROW + 'names = ["n"]\n' + OTHER + 'names = ["N"]\n', "'N' of model 'b' is taken by 'a'"),
     ("an upstream that is another's name", ROW + OTHER + 'names = ["UP-A"]\n', "'UP-A' of model 'b' is taken by 'a'"),
+    ("a fallback nobody is", ROW + 'fallbacks = ["z"]\n', "line 6: the fallback 'z' of model 'a' is not the name of"),
+    ("itself as a fallback", ROW + 'fallbacks = ["up-a"]\n', "the fallback 'up-a' of model 'a' is not the name of"),
     ("a name of NeuroSwitch", ROW + 'names = ["NeuroSwitch"]\n', "'NeuroSwitch' of model 'a' is taken"),
 ]
 

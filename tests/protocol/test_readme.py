@@ -68,7 +68,8 @@ def test_every_name_in_redis_is_there() -> None:
     of_owner = {digest.sub("NAME", name) for name in (keys.owner("a"), keys.active("a"), keys.rate("a"))}
     assert told == {
         keys.log(STREAM), keys.meta(STREAM), keys.live(STREAM), *of_owner, digest.sub("HASH", keys.idempotency("", "")),
-        keys.WAITING, keys.LEASES, keys.WORKERS, keys.SECRET, keys.WAKE, keys.CANCEL, keys.probe("ID"),
+        keys.WAITING, keys.LEASES, keys.WORKERS, keys.SECRET, keys.WAKE, keys.CANCEL, keys.probe("ID"), keys.HEALTH,
+        digest.sub("MODEL", keys.trial("a")),
         keys.ARQ_JOB + "ID", keys.ARQ_RETRY + "ID",
     }  # fmt: skip
 
@@ -100,8 +101,8 @@ def test_events_have_the_fields_that_the_code_gives_them() -> None:
         ("started", events.Started(0, "m", {})),
         ("token", events.Token(0, "m", "a")),
         ("tool call", events.ToolCall(0, "m", "c", "n", {})),
-        ("completion", events.Completion(0, "m", "u", "p", "stop", 1, 1, 1.0)),
-        ("error", events.Failure(0, "TIMEOUT", "t", True, 1.0)),
+        ("completion", events.Completion(0, "m", "u", "p", "stop", 1, 1, 1.0, [{}])),
+        ("error", events.Failure(0, "TIMEOUT", "t", True, 1.0, [{}])),
     ]
     for name, event in given:
         assert told[name] == codec.data_of(codec.unpack_entry(codec.pack(event)), STREAM).keys(), name

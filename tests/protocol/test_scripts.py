@@ -40,13 +40,13 @@ def test_a_script_asks_nobody_but_redis_for_the_time(script: Script) -> None:
 
 def test_names_in_the_scripts_are_the_names_of_keys() -> None:
     named = {name for script in scripts.ALL for name in re.findall(r"'(tr:[a-z]*|arq:[a-z]+:)", script.text)}
-    known = {keys.WAITING, keys.LEASES, keys.WAKE, keys.CANCEL, keys.ARQ_JOB, keys.ARQ_RETRY, keys.STREAM}
+    known = {keys.WAITING, keys.LEASES, keys.WAKE, keys.CANCEL, keys.HEALTH, keys.ARQ_JOB, keys.ARQ_RETRY, keys.STREAM}
     assert named == known
 
 
 def test_every_script_is_there_once() -> None:
     assert [script.name for script in scripts.ALL] == [
-        "start", "claim", "append", "renew", "release", "cancel", "reap",
+        "start", "claim", "append", "renew", "release", "cancel", "reap", "share",
     ]  # fmt: skip
     assert len({script.sha for script in scripts.ALL}) == len(scripts.ALL)
 

@@ -11,12 +11,12 @@ import pytest
 from protocol import catalogue, preferences, request
 from protocol.catalogue import Catalogue, Choice, Model, Price, Traits
 from protocol.errors import TokenrelayError
+from protocol.health import Vitals
 from protocol.request import ChatRequest, Message, ToolEntry
 from protocol.rules import KINDS, Kind, RoutingRules, Sign, Strategies, Strategy, Weights
 from tests.workers.prompts import HARD, PROMPTS, UNSEEN
 from workers import routing
 from workers.routing import choose, features, rank
-from workers.routing.health import Vitals
 
 OURS = catalogue.parse((Path(routing.__file__).parent.parent / "catalogue.toml").read_text(encoding="utf-8"))
 ALL = ("responses", "anthropic", "gemini", "local", "scripted")
@@ -269,7 +269,7 @@ def test_health_speaks_against_the_slow_and_the_failing() -> None:
     assert order(asks("hi"), twins) == ["a", "b"]
     assert order(asks("hi"), twins, {"a": Vitals(ttft_ms=9_000), "b": Vitals(ttft_ms=300)}) == ["b", "a"]
     assert order(asks("hi"), twins, {"a": Vitals(error_rate=0.3)}) == ["b", "a"]
-    assert order(asks("hi"), twins, {"a": Vitals(circuit="half-open")}) == ["a", "b"]
+    assert order(asks("hi"), twins, {"a": Vitals(circuit="half_open")}) == ["a", "b"]
 
 
 def test_the_same_is_asked_the_same_is_answered() -> None:
@@ -280,15 +280,39 @@ def test_the_same_is_asked_the_same_is_answered() -> None:
 # -- the route --------------------------------------------------------------------------------------------------------
 
 
-def test_who_is_named_answers_whatever_its_health() -> None:
+def test_who_is_named_is_the_choice_whatever_its_health() -> None:
     health = {"claude-3-sonnet": Vitals(circuit="open")}
     route = routing.route(asks("x", model="claude"), OURS, ALL, health)
-    assert (route.choice.upstream, route.label, route.routing, route.others) == (
-        "claude-sonnet-5-5",
-        "claude",
-        None,
-        (),
-    )
+    assert (route.choice.upstream, route.label, route.routing) == ("claude-sonnet-5-5", "claude", None)
+    assert [route.label_of(choice) for choice in (route.choice, *route.others)] == [
+        "claude", "gpt-4-turbo", "gemini-1.5-pro",
+    ]  # fmt: skip
+
+
+TAKES_OVER: list[tuple[ChatRequest, list[str]]] = [
+    (asks("x", model="Claude 3 Sonnet"), ["gpt-4-turbo", "gemini-1.5-pro"]),
+    (asks("x", model="CLAUDE-3-sonnet"), ["gpt-4-turbo", "gemini-1.5-pro"]),
+    (asks("x", model="claude-sonnet-5-5"), []),  # an exact upstream id: this one or nobody
+    (asks("x", model="claude-sonnet-9"), []),
+    (asks("x", model="claude", provider="Anthropic"), []),
+    (asks("x", model="claude", preferences={"avoid": ["openai"]}), ["gemini-1.5-pro"]),
+    (asks("x", model="claude", max_tokens=500_000), ["gemini-1.5-pro"]),
+    (asks("x", model="local"), []),
+    (asks("x", model="scripted?tokens=3"), []),
+]
+
+
+@pytest.mark.parametrize(("asked", "others"), TAKES_OVER)
+def test_who_may_take_over_from_one_that_was_named(asked: ChatRequest, others: list[str]) -> None:
+    route = routing.route(asked, OURS, ALL)
+    assert [choice.model.id for choice in route.others] == others
+
+
+def test_a_fallback_must_be_able_to_call_tools_where_they_are_wanted() -> None:
+    pair = Catalogue([model("a", fallbacks=("b", "c")), model("b"), model("c", accepts=("tools",))], PLAIN)
+    assert [choice.model.id for choice in routing.route(asks("x", model="a"), pair, ["local"]).others] == ["b", "c"]
+    route = routing.route(asks("x", model="a", enable_tools=True), pair, ["local"])
+    assert [choice.model.id for choice in route.others] == ["c"]
 
 
 def test_the_choice_and_its_reasons_are_told() -> None:

@@ -4,7 +4,7 @@ client."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -113,20 +113,34 @@ class Finish(msgspec.Struct, frozen=True):
 Piece: TypeAlias = Delta | ToolUse | Finish
 
 
+Blame: TypeAlias = Literal["request", "room", "model", "key", "maker"]
+"""Whose fault it is, and so who else may do better: `request`, nobody; `room`, a model with more context; `model`, any
+other, for this one is gone; `key`, any other maker, for this one does not take our credentials; `maker`, anybody, and
+the same one after a while."""
+
+
 class ProviderError(Exception):
     """The model's maker failed. `code` is a row of the error table (`PROVIDER_ERROR`, `TIMEOUT`, `RATE_LIMIT`…).
 
     `message` is shown to the client: a sentence that names no host, key or internals; details go to the log.
+    `retryable`: the same request may succeed later. `blame` left out: `maker` if it is, else `request`.
     """
 
     def __init__(
-        self, message: str, *, code: str = "PROVIDER_ERROR", retryable: bool, retry_after_s: float | None = None
+        self,
+        message: str,
+        *,
+        code: str = "PROVIDER_ERROR",
+        retryable: bool,
+        retry_after_s: float | None = None,
+        blame: Blame | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
         self.retryable = retryable
         self.retry_after_s = retry_after_s
+        self.blame: Blame = blame or ("maker" if retryable else "request")
 
 
 class Provider(Protocol):

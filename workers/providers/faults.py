@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from workers.providers.base import ProviderError
+from workers.providers.base import Blame, ProviderError
 from workers.providers.jsontext import UNREADABLE
 
 MAX_RETRY_AFTER_S: Final = 86_400.0
@@ -48,6 +48,8 @@ _LOCKED_OUT = ("PROVIDER_ERROR", "the model's maker did not accept this server's
 _UNKNOWN = ("PROVIDER_ERROR", "the model's maker does not know this model", False)
 _FAILED = ("PROVIDER_ERROR", "the model's maker failed to answer", True)
 _GAVE_UP = ("TIMEOUT", "the model's maker gave up waiting", True)
+
+_BLAMES: Final[Mapping[tuple[str, str, bool], Blame]] = {_TOO_LONG: "room", _UNKNOWN: "model", _LOCKED_OUT: "key"}
 
 _WORDS: Final[Mapping[str, tuple[str, str, bool]]] = {
     # OpenAI, and who speaks like it: https://platform.openai.com/docs/guides/error-codes
@@ -155,7 +157,7 @@ def _by_status(status: int, retry_after_s: float | None = None) -> ProviderError
 
 def _error(known: tuple[str, str, bool], retry_after_s: float | None = None) -> ProviderError:
     code, message, retryable = known
-    return ProviderError(message, code=code, retryable=retryable, retry_after_s=retry_after_s)
+    return ProviderError(message, code=code, retryable=retryable, retry_after_s=retry_after_s, blame=_BLAMES.get(known))
 
 
 def _known(fault: Fault | str | None) -> tuple[str, str, bool] | None:

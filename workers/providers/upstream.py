@@ -162,7 +162,7 @@ class Upstream:
         except TimeoutError:
             raise self._too_slow(has_written=False) from None
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
-            raise ProviderError("the address of the model's maker is not valid", retryable=False) from None
+            raise ProviderError("the address of the model's maker is not valid", retryable=False, blame="key") from None
         except (aiohttp.ClientError, OSError) as error:
             log.warning("upstream_unreachable", provider=self.name, error=type(error).__name__)
             raise ProviderError("the model's maker cannot be reached", retryable=True) from None

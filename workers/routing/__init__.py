@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
+from protocol.health import Vitals
 from workers.routing.choose import Route, route
-from workers.routing.health import Vitals
 
 __all__ = ["Route", "Vitals", "route"]

@@ -8,9 +8,9 @@ from typing import Any, Final
 import msgspec
 
 from protocol.catalogue import Catalogue, Choice
+from protocol.health import Vitals
 from protocol.request import ChatRequest
-from workers.routing.health import Vitals
-from workers.routing.rank import Ranking, nothing_left, rank
+from workers.routing.rank import Ranking, able, nothing_left, rank
 
 MAX_ROUTING_BYTES: Final = 1_000
 MAX_CONSIDERED: Final = 8
@@ -18,13 +18,17 @@ MAX_REASONS: Final = 6
 
 
 class Route(msgspec.Struct, frozen=True):
-    """`label` is the `model` of every event; `routing` says why, when the caller left the choice to us; `others` are
-    the next best, best first."""
+    """`label` is the `model` of every event while `choice` answers; `routing` says why, when the caller left the choice
+    to us; `others` may answer in its place, best first."""
 
     choice: Choice
     label: str
     routing: dict[str, Any] | None
     others: tuple[Choice, ...] = ()
+
+    def label_of(self, choice: Choice) -> str:
+        """The `model` of the events that this one writes: what the caller wrote, or the id of who took over."""
+        return self.label if choice is self.choice else choice.model.id
 
 
 def route(
@@ -43,7 +47,9 @@ def route(
     if not available:
         raise nothing_left(wishes_avoid=False)
     if request.model is not None and not catalogue.is_auto(request.model):
-        return Route(available[0], request.model, None)
+        fallbacks = catalogue.fallbacks(request.model, request.provider)
+        others = [other for other in fallbacks if other.model.dialect in dialects]
+        return Route(available[0], request.model, None, tuple(able(request, catalogue, others) if others else ()))
     ranking = rank(request, catalogue, available, health)
     if not ranking.ranked:
         raise nothing_left(wishes_avoid=True)

@@ -151,7 +151,7 @@ def read(request: ChatRequest, catalogue: Catalogue) -> Features:
     rules = catalogue.routing
     conversation = request.conversation
     asked = [turn.content for turn in conversation if turn.role == "user"] or [""]
-    tokens = sum(estimate_tokens(turn.content) for turn in conversation)
+    tokens = tokens_of(request)
     hint, meaning = _hint(asked[-1], rules)
     kind, points = _kind(asked, signs_of(catalogue), rules.least)
     return Features(
@@ -160,10 +160,19 @@ def read(request: ChatRequest, catalogue: Catalogue) -> Features:
         language=language_of(asked[-1]),
         tokens=tokens,
         length=_length(tokens, rules),
-        needs_tools=request.enable_tools is not False and bool(request.enable_tools or request.tools),
+        needs_tools=needs_tools(request),
         hint=hint,
         strategy=next((each for each in STRATEGIES if each == meaning), None),
     )
+
+
+def tokens_of(request: ChatRequest) -> int:
+    """An estimate of the whole conversation."""
+    return sum(estimate_tokens(turn.content) for turn in request.conversation)
+
+
+def needs_tools(request: ChatRequest) -> bool:
+    return request.enable_tools is not False and bool(request.enable_tools or request.tools)
 
 
 def _hint(text: str, rules: RoutingRules) -> tuple[str, Kind | Strategy] | tuple[None, None]:

@@ -11,12 +11,12 @@ import msgspec
 from protocol import preferences
 from protocol.catalogue import Catalogue, Choice, Model
 from protocol.errors import TokenrelayError
+from protocol.health import Vitals
 from protocol.preferences import Preferences
 from protocol.request import ChatRequest
 from protocol.rules import RoutingRules, Strategy, Weights
 from workers.routing import features
 from workers.routing.features import Features
-from workers.routing.health import Vitals
 
 ANSWER_TOKENS: Final = 512
 """Room left for an answer whose length nobody bounded."""
@@ -85,6 +85,23 @@ def rank(
     return Ranking(asked, strategy, tuple(item for item, _ in ranked))
 
 
+def able(request: ChatRequest, catalogue: Catalogue, choices: Sequence[Choice]) -> list[Choice]:
+    """Those of `choices`, in their order, that can take this request at all and that its sender does not avoid.
+
+    Raises TokenrelayError VALIDATION_ERROR, field `preferences.avoid`.
+    """
+    avoided = _meant(catalogue, preferences.parse(request.preferences).avoid, "preferences.avoid")
+    tokens = features.tokens_of(request) + (request.max_tokens or ANSWER_TOKENS)
+    needs_tools = features.needs_tools(request)
+    return [
+        choice
+        for choice in choices
+        if choice.model.id not in avoided
+        and (choice.model.tools or not needs_tools)
+        and (choice.model.context is None or choice.model.context >= tokens)
+    ]
+
+
 def _meant(catalogue: Catalogue, names: Sequence[str], field: str) -> Collection[str]:
     ids: set[str] = set()
     for number, name in enumerate(names):
@@ -131,7 +148,7 @@ def _judge(choice: Choice, question: _Question, vitals: Vitals) -> Ranked:
     if vitals.error_rate >= 0.05:
         points -= rules.health.error_weight * vitals.error_rate
         reasons.append(f"{vitals.error_rate:.0%} of its calls failed lately")
-    if vitals.circuit == "half-open":
+    if vitals.circuit == "half_open":
         reasons.append("tried again after a rest")
     total = sum(msgspec.structs.astuple(weights)) or 1.0
     return Ranked(choice, round(points / total, 3), tuple(reasons), tuple(_lacks(model, question, vitals)))

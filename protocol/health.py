@@ -1,25 +1,28 @@
 """How each model has done lately: time to first token, error rate, circuit. Pure: the time is passed in, in seconds.
 
              failures                    open_s over
-closed ─────────────────▶ open ─────────────────────▶ half-open
+closed ─────────────────▶ open ─────────────────────▶ half_open
   ▲                         ▲                           │   │
-  │                         └── the probe fails, rests twice as long
-  └──────────────────────────────────── the probe succeeds ─┘
+  │                         └── the trial fails, rests twice as long
+  └──────────────────────────────────── the trial succeeds ─┘
+
+All workers share one record a model (`keys.HEALTH`); each adds what it saw and writes the sum, if nobody has written
+since it read (`scripts.SHARE`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 from protocol.rules import HealthRules
 
-Circuit: TypeAlias = Literal["closed", "open", "half-open"]
+Circuit: TypeAlias = Literal["closed", "open", "half_open"]
 
-PROBE_S: Final = 30.0
-"""A probe that has not come back by then is lost; another may go."""
+KEPT_MS: Final = 3_600_000
+"""Nobody has been asked for this long: then it is as if nothing were known."""
 
 
 class Vitals(msgspec.Struct, frozen=True):
@@ -30,8 +33,15 @@ class Vitals(msgspec.Struct, frozen=True):
     circuit: Circuit = "closed"
 
 
+class Outcome(msgspec.Struct, frozen=True):
+    """One call, as its worker saw it. `ttft_ms` is from the call to its first piece; None: it failed."""
+
+    at: float
+    ttft_ms: float | None = None
+
+
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One model's past. Times are seconds of one clock, whichever the caller uses; 0 means never."""
+    """One model's past. Times are seconds since the Unix epoch by Redis's clock; 0 means never."""
 
     ttft_ms: float | None = None
     error_rate: float = 0.0
@@ -40,15 +50,16 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     failures_in_a_row: int = 0
     opened_at: float = 0.0
     open_for_s: float = 0.0  # 0 while closed
-    probed_at: float = 0.0  # when the probe under way began; 0: none is
+
+    def rest_s(self, now: float) -> float:
+        """How long it is still to be left alone."""
+        return max(0.0, self.opened_at + self.open_for_s - now) if self.open_for_s else 0.0
 
     def circuit(self, now: float) -> Circuit:
-        """`half-open`: one call may try. While it does, others see `open`."""
+        """`half_open`: one call of all workers may try; who holds `keys.trial` makes it."""
         if not self.open_for_s:
             return "closed"
-        if now - self.opened_at < self.open_for_s or (self.probed_at and now - self.probed_at < PROBE_S):
-            return "open"
-        return "half-open"
+        return "open" if self.rest_s(now) > 0 else "half_open"
 
     def vitals(self, rules: HealthRules, now: float) -> Vitals:
         return Vitals(self.ttft_ms, self._faded(rules, now), self.circuit(now))
@@ -60,17 +71,23 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
         faded: float = self.error_rate * 0.5 ** (max(0.0, now - self.at) / rules.half_life_s)
         return faded
 
-    def probing(self, now: float) -> Record:
-        """A call goes out while half-open: it is the probe."""
-        return msgspec.structs.replace(self, probed_at=now) if self.circuit(now) == "half-open" else self
+    def after(self, rules: HealthRules, outcomes: Iterable[Outcome]) -> Record:
+        """The record once these calls are in it, in the order they ended."""
+        record = self
+        for outcome in outcomes:
+            if outcome.ttft_ms is None:
+                record = record.failed(rules, outcome.at)
+            else:
+                record = record.succeeded(rules, outcome.at, outcome.ttft_ms)
+        return record
 
     def succeeded(self, rules: HealthRules, now: float, ttft_ms: float) -> Record:
-        """The first token has come, `ttft_ms` after it was asked for. Closes the circuit."""
+        """The first piece has come, `ttft_ms` after it was asked for. Closes the circuit."""
         known = self.ttft_ms
         return Record(
             ttft_ms=ttft_ms if known is None else known + rules.smoothing * (ttft_ms - known),
             error_rate=self._faded(rules, now) * (1 - rules.smoothing),
-            at=now,
+            at=max(now, self.at),
             calls=self.calls + 1,
         )
 
@@ -80,10 +97,9 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
         after = msgspec.structs.replace(
             self,
             error_rate=rate + rules.smoothing * (1 - rate),
-            at=now,
+            at=max(now, self.at),
             calls=self.calls + 1,
             failures_in_a_row=self.failures_in_a_row + 1,
-            probed_at=0.0,
         )
         if self.open_for_s:
             if now - self.opened_at < self.open_for_s:
@@ -95,30 +111,17 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
         return after
 
 
-class Health:
-    """The records of all models, by the id of their row."""
+def pack(record: Record) -> bytes:
+    """The same bytes for the same record: a write is compared with what was read."""
+    return msgspec.msgpack.encode(record)
 
-    def __init__(self, rules: HealthRules, records: Mapping[str, Record] | None = None) -> None:
-        self._rules = rules
-        self.records: dict[str, Record] = dict(records or {})
 
-    def __repr__(self) -> str:
-        resting = sum(bool(record.open_for_s) for record in self.records.values())
-        return f"<Health {len(self.records)} models | {resting} resting>"
-
-    def asked(self, model: str, now: float) -> None:
-        """A call goes out."""
-        self.records[model] = self._of(model).probing(now)
-
-    def succeeded(self, model: str, now: float, ttft_ms: float) -> None:
-        self.records[model] = self._of(model).succeeded(self._rules, now, ttft_ms)
-
-    def failed(self, model: str, now: float) -> None:
-        self.records[model] = self._of(model).failed(self._rules, now)
-
-    def vitals(self, now: float) -> dict[str, Vitals]:
-        """Of every model that was ever asked."""
-        return {model: record.vitals(self._rules, now) for model, record in self.records.items()}
-
-    def _of(self, model: str) -> Record:
-        return self.records.get(model) or Record()
+def unpack_all(raws: Mapping[bytes, bytes]) -> dict[str, Record]:
+    """The hash of all records, by model. What cannot be read (another version's) is as if nothing were known."""
+    records = {}
+    for name, raw in raws.items():
+        try:
+            records[name.decode()] = msgspec.msgpack.decode(raw, type=Record)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+    return records

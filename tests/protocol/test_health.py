@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 
+from protocol import health
+from protocol.health import Outcome, Record
 from protocol.rules import HealthRules
-from workers.routing.health import PROBE_S, Health, Record
 
 RULES = HealthRules(smoothing=0.5, half_life_s=10, open_after_failures=3, open_after_calls=6, open_s=10, max_open_s=25)
 
@@ -32,16 +32,12 @@ def test_the_circuit_opens_after_failures_in_a_row_or_too_many_of_them(story: st
 
 def test_one_call_may_try_when_the_rest_is_over() -> None:
     record = after("fff")
-    assert record.circuit(109.9) == "open"
-    assert record.probing(109.9) == record
-    assert record.circuit(110.0) == "half-open"
-    probing = record.probing(110.0)
-    assert probing.circuit(110.0) == "open"
-    assert probing.circuit(110.0 + PROBE_S) == "half-open"
+    assert (record.circuit(109.9), record.circuit(110.0)) == ("open", "half_open")
+    assert (record.rest_s(104.0), record.rest_s(110.0), Record().rest_s(0.0)) == (6.0, 0.0, 0.0)
 
 
 def test_a_probe_that_succeeds_closes_it() -> None:
-    record = after("s", after("fff").probing(110.0), at=111.0)
+    record = after("s", after("fff"), at=111.0)
     assert record.circuit(111.0) == "closed"
     assert record.failures_in_a_row == 0
 
@@ -49,7 +45,7 @@ def test_a_probe_that_succeeds_closes_it() -> None:
 def test_a_probe_that_fails_doubles_the_rest_up_to_a_bound() -> None:
     record, now, rests = after("fff"), 110.0, []
     for _ in range(3):
-        record = record.probing(now).failed(RULES, now)
+        record = record.failed(RULES, now)
         rests.append(record.open_for_s)
         now += record.open_for_s
     assert rests == [20, 25, 25]
@@ -68,14 +64,13 @@ def test_the_figures_roll_and_fade() -> None:
     assert failed.vitals(RULES, 10.0).ttft_ms == 150
 
 
-def test_health_keeps_one_record_a_model_and_can_be_carried() -> None:
-    health = Health(RULES)
-    health.asked("a", 0.0)
-    health.succeeded("a", 1.0, 80)
-    for _ in range(3):
-        health.failed("b", 1.0)
-    vitals = health.vitals(2.0)
-    assert (vitals["a"].circuit, vitals["a"].ttft_ms, vitals["b"].circuit) == ("closed", 80, "open")
-    carried = msgspec.msgpack.decode(msgspec.msgpack.encode(health.records), type=dict[str, Record])
-    assert Health(RULES, carried).vitals(2.0) == vitals
-    assert repr(health) == "<Health 2 models | 1 resting>"
+def test_records_are_carried_by_bytes() -> None:
+    records = {"a": after("s"), "b": after("fff")}
+    raws = {name.encode(): health.pack(record) for name, record in records.items()}
+    assert health.unpack_all(raws) == records
+    assert health.unpack_all({**raws, b"a": b"\xc1", b"\xff": health.pack(Record())}) == {"b": records["b"]}
+
+
+def test_outcomes_are_taken_in_order() -> None:
+    outcomes = [Outcome(100.0), Outcome(100.0), Outcome(100.0, 100.0), Outcome(100.0)]
+    assert after("ffsf") == Record().after(RULES, outcomes)
