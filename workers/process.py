@@ -25,6 +25,7 @@ from workers.tools.mcp import Server
 from workers.tools.registry import Toolbox
 
 FLUSH_S: Final = 3.0
+FIRST_SYNC_S: Final = 1.0
 
 log = structlog.get_logger()
 
@@ -45,6 +46,10 @@ async def _main(settings: Settings) -> None:
     providers, lacks = makers.open_providers(settings, models, session)
     tools = open_toolbox(settings)
     house = House(settings, redis, models, providers, lacks, tools)
+    # What the others know comes before the first claim; with Redis away it comes with the pulse.
+    with contextlib.suppress(*AWAY, TimeoutError):
+        async with asyncio.timeout(FIRST_SYNC_S):
+            await house.health.sync(redis)
     worker = LeaseWorker(house)
     leaving = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

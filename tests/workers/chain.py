@@ -1,0 +1,142 @@
+"""Three makers on loopback, each speaking its own wire, each to be broken in its own way; one generation over them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import aiohttp
+
+from protocol import catalogue, codec, request
+from protocol.scripts import Claim
+from tests.end_to_end.test_makers import ANTHROPIC, GEMINI, RESPONSES
+from tests.fleet import free_port
+from tests.workers.upstream import END, HEAD, Reader, Script, Upstream, Writer, chunked, hangs, says
+from workers import routing
+from workers.generate import Generation
+from workers.health import Health
+from workers.providers.anthropic import Anthropic
+from workers.providers.base import Accepts, Provider
+from workers.providers.gemini import Gemini
+from workers.providers.responses import Responses
+from workers.settings import Settings
+from workers.tools.registry import Toolbox
+
+CATALOGUE: Final = Path(routing.__file__).parent.parent / "catalogue.toml"
+OURS: Final = catalogue.parse(CATALOGUE.read_text(encoding="utf-8"))
+DIALECTS: Final = ("responses", "anthropic", "gemini")
+BODIES: Final = {"responses": RESPONSES, "anthropic": ANTHROPIC, "gemini": GEMINI}
+KINDS: Final = {"responses": Responses, "anthropic": Anthropic, "gemini": Gemini}
+MAKERS: Final = {"responses": "OpenAI", "anthropic": "Anthropic", "gemini": "Google"}
+TRANSCRIPTS: Final = Path(__file__).parent / "oracle" / "transcripts"
+
+
+def refuses(status: int, error: dict[str, Any] | None = None, *headers: str) -> Script:
+    """An answer with this status; a body in words that all three makers use."""
+    body = json.dumps({"error": error or {"message": "a secret"}}).encode()
+    head = "".join(f"{line}\r\n" for line in (f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *headers))
+    return says(head.encode() + b"\r\n" + body)
+
+
+async def _cuts(_: Reader, writer: Writer) -> None:
+    writer.close()
+
+
+# name, how, and what is told of it
+BREAKS: Final[dict[str, tuple[Script | None, str]]] = {
+    "rate limit": (refuses(429, None, "Retry-After: 3600"), "RATE_LIMIT"),
+    "500": (refuses(500), "PROVIDER_ERROR"),
+    "overloaded": (refuses(529), "PROVIDER_ERROR"),
+    "refused connection": (None, "PROVIDER_ERROR"),
+    "stall before the head": (hangs(), "TIMEOUT"),
+    "stall after the head": (hangs(HEAD), "TIMEOUT"),
+    "cut before the first byte": (_cuts, "PROVIDER_ERROR"),
+    "cut after the head": (says(HEAD, close=True), "PROVIDER_ERROR"),
+    "model gone": (refuses(404), "PROVIDER_ERROR"),
+    "bad key": (refuses(401), "PROVIDER_ERROR"),
+}
+
+
+def answers(body: bytes) -> Script:
+    return says(HEAD + chunked(body) + END)
+
+
+def in_turn(*scripts: Script) -> Script:
+    """Another for each request; the last one again and again."""
+    left = list(scripts)
+
+    async def script(reader: Reader, writer: Writer) -> None:
+        await (left.pop(0) if len(left) > 1 else left[0])(reader, writer)
+
+    return script
+
+
+class Chain:
+    """`async with Chain({"responses": script, …}) as chain: await chain.told(model="claude")`. None: nobody listens."""
+
+    def __init__(self, scripts: dict[str, Script | None], **settings: Any) -> None:
+        given = {"first_token_timeout_s": 0.3, "first_token_budget_s": 5.0, **settings}
+        self.settings = Settings(**given)
+        self.health = Health(OURS.routing.health, "w", 1.0)
+        self.upstreams = {dialect: Upstream(script) for dialect, script in scripts.items() if script is not None}
+        self._scripts = scripts
+        self._stack = contextlib.AsyncExitStack()
+        self.providers: dict[str, Provider] = {}
+
+    async def __aenter__(self) -> Chain:
+        session = await self._stack.enter_async_context(aiohttp.ClientSession())
+        for dialect in self._scripts:
+            upstream = self.upstreams.get(dialect)
+            root = f"http://127.0.0.1:{free_port()}"
+            if upstream is not None:
+                root = (await self._stack.enter_async_context(upstream)).root
+            self.providers[dialect] = KINDS[dialect](
+                api_key="planted", session=session, base_url=f"{root}/v1" if dialect == "responses" else root,
+                accepts=Accepts(),
+            )  # fmt: skip
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def asked(self, dialect: str) -> list[dict[str, Any]]:
+        """The bodies this maker got."""
+        upstream = self.upstreams.get(dialect)
+        return [] if upstream is None else [json.loads(body) for _, _, body in upstream.requests]
+
+    async def told(self, **fields: Any) -> list[dict[str, Any]]:
+        """The events of one generation, as a client gets their data."""
+        entries: list[bytes] = []
+        await self.generation(entries.append, **fields).run()
+        return [codec.data_of(codec.unpack_entry(raw), "s") for raw in entries]
+
+    def generation(self, append: Callable[[bytes], None], **fields: Any) -> Generation:
+        asked = request.from_object({"message": "What is six times seven?", **fields})
+        house: Any = SimpleNamespace(
+            settings=self.settings, writer=SimpleNamespace(mark=lambda _: None), catalogue=OURS,
+            providers=self.providers, tools=Toolbox(), health=self.health, redis=None,
+        )  # fmt: skip
+        claim = Claim("s", 1, 0, 0, asked.model or "neuroswitch", "continue", request.pack(asked))
+        generation = Generation(house, claim, 0.0)
+        log: Any = generation.log
+        log.append = append
+        log.end = lambda raw, _: append(raw)
+        return generation
+
+
+@contextlib.asynccontextmanager
+async def chain(scripts: dict[str, Script | None], **settings: Any) -> AsyncIterator[Chain]:
+    async with Chain(scripts, **settings) as made:
+        yield made
+
+
+def text_of(events: list[dict[str, Any]]) -> str:
+    return "".join(event["token"] for event in events)
+
+
+def transcript(dialect: str, name: str) -> bytes:
+    return (TRANSCRIPTS / dialect / f"{name}.sse").read_bytes()
