@@ -167,8 +167,8 @@ UNSEEN: Final[list[tuple[Kind, str]]] = [
     ("languages", "How do Koreans address an older colleague in a letter?"),
 ]
 
-HELD_OUT: Final[list[tuple[Kind, str]]] = [
-    # Written before any of them was read by the code; signs may be changed for other reasons, never for these.
+KNOWN: Final[list[tuple[Kind, str]]] = [
+    # Written before the signs were widened by whole lists, by the same hand, which therefore knew them: 0.60 before.
     ("chat", "Which season is nicest for a trip to Norway?"),
     ("chat", "My neighbour plays the drums at night and I can't sleep, what would you do?"),
     ("chat", "What are some good names for a kitten?"),

@@ -155,9 +155,9 @@ def test_one_with_more_room_takes_what_was_too_long() -> None:
     too_long = refuses(400, {"type": "invalid_request_error", "message": "prompt is too long: 9 tokens"})
     events, asked, _ = run({**all_well(), "anthropic": too_long}, model="claude")
     assert (text_of(events), events[-1]["model"]) == ("Hello there", "gpt-4-turbo")
-    events, asked, _ = run({**all_well(), "gemini": too_long}, model="gemini")
+    events, asked, _ = run({**all_well(), "responses": too_long}, model="gpt-4-turbo")
     assert (events[-1]["error_code"], events[-1]["retryable"]) == ("PROVIDER_ERROR", False)
-    assert (asked["responses"], asked["anthropic"]) == ([], [])
+    assert (asked["gemini"], asked["anthropic"]) == ([], [])
 
 
 def test_after_the_first_token_nobody_takes_over_and_what_came_is_kept() -> None:

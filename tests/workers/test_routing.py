@@ -296,7 +296,7 @@ TAKES_OVER: list[tuple[ChatRequest, list[str]]] = [
     (asks("x", model="claude-sonnet-9"), []),
     (asks("x", model="claude", provider="Anthropic"), []),
     (asks("x", model="claude", preferences={"avoid": ["openai"]}), ["gemini-1.5-pro"]),
-    (asks("x", model="claude", max_tokens=500_000), ["gemini-1.5-pro"]),
+    (asks("x", model="claude", max_tokens=1_000_000), ["gpt-4-turbo", "gemini-1.5-pro"]),
     (asks("x", model="local"), []),
     (asks("x", model="scripted?tokens=3"), []),
 ]
