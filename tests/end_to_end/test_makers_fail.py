@@ -8,11 +8,13 @@ from typing import Any
 
 from aiohttp import web
 
+from protocol import catalogue
 from tests.end_to_end.test_makers import ANTHROPIC, GEMINI, KEYS, RESPONSES
 from tests.fleet import Fleet, free_port
 from tests.wire import Sse, call, text_of
 
 OURS = Path(__file__).resolve().parents[2] / "workers" / "catalogue.toml"
+CATALOGUE = catalogue.parse(OURS.read_text(encoding="utf-8"))
 CROWD = 8
 
 
@@ -71,7 +73,8 @@ async def story(fleet: Fleet, makers: Makers) -> None:
         pass
     shown = await until_circuit(fleet, "open")
     assert (shown["available"], shown["unavailable_because"]) == (False, "rests after failures")
-    assert shown["price"] == {"input": 3.0, "output": 15.0}
+    [model] = [model for model in CATALOGUE.models if model.id == "claude-3-sonnet"]
+    assert shown["price"] == {"input": model.price.input, "output": model.price.output}
     # …and another, which has asked nobody yet, knows it.
     fleet.kill_worker(0)
     fleet.start_worker()
