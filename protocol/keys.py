@@ -12,7 +12,7 @@ tr:idem:HASH    hash     an Idempotency-Key → its stream
 tr:workers      hash     worker → what it offers and until when
 tr:health       hash     model → how it has done lately, for all workers
 tr:trial:MODEL  string   the worker that tries a model whose circuit is half open
-tr:secret       string   signs tickets; shared by all edges
+tr:secret:PERIOD string  signs the tickets of a period; shared by all edges
 tr:wake         channel  something is waiting
 tr:cancel       channel  a stream that runs shall stop
 tr:probe:ID     channel  an edge's word to itself: the live feed works
@@ -29,7 +29,6 @@ WAITING: Final = "tr:waiting"
 LEASES: Final = "tr:leases"
 WORKERS: Final = "tr:workers"
 HEALTH: Final = "tr:health"
-SECRET: Final = "tr:secret"  # noqa: S105  a key's name, not a secret
 WAKE: Final = "tr:wake"
 CANCEL: Final = "tr:cancel"
 ARQ_JOB: Final = "arq:job:"
@@ -74,6 +73,10 @@ def idempotency(owner_name: str, key: str) -> str:
 
 def probe(edge_id: str) -> str:
     return f"tr:probe:{edge_id}"
+
+
+def secret(period: int) -> str:
+    return f"tr:secret:{period}"
 
 
 def trial(model: str) -> str:

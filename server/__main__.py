@@ -14,7 +14,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from server import process
-from server.keyring import BadKeys, KeyRing
+from server.auth import must_read
 from server.settings import Refused, Settings, check_exposure
 
 RESTART_S: Final = (0.5, 10.0)
@@ -32,14 +32,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = Settings(**given)
         check_exposure(settings)
-        KeyRing({}, settings.keys_file)
+        must_read(settings)
     except ValidationError as error:
         for fault in error.errors():
             name = "TOKENRELAY_" + "_".join(map(str, fault["loc"])).upper()
             print(f"{name}: {fault['msg']}", file=sys.stderr)
-        return 2
-    except (BadKeys, OSError) as error:
-        print(f"TOKENRELAY_KEYS_FILE: {error}", file=sys.stderr)
         return 2
     except Refused as error:
         print(error, file=sys.stderr)

@@ -1,35 +1,42 @@
-"""Who is asking: keys, and tickets for what cannot send headers. Knows no stream but the one a ticket names."""
+"""Who is asking: keys, tokens of the operator's identity provider, tickets. Knows no stream but a ticket's."""
 
 from __future__ import annotations
 
-import secrets
-import time
 from typing import Final, Literal
 
-import jwt
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from protocol import keys
 from protocol.errors import TokenrelayError
-from server.keyring import KeyRing
-from server.redis import UNREACHABLE, away
-from server.settings import Settings, parse_keys
+from server import tokens
+from server.keyring import BadKeys, KeyLimits, KeyRing
+from server.passes import Pass, Passes
+from server.settings import Refused, Settings, parse_keys
+from server.tokens import OWNER_PREFIX, BadKeySet, Tokens
 
 ANYBODY: Final = "anonymous"
-TICKET_S: Final = 60
-SECRET_S: Final = 24 * 3600
-SECRET_CACHED_S: Final = 30.0
-_AUDIENCE: Final = "tokenrelay"
+
+
+def must_read(settings: Settings) -> None:
+    """Before anything is served: can the files be used? Raises Refused, which names the setting."""
+    try:
+        KeyRing({}, settings.keys_file)
+    except (BadKeys, OSError) as error:
+        raise Refused(f"TOKENRELAY_KEYS_FILE: {error}") from error
+    try:
+        Tokens("", settings.jwks_file, "", "")
+    except (BadKeySet, OSError) as error:
+        raise Refused(f"TOKENRELAY_JWKS_FILE: {error}") from error
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Whose streams these are. `only_stream` is what a ticket was limited to; None: all of the owner's."""
+    """Whose streams these are. `only_stream` is what a ticket was limited to; None: all of the owner's. `expires_at`
+    (seconds of the epoch) is when it ends by itself; None: never."""
 
     owner: str
-    by: Literal["nobody", "key", "ticket"]
+    by: Literal["nobody", "key", "token", "ticket"]
     only_stream: str | None = None
+    expires_at: float | None = None
 
     def may_read(self, stream_id: str) -> bool:
         return self.only_stream is None or self.only_stream == stream_id
@@ -41,60 +48,59 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Auth:
-    """Keys by name, and the secret that all edges sign tickets with."""
+    """One per edge. Raises BadKeys, BadKeySet or OSError when a file it needs cannot be read."""
 
     def __init__(self, settings: Settings, redis: Redis) -> None:
         self._keys = KeyRing(parse_keys(settings.api_keys), settings.keys_file)
-        self._redis = redis
-        self._secret = b""
-        self._secret_until = 0.0  # by the monotonic clock
+        self._tokens = Tokens(
+            settings.jwt_secret, settings.jwks_file, settings.jwt_issuer, settings.jwt_audience,
+        )  # fmt: skip
+        self._passes = Passes(redis, settings.ticket_rotate_s)
+        self._defaults = KeyLimits(settings.key_concurrency, settings.key_rate)
 
     def identify(self, authorization: str | None) -> Identity:
         """By header. Raises TokenrelayError UNAUTHORIZED."""
-        if not self._keys.is_needed:
+        if not self._keys.is_needed and not self._tokens.is_on:
             return Identity(ANYBODY, "nobody")
         scheme, _, secret = (authorization or "").partition(" ")
-        if scheme.lower() not in ("bearer", "apikey") or not secret.strip():
+        secret = secret.strip()
+        if scheme.lower() not in ("bearer", "apikey") or not secret:
             raise TokenrelayError("UNAUTHORIZED", "send Authorization: Bearer KEY")
-        found = self._keys.owner_of(secret.strip())
-        if found is None:
-            raise TokenrelayError("UNAUTHORIZED", "this key is not known here")
-        return Identity(found, "key")
+        owner = self._keys.owner_of(secret)
+        if owner is not None:
+            return Identity(owner, "key")
+        if self._tokens.is_on and scheme.lower() == "bearer" and secret.count(".") == 2:
+            bearer = self._tokens.verify(secret)
+            return Identity(bearer.owner, "token", expires_at=bearer.expires_at)
+        raise TokenrelayError("UNAUTHORIZED", "this key is not known here")
 
     async def identify_with_ticket(self, authorization: str | None, ticket: str | None) -> Identity:
         """By ticket if there is one, else by header. Raises TokenrelayError UNAUTHORIZED, SERVICE_UNAVAILABLE."""
         if ticket is None:
             return self.identify(authorization)
-        try:
-            claims = jwt.decode(
-                ticket,
-                await self._signing_secret(),
-                algorithms=["HS256"],
-                audience=_AUDIENCE,
-                options={"require": ["exp", "sub", "aud"]},
-            )
-        except jwt.InvalidTokenError as error:
-            raise TokenrelayError("UNAUTHORIZED", "this ticket is not valid or has expired") from error
-        stream_id = claims.get("stream")
-        return Identity(claims["sub"], "ticket", stream_id if isinstance(stream_id, str) else None)
+        found = await self._passes.read(ticket)
+        identity = Identity(found.owner, "ticket", found.stream_id, found.until)
+        if self.has_ended(identity):
+            raise TokenrelayError("UNAUTHORIZED", "what this ticket was made with is not valid any more")
+        return identity
 
     async def ticket(self, identity: Identity, stream_id: str | None) -> str:
-        """A ticket for `TICKET_S` seconds, for one stream or for all the owner's."""
-        claims = {"sub": identity.owner, "aud": _AUDIENCE, "exp": int(time.time()) + TICKET_S}
-        if stream_id is not None:
-            claims["stream"] = stream_id
-        return jwt.encode(claims, await self._signing_secret(), algorithm="HS256")
+        """A ticket for a minute, for one stream or for all the owner's. What is opened with it lasts no longer than the
+        key or the token it was made with. Raises TokenrelayError SERVICE_UNAVAILABLE."""
+        return await self._passes.write(Pass(identity.owner, stream_id, identity.expires_at))
 
-    async def _signing_secret(self) -> bytes:
-        """The same on all edges; whoever comes first makes it."""
-        if time.monotonic() < self._secret_until:
-            return self._secret
-        try:
-            await self._redis.set(keys.SECRET, secrets.token_hex(32), nx=True, ex=SECRET_S)
-            secret = await self._redis.get(keys.SECRET)
-        except (*UNREACHABLE, RedisError) as error:
-            raise away() from error
-        if secret is None:
-            raise away()
-        self._secret, self._secret_until = secret, time.monotonic() + SECRET_CACHED_S
-        return self._secret
+    def has_ended(self, identity: Identity) -> bool:
+        """Whether a connection that was opened so has to close: the token has expired, the key was revoked. Cheap:
+        every connection asks once a second."""
+        if identity.expires_at is not None and tokens.has_expired(identity.expires_at):
+            return True
+        is_token = identity.owner.startswith(OWNER_PREFIX)  # a ticket's owner tells what it was made with
+        return self._keys.is_needed and not is_token and self._keys.limits_of(identity.owner) is None
+
+    def limits(self, identity: Identity) -> KeyLimits:
+        """What it may start; both numbers are set, 0 for no limit."""
+        own = self._keys.limits_of(identity.owner) or KeyLimits()
+        return KeyLimits(
+            self._defaults.concurrency if own.concurrency is None else own.concurrency,
+            self._defaults.rate if own.rate is None else own.rate,
+        )

@@ -28,7 +28,7 @@ async def chat(call: Call) -> None:
     """Start a generation, or attach to the one that the same Idempotency-Key started."""
     edge = call.edge
     raw = await _body(call)
-    identity = edge.auth.identify(call.headers.get("authorization"))
+    identity = call.identity = edge.auth.identify(call.headers.get("authorization"))
     body = request.parse_json(raw)
     key = ws.idempotency_key(call.headers.get("idempotency-key"))
     stream_id, channel = await begin(call.edge, identity, body, key)
@@ -69,7 +69,7 @@ async def begin(edge: Edge, identity: Identity, body: ChatRequest, key: str | No
     stream_id = edge.new_stream_id()
     channel: Channel = await edge.hub.open(stream_id, is_new=True)
     try:
-        reply = await edge.jobs.start(stream_id, identity.owner, model, body, key)
+        reply = await edge.jobs.start(stream_id, identity.owner, model, body, key, edge.auth.limits(identity))
     except BaseException:
         edge.hub.leave(channel)
         raise

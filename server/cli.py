@@ -119,24 +119,33 @@ KeysFile = Annotated[Path, typer.Option("--file", envvar="TOKENRELAY_KEYS_FILE",
 
 
 @keys.command("add")
-def add_key(name: Annotated[str, typer.Argument(help="Whose; streams belong to this name.")], file: KeysFile) -> None:
+def add_key(
+    name: Annotated[str, typer.Argument(help="Whose; streams belong to this name.")],
+    file: KeysFile,
+    concurrency: Annotated[
+        int | None, typer.Option(min=0, help="Streams it may have under way, 0: no limit. Default: the setting's.")
+    ] = None,
+    rate: Annotated[
+        int | None, typer.Option(min=0, help="Streams it may start a minute, 0: no limit. Default: the setting's.")
+    ] = None,
+) -> None:
     """Make a key and print its secret, once: the file keeps only a digest."""
     from server import keyring
 
     try:
-        typer.echo(keyring.add(file, name))
+        typer.echo(keyring.add(file, name, keyring.KeyLimits(concurrency, rate)))
     except (keyring.BadKeys, OSError) as error:
         fail(str(error), 1)
 
 
 @keys.command("list")
 def list_keys(file: KeysFile) -> None:
-    """Names, and when they were made."""
+    """Names, when they were made, and their own limits."""
     from server import keyring
 
     try:
         for key in keyring.read_file(file):
-            typer.echo(f"{key.name}\t{key.created}")
+            typer.echo(f"{key.name}\t{key.created}\t{key.limits}".rstrip())
     except (keyring.BadKeys, OSError) as error:
         fail(str(error), 1)
 

@@ -18,6 +18,7 @@ from protocol.errors import TokenrelayError
 from server import origin
 
 if TYPE_CHECKING:
+    from server.auth import Identity
     from server.edge import Edge
 
 log = structlog.get_logger()
@@ -59,6 +60,7 @@ class Call:
         self.request_id = given if _REQUEST_ID.match(given) else secrets.token_hex(8)
         self.at_ms = int(time.time() * 1000)
         self.wants_sse_error = False  # set once the client is known to read events
+        self.identity: Identity | None = None  # None until it is known who asks
         self.has_begun = False  # the status line is out
 
     @property

@@ -21,6 +21,7 @@ from protocol.errors import TABLE, TokenrelayError
 from protocol.events import Completion, Failure
 from protocol.request import ChatRequest
 from protocol.scripts import Limits, NewStream, StartReply
+from server.keyring import KeyLimits
 from server.log import Description
 from server.redis import run
 from server.settings import Settings
@@ -44,8 +45,12 @@ class Jobs:
         self._redis = redis
         self._settings = settings
 
-    async def start(self, stream_id: str, owner: str, model: str, body: ChatRequest, key: str | None) -> StartReply:
-        """Queue a generation. An Idempotency-Key used before attaches instead: the reply's outcome is `existing`.
+    async def start(
+        self, stream_id: str, owner: str, model: str, body: ChatRequest, key: str | None, may: KeyLimits
+    ) -> StartReply:
+        """Queue a generation; `may` is what its owner's key may start, both numbers set.
+
+        An Idempotency-Key used before attaches instead: the reply's outcome is `existing`.
 
         Raises TokenrelayError VALIDATION_ERROR (the key was used for another body), OVERLOADED, RATE_LIMIT,
         SERVICE_UNAVAILABLE; then nothing has been started.
@@ -60,7 +65,7 @@ class Jobs:
             fingerprint=body.fingerprint(),
         )
         settings = self._settings
-        limits = Limits(settings.max_queue, settings.key_concurrency, settings.key_rate)
+        limits = Limits(settings.max_queue, may.concurrency or 0, may.rate or 0)
         job = serialize_job(JOB, (stream_id,), {}, None, int(time.time() * 1000), serializer=msgpack.packb)
         arguments = scripts.start(new, limits, job=job, job_ttl_ms=JOB_TTL_MS, retention_ms=settings.retention_ms)
         reply = scripts.start_reply(await run(self._redis, scripts.START, arguments))

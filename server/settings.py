@@ -9,6 +9,7 @@ from typing import Final
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+MIN_SECRET: Final = 32
 CATALOGUE: Final = Path(__file__).resolve().parent.parent / "workers" / "catalogue.toml"
 
 
@@ -22,6 +23,13 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port an edge listens on; 0 takes any free one")
     api_keys: str = Field("", description="`name:secret` pairs, comma separated; a name owns the streams it starts")
     keys_file: Path | None = Field(None, description="file of hashed keys, see `tokenrelay keys`")
+    jwt_secret: str = Field("", description="verifies callers' tokens signed with HS256; at least 32 characters")
+    jwks_file: Path | None = Field(
+        None, description="JSON Web Key Set that verifies callers' tokens signed with RS256 or ES256"
+    )
+    jwt_issuer: str = Field("", description="what a token's `iss` must be; empty: anything")
+    jwt_audience: str = Field("", description="what a token's `aud` must hold; empty: anything")
+    ticket_rotate_s: int = Field(3_600, ge=60, description="how often edges change the secret that signs tickets")
     catalogue: Path = Field(CATALOGUE, description="path of the model catalogue")
     allowed_origins: str = Field(
         "", description="web origins, beside its own, that may call it; comma separated, `*`: all"
@@ -48,6 +56,13 @@ class Settings(BaseSettings):
             raise ValueError(f"expected DEBUG, INFO, WARNING or ERROR, got {value!r}")
         return value.upper()
 
+    @field_validator("jwt_secret")
+    @classmethod
+    def _long_enough(cls, value: str) -> str:
+        if value and len(value) < MIN_SECRET:  # RFC 7518 section 3.2: as long as the hash at least
+            raise ValueError(f"a secret has at least {MIN_SECRET} characters")
+        return value
+
     @field_validator("api_keys")
     @classmethod
     def _pairs(cls, value: str) -> str:
@@ -60,8 +75,8 @@ class Settings(BaseSettings):
 
     @property
     def is_open(self) -> bool:
-        """True when no key is needed; only on loopback."""
-        return not self.api_keys and self.keys_file is None
+        """True when neither key nor token is needed; only on loopback."""
+        return not self.api_keys and self.keys_file is None and not self.jwt_secret and self.jwks_file is None
 
 
 class Refused(Exception):
@@ -73,7 +88,7 @@ def check_exposure(settings: Settings) -> None:
     if settings.is_open and not is_loopback(settings.host):
         raise Refused(
             f"TOKENRELAY_HOST={settings.host} is reachable from outside and TOKENRELAY_API_KEYS is empty: "
-            "set keys (name:secret) or TOKENRELAY_KEYS_FILE, or listen on 127.0.0.1"
+            "set keys (name:secret), TOKENRELAY_KEYS_FILE or TOKENRELAY_JWKS_FILE, or listen on 127.0.0.1"
         )
 
 

@@ -55,12 +55,14 @@ class SseDoor:
             self._edge.metrics.send_timeouts.labels("sse").inc()
             log.info("send_timeout", stream_id=self.session.stream_id, transport="sse")
             http.abort(self._call.send)
+        elif self._call.identity is not None and self._edge.auth.has_ended(self._call.identity):
+            self.close_soon()
         elif self.session.heartbeat_due(now, self._edge.settings.heartbeat_s):
             self._heartbeat_due = True
             self.wake()
 
     def close_soon(self) -> None:
-        """A drain: end the response; the client comes back elsewhere with its cursor."""
+        """End the response between two events; the client comes back with its cursor, after a drain elsewhere."""
         self._is_closing = True
         self.wake()
 

@@ -36,7 +36,9 @@ async def find(edge: Edge, identity: Identity, stream_id: str) -> Description:
 
 async def stream(call: Call) -> None:
     """`GET /api/streams/{id}`: the events after a cursor, or a snapshot."""
-    identity = await call.edge.auth.identify_with_ticket(call.headers.get("authorization"), call.query.get("ticket"))
+    auth = call.edge.auth
+    identity = await auth.identify_with_ticket(call.headers.get("authorization"), call.query.get("ticket"))
+    call.identity = identity
     stream_id = call.path["stream_id"]
     if call.accepts_json:
         found = await find(call.edge, identity, stream_id)

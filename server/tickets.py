@@ -8,8 +8,8 @@ import msgspec
 
 from protocol import codec
 from protocol.errors import TokenrelayError
-from server.auth import TICKET_S
 from server.http import Call
+from server.passes import TICKET_S
 from server.streams import find
 
 

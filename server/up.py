@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from server.auth import must_read
 from server.embedded_redis import EmbeddedRedis, RedisUnavailable
 from server.lifeline import tied
 from server.settings import Refused, Settings, check_exposure, parse_keys
@@ -68,6 +69,7 @@ def main(plan: Plan) -> int:
     try:
         settings = Settings(host=plan.host, port=plan.port)
         check_exposure(settings)
+        must_read(settings)
         plan = replace(plan, port=free_port(plan))
         return asyncio.run(up(plan, settings))
     except ValidationError as error:

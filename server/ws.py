@@ -91,6 +91,10 @@ class Socket:
             self._edge.metrics.send_timeouts.labels("ws").inc()
             log.info("send_timeout", transport="ws", streams=len(self._attachments))
             http.abort(self._send)
+        elif self._edge.auth.has_ended(self._identity):
+            self._close(
+                Close.UNAUTHORIZED, "what opened this socket is not valid any more; connect with fresh credentials"
+            )
 
     def close_soon(self) -> None:
         """A drain: advise, then close."""

@@ -51,10 +51,10 @@ def test_what_belongs_to_one_stream_has_its_id_in_braces() -> None:
 
 
 def test_no_two_names_are_the_same() -> None:
-    fixed = [keys.WAITING, keys.LEASES, keys.WORKERS, keys.SECRET, keys.WAKE, keys.CANCEL, keys.HEALTH]
+    fixed = [keys.WAITING, keys.LEASES, keys.WORKERS, keys.WAKE, keys.CANCEL, keys.HEALTH]
     of_stream = [keys.log(STREAM), keys.meta(STREAM), keys.live(STREAM)]
     of_owner = [keys.owner("a"), keys.active("a"), keys.rate("a"), keys.idempotency("a", "b"), keys.probe("e")]
-    of_owner.append(keys.trial("a"))
+    of_owner += [keys.trial("a"), keys.secret(1), keys.secret(2)]
     made = [*fixed, *of_stream, *of_owner]
     assert len(set(made)) == len(made)
     assert all(name.startswith(keys.STREAM) for name in made)

@@ -68,8 +68,8 @@ def test_every_name_in_redis_is_there() -> None:
     of_owner = {digest.sub("NAME", name) for name in (keys.owner("a"), keys.active("a"), keys.rate("a"))}
     assert told == {
         keys.log(STREAM), keys.meta(STREAM), keys.live(STREAM), *of_owner, digest.sub("HASH", keys.idempotency("", "")),
-        keys.WAITING, keys.LEASES, keys.WORKERS, keys.SECRET, keys.WAKE, keys.CANCEL, keys.probe("ID"), keys.HEALTH,
-        digest.sub("MODEL", keys.trial("a")),
+        keys.WAITING, keys.LEASES, keys.WORKERS, keys.WAKE, keys.CANCEL, keys.probe("ID"), keys.HEALTH,
+        digest.sub("MODEL", keys.trial("a")), keys.secret(7).replace("7", "PERIOD"),
         keys.ARQ_JOB + "ID", keys.ARQ_RETRY + "ID",
     }  # fmt: skip
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from server import keyring
+from server import files, keyring
 from server.keyring import BadKeys, KeyRing, digest_of
 
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(keyring, "LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(files, "LOOK_AGAIN_S", 0.0)
     return tmp_path / "keys"
 
 

@@ -1,0 +1,186 @@
+"""Credentials over a real edge: tokens and keys that end while connections are open, each key's own limits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from server import keyring
+from server.keyring import KeyLimits
+from server.tokens import LEEWAY_S
+from tests.fleet import Fleet
+from tests.wire import PATIENCE_S, Sse, Ws, call, start, text_of, words
+
+SECRET = "an operator's secret of 32 letters"
+SLOW = "scripted?tokens=400&interval_ms=50"
+SHORT_S = 2
+"""A token's life beside the leeway."""
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("keys") / "keys"
+
+
+@pytest.fixture(scope="module")
+def fleet(file: Path) -> Iterator[Fleet]:
+    keyring.add(file, "somebody")
+    env = {
+        "TOKENRELAY_KEYS_FILE": str(file),
+        "TOKENRELAY_JWT_SECRET": SECRET,
+        "TOKENRELAY_JWT_AUDIENCE": "chat",
+        "TOKENRELAY_KEY_CONCURRENCY": "50",
+    }
+    with Fleet(edges=2, workers=1, env=env) as started:
+        yield started
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+def token(subject: str, seconds: float = 600, **claims: Any) -> dict[str, str]:
+    said = {"sub": subject, "aud": "chat", "exp": int(time.time() + seconds), **claims}
+    return bearer(jwt.encode(said, SECRET, "HS256"))
+
+
+def nearly_over(subject: str) -> dict[str, str]:
+    """A token that is taken now, and not for much longer: the leeway is nearly used up."""
+    return token(subject, SHORT_S - LEEWAY_S)
+
+
+async def closed_with(socket: Ws) -> int | None:
+    """Read on until the edge closes; its close code."""
+    try:
+        while True:
+            await socket.hear()
+    except ConnectionClosed as closed:
+        return closed.rcvd.code if closed.rcvd else None
+
+
+def test_a_subject_owns_its_streams(fleet: Fleet) -> None:
+    async def scene() -> None:
+        first, second = fleet.urls
+        stream_id = await start(first, "scripted?tokens=3", token("ann"))
+        async with Sse.get(second, stream_id, 0, headers=token("ann")) as stream:
+            assert text_of(await stream.take()) == words(3)
+        for stranger in (token("bob"), bearer(keyring.add(Path(fleet.env["TOKENRELAY_KEYS_FILE"]), "ann"))):
+            async with asyncio.timeout(PATIENCE_S):  # the new key is known after a moment
+                while (await call("GET", f"{second}/api/streams", None, stranger))[0] == 401:
+                    await asyncio.sleep(0.1)
+            status, refusal, _ = await call("GET", f"{second}/api/streams/{stream_id}", None, stranger)
+            assert (status, refusal["error_code"]) == (404, "NOT_FOUND")
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        token("ann", -60),
+        token("ann", aud="another"),
+        bearer(jwt.encode({"sub": "ann"}, "f" * 32, "HS256")),
+        bearer("a.b.c"),
+    ],
+    ids=["expired", "audience", "forged", "no token"],
+)
+def test_what_is_no_good_is_refused_at_every_door(fleet: Fleet, headers: dict[str, str]) -> None:
+    async def scene() -> None:
+        url = fleet.urls[0]
+        for method, path in (
+            ("POST", "/api/chat"),
+            ("GET", "/api/streams"),
+            ("POST", "/api/tickets"),
+            ("GET", "/api/ws"),
+        ):
+            if path == "/api/ws":
+                with pytest.raises(Exception, match="401"):
+                    await Ws(url, headers=headers).__aenter__()
+                continue
+            status, refusal, answered = await call(
+                method, url + path, {"message": "a"} if method == "POST" else None, headers
+            )
+            assert (status, refusal["error_code"]) == (401, "UNAUTHORIZED")
+            assert answered["WWW-Authenticate"]
+
+    asyncio.run(scene())
+
+
+def test_a_token_that_expires_ends_the_response_and_a_fresh_one_goes_on(fleet: Fleet) -> None:
+    async def scene() -> None:
+        first, second = fleet.urls
+        async with Sse.post(first, {"message": "a", "model": SLOW}, nearly_over("ann")) as stream:
+            events = await stream.take()  # to the end of the response
+            stream_id, last = stream.stream_id, int(stream.decoder.last_event_id)
+        assert not events[-1][1]["done"]
+        assert 0 < len(text_of(events)) < len(words(400))
+        async with Sse.get(second, stream_id, last, headers=token("ann")) as stream:
+            rest = await stream.take(20)
+        await call("DELETE", f"{second}/api/streams/{stream_id}", None, token("ann"))
+        assert words(400).startswith(text_of(events) + text_of(rest))
+        assert text_of(rest)
+
+    asyncio.run(scene())
+
+
+def test_a_token_that_expires_closes_the_socket_and_so_does_its_ticket(fleet: Fleet) -> None:
+    async def scene() -> None:
+        url = fleet.urls[0]
+        mine = nearly_over("ann")
+        _, answer, _ = await call("POST", f"{url}/api/tickets", None, mine)
+        async with Ws(url, headers=mine) as by_header, Ws(url, query=f"?ticket={answer['ticket']}") as by_ticket:
+            stream_id = await by_header.start({"message": "a", "model": SLOW})
+            assert [await closed_with(by_header), await closed_with(by_ticket)] == [4401, 4401]
+        await call("DELETE", f"{url}/api/streams/{stream_id}", None, token("ann"))
+
+    asyncio.run(scene())
+
+
+def test_a_key_that_is_revoked_ends_what_it_opened(fleet: Fleet, file: Path) -> None:
+    async def scene() -> None:
+        url = fleet.urls[0]
+        mine = bearer(keyring.add(file, "leaving"))
+        async with asyncio.timeout(PATIENCE_S):
+            while (await call("POST", f"{url}/api/tickets", None, mine))[0] == 401:
+                await asyncio.sleep(0.1)
+        _, answer, _ = await call("POST", f"{url}/api/tickets", None, mine)
+        async with Ws(url, headers=mine) as by_header, Ws(url, query=f"?ticket={answer['ticket']}") as by_ticket:
+            stream_id = await by_header.start({"message": "a", "model": SLOW})
+            async with Sse.get(url, stream_id, 0, headers=mine) as response:
+                await response.take(3)
+                keyring.revoke(file, "leaving")
+                assert not (await response.take())[-1][1]["done"]
+            assert [await closed_with(by_header), await closed_with(by_ticket)] == [4401, 4401]
+        assert (await call("GET", f"{url}/api/streams/{stream_id}?ticket={answer['ticket']}"))[0] == 401
+
+    asyncio.run(scene())
+
+
+def test_a_key_has_limits_of_its_own(fleet: Fleet, file: Path) -> None:
+    async def scene() -> None:
+        url = fleet.urls[0]
+        narrow = bearer(keyring.add(file, "narrow", KeyLimits(concurrency=1)))
+        seldom = bearer(keyring.add(file, "seldom", KeyLimits(rate=2)))
+        async with asyncio.timeout(PATIENCE_S):
+            for headers in (narrow, seldom):
+                while (await call("GET", f"{url}/api/streams", None, headers))[0] == 401:
+                    await asyncio.sleep(0.1)
+        stream_id = await start(url, SLOW, narrow)
+        status, refusal, headers = await call("POST", f"{url}/api/chat", {"message": "a", "model": "scripted"}, narrow)
+        assert (status, refusal["error_code"], headers["X-RateLimit-Limit"]) == (429, "RATE_LIMIT", "1")
+        await call("DELETE", f"{url}/api/streams/{stream_id}", None, narrow)
+        for expected in (200, 200, 429):
+            status, _, headers = await call(
+                "POST", f"{url}/api/chat", {"message": "a", "model": "scripted?tokens=1"}, seldom
+            )
+            assert status == expected
+        assert headers["X-RateLimit-Limit"] == "2"
+
+    asyncio.run(scene())
