@@ -16,6 +16,7 @@ def choice(name: str, dialect: Dialect = "anthropic", context: int | None = None
 
 
 A, B, C = choice("a", context=100), choice("b", "gemini", context=50), choice("c", context=200)
+THREE = (A, B, choice("c", "responses"))
 LATER = ProviderError("x", retryable=True)
 
 
@@ -44,7 +45,11 @@ def names(made: Ladder, jitter: float = 1.0) -> list[str]:
 
 
 def test_each_is_asked_once_before_anybody_waits() -> None:
-    assert names(ladder())[:8] == ["a", "b", "c", f"+{BASE_S:g}", "a", "b", "c", "+1"]
+    assert names(ladder(*THREE))[:8] == ["a", "b", "c", f"+{BASE_S:g}", "a", "b", "c", "+1"]
+
+
+def test_other_makers_come_before_other_models_of_one_that_failed() -> None:
+    assert names(ladder(A, choice("a2"), choice("a3"), B))[:4] == ["a", "b", "a2", "a3"]
 
 
 def test_the_backoff_doubles_up_to_a_bound_and_is_all_jitter() -> None:

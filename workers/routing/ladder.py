@@ -1,8 +1,8 @@
 """In which order makers are asked, and when again: from failures and the time to the next step. Pure.
 
-Nobody waits while somebody has not been asked yet. Once all have failed, those that may do better later are asked
-again, each after a backoff with full jitter or what it said itself (`retry_after_s`), whichever is later; what does not
-fit into the time left is not waited for. https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+Nobody waits while somebody has not been asked yet, other makers before other models of one that failed. Once all have
+failed, those that may do better later are asked again, each after a backoff with full jitter or what it said itself
+(`retry_after_s`), whichever is later; what does not fit into the time left is not waited for. https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 """
 
 from __future__ import annotations
@@ -66,9 +66,14 @@ class Ladder:
         able = [rung for rung in self._rungs if not rung.is_out and not is_resting(rung.choice)]
         ready = [rung for rung in able if rung.ready_at <= now]
         if ready:
-            return min(ready, key=lambda rung: rung.failures).choice  # of equals the best
+            return min(ready, key=self._order).choice  # of equals the best
         soonest = min((rung.ready_at for rung in able), default=self._until)
         return soonest - now if soonest < self._until else None
+
+    def _order(self, rung: _Rung) -> tuple[int, int]:
+        """Models of one maker often fail together: those of a maker that has not failed yet come first."""
+        siblings = (other.failures for other in self._rungs if other.choice.model.dialect == rung.choice.model.dialect)
+        return rung.failures, sum(siblings)
 
     def failed(self, choice: Choice, error: ProviderError, now: float, jitter: float) -> None:
         """It was asked and failed before its first piece. `jitter` is drawn from 0 to 1."""
