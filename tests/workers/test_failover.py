@@ -106,7 +106,7 @@ def test_when_all_fail_the_end_is_honest_and_the_attempts_are_bounded() -> None:
 
 def test_the_time_is_bounded_too() -> None:
     events, _, _ = run(
-        dict.fromkeys(DIALECTS, hangs()), {"first_token_timeout_s": 9, "first_token_budget_s": 0.3}, model="claude"
+        dict.fromkeys(DIALECTS, hangs()), {"first_token_timeout_s": 99, "first_token_budget_s": 0.3}, model="claude"
     )
     assert (events[-1]["error_code"], len(events[-1]["attempts"])) == ("TIMEOUT", 1)
 
