@@ -134,7 +134,7 @@ HARD: Final[list[tuple[Kind, str]]] = [
 ]
 
 UNSEEN: Final[list[tuple[Kind, str]]] = [
-    # Written when the signs were done; no sign was changed for them.
+    # Written when the signs were done.
     ("chat", "What do people usually wear to a garden party?"),
     ("chat", "I just moved to Lisbon, any tips for meeting people?"),
     ("chat", "Who painted the Mona Lisa?"),
@@ -244,7 +244,7 @@ KNOWN: Final[list[tuple[Kind, str]]] = [
 ]
 
 HELD_OUT: Final[list[tuple[Kind, str]]] = [
-    # Written when the signs were done, before any of them was read by the code; no sign was changed since.
+    # Written when the signs were done, before any of them was read by the code. Afterwards one pattern was made cheaper and less of a long text is looked at, for speed; read again then.
     ("chat", "What time does the sun set in Iceland in June?"),
     ("chat", "My boss didn't say hello to me this morning. Am I overthinking it?"),
     ("chat", "Any ideas for a cheap weekend with two toddlers?"),
