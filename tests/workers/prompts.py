@@ -244,7 +244,8 @@ KNOWN: Final[list[tuple[Kind, str]]] = [
 ]
 
 HELD_OUT: Final[list[tuple[Kind, str]]] = [
-    # Written when the signs were done, before any of them was read by the code. Afterwards one pattern was made cheaper and less of a long text is looked at, for speed; read again then.
+    # Written when the signs were done, before any of them was read by the code. Afterwards one pattern was made
+    # cheaper and less of a long text is looked at, for speed; the prompts were read again then.
     ("chat", "What time does the sun set in Iceland in June?"),
     ("chat", "My boss didn't say hello to me this morning. Am I overthinking it?"),
     ("chat", "Any ideas for a cheap weekend with two toddlers?"),
