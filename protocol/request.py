@@ -106,6 +106,15 @@ def from_object(value: Any) -> ChatRequest:
         raise TokenrelayError("INVALID_REQUEST", "the message is nested too deep") from error
 
 
+def bounded(request: ChatRequest, most: int) -> ChatRequest:
+    """The request with `max_tokens`, which is at most `most`; 0: as it is. Raises TokenrelayError VALIDATION_ERROR."""
+    if not most or (request.max_tokens is not None and request.max_tokens <= most):
+        return request
+    if request.max_tokens is not None:
+        raise _fault("max_tokens", f"expected at most {most}, got {request.max_tokens}")
+    return msgspec.structs.replace(request, max_tokens=most)
+
+
 def pack(request: ChatRequest) -> bytes:
     """As a worker will read it."""
     return msgspec.msgpack.encode(request)

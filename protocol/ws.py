@@ -26,6 +26,7 @@ class Close(IntEnum):
 
     NORMAL = 1000
     GOING_AWAY = 1001
+    PROTOCOL = 1002
     UNSUPPORTED = 1003
     INVALID_TEXT = 1007
     POLICY = 1008

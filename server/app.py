@@ -57,7 +57,7 @@ class App:
             routes: list[Any] = [Route(path, Endpoint(edge, handlers)) for path, handlers in ROUTES.items()]
             door = WebSocketDoor(edge)
             routes += [WebSocketRoute("/api/ws", door), Route("/api/ws", door)]
-            self._router = Router(routes, redirect_slashes=False, default=Endpoint(edge, {}, otherwise=_not_found))
+            self._router = Router(routes, redirect_slashes=False, default=_Elsewhere(edge, door))
             if self._on_ready is not None:
                 self._on_ready(edge)
             yield
@@ -69,5 +69,23 @@ class App:
             await self._router(scope, receive, send)
 
 
+class _Elsewhere:
+    """Any other path, of either door."""
+
+    def __init__(self, edge: Edge, door: WebSocketDoor) -> None:
+        self._http = Endpoint(edge, {}, otherwise=_not_found)
+        self._door = door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._door.deny(scope, receive, send, _nothing_here())
+        else:
+            await self._http(scope, receive, send)
+
+
 async def _not_found(_: Call) -> None:
-    raise TokenrelayError("NOT_FOUND", "there is nothing at this path")
+    raise _nothing_here()
+
+
+def _nothing_here() -> TokenrelayError:
+    return TokenrelayError("NOT_FOUND", "there is nothing at this path")

@@ -31,7 +31,13 @@ async def chat(call: Call) -> None:
     identity = call.identity = edge.auth.identify(call.headers.get("authorization"))
     body = request.parse_json(raw)
     key = ws.idempotency_key(call.headers.get("idempotency-key"))
-    stream_id, channel = await begin(call.edge, identity, body, key)
+    with edge.limits.connection(identity.owner):
+        await _start(call, identity, body, key)
+
+
+async def _start(call: Call, identity: Identity, body: ChatRequest, key: str | None) -> None:
+    edge = call.edge
+    stream_id, channel = await begin(edge, identity, body, key)
     edge.metrics.started.labels("sse" if body.stream else "json").inc()
     if channel is None:  # a repeated POST: the generation is there already
         if body.stream:

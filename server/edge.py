@@ -17,6 +17,7 @@ from protocol.errors import TokenrelayError
 from server import jobs, keeper
 from server.auth import Auth
 from server.hub import Hub
+from server.limits import Limits
 from server.log import LogReader
 from server.metrics import Metrics
 from server.models import Models
@@ -55,6 +56,7 @@ class Edge:
         self.models = Models(catalogue.parse(settings.catalogue.read_text(encoding="utf-8")), redis)
         self.auth = Auth(settings, redis)
         self.doors: set[Door] = set()
+        self.limits = Limits(settings)
         self.is_draining = False
         self.new_stream_id = jobs.new_stream_id
 

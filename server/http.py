@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from protocol import codec, sse
 from protocol.errors import TokenrelayError
 from server import origin
+from server.limits import must_not_be_crowded
 
 if TYPE_CHECKING:
     from server.auth import Identity
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
-BODY_TIMEOUT_S: Final = 20.0
-"""Between two pieces of a request body."""
-
 _ALWAYS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
 )
+SERVICE_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Answered to connections beyond the bound too: a probe that fails under load gets the process killed."""
+
 SSE_HEADERS: Final = (
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-cache, no-transform"),
@@ -56,10 +57,10 @@ class Call:
         self.headers = Headers(scope=scope)
         self.query = QueryParams(scope["query_string"])
         self.path: Mapping[str, str] = scope.get("path_params", {})
-        given = self.headers.get("x-request-id", "")
-        self.request_id = given if _REQUEST_ID.match(given) else secrets.token_hex(8)
+        self.request_id = request_id_of(self.headers)
         self.at_ms = int(time.time() * 1000)
-        self.wants_sse_error = False  # set once the client is known to read events
+        # Known for good once the body is read. A GET is an EventSource, which looks at the status only.
+        self.wants_sse_error = self.method == "POST" and "text/event-stream" in self.headers.get("accept", "")
         self.identity: Identity | None = None  # None until it is known who asks
         self.has_begun = False  # the status line is out
 
@@ -72,28 +73,36 @@ class Call:
         return "application/json" in self.headers.get("accept", "")
 
     async def body(self) -> bytes:
-        """Raises TokenrelayError PAYLOAD_TOO_LARGE as soon as that is known; Disconnected."""
-        most = self.edge.settings.max_body_bytes
+        """Raises TokenrelayError PAYLOAD_TOO_LARGE as soon as that is known, INVALID_REQUEST when it does not come in
+        time, OVERLOADED when too many are coming at once; Disconnected."""
+        settings = self.edge.settings
         declared = self.headers.get("content-length", "0")
-        if declared.isdigit() and int(declared) > most:
-            raise _too_large(most)
+        if declared.isdigit() and int(declared) > settings.max_body_bytes:
+            raise _too_large(settings.max_body_bytes)
         parts: list[bytes] = []
-        size = 0
-        while True:
-            try:
-                async with asyncio.timeout(BODY_TIMEOUT_S):
-                    message = await self.receive()
-            except TimeoutError as error:
-                raise TokenrelayError("INVALID_REQUEST", "the body did not arrive in time") from error
+        try:
+            async with asyncio.timeout(settings.read_timeout_s):
+                await self._read(parts, settings.max_body_bytes)
+        except TimeoutError as error:
+            raise TokenrelayError("INVALID_REQUEST", "the body did not arrive in time") from error
+        finally:
+            self.edge.limits.release(sum(map(len, parts)))
+        return b"".join(parts)
+
+    async def _read(self, parts: list[bytes], most: int) -> None:
+        """What is in `parts` counts as buffered."""
+        size, is_more = 0, True
+        while is_more:
+            message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise Disconnected
             part = message.get("body", b"")
             size += len(part)
             if size > most:
                 raise _too_large(most)
+            self.edge.limits.buffer(len(part))
             parts.append(part)
-            if not message.get("more_body"):
-                return b"".join(parts)
+            is_more = message.get("more_body", False)
 
     async def start(self, status: int, headers: Mapping[str, str] | None = None, *raw: tuple[bytes, bytes]) -> None:
         """The status line and headers; `x-request-id` and the security headers are always there."""
@@ -126,23 +135,35 @@ class Call:
         self.edge.metrics.errors.labels(error.code).inc()
         if self.has_begun:
             return
-        headers = {}
-        if error.retry_after_s is not None:
-            headers["retry-after"] = str(max(1, round(error.retry_after_s)))
-        if error.code == "RATE_LIMIT":
-            limits = (
-                ("limit", "x-ratelimit-limit"),
-                ("remaining", "x-ratelimit-remaining"),
-                ("reset", "x-ratelimit-reset"),
-            )
-            headers |= {name: str(error.fields[field]) for field, name in limits if field in error.fields}
-        if error.status == 401:
-            headers["www-authenticate"] = 'Bearer realm="tokenrelay"'  # RFC 9110 section 11.6.1
+        headers = error_headers(error)
         if not self.wants_sse_error or self.accepts_json:
             await self.json(error.status, error.body(self.request_id), headers)
             return
         await self.start(error.status, headers, *SSE_HEADERS)
         await self.write(sse.encode_frame(codec.to_json(error.event_data(self.request_id))), more=False)
+
+
+def error_headers(error: TokenrelayError) -> dict[str, str]:
+    """What a refusal says in its head as well."""
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    if error.code == "RATE_LIMIT":
+        limits = (
+            ("limit", "x-ratelimit-limit"),
+            ("remaining", "x-ratelimit-remaining"),
+            ("reset", "x-ratelimit-reset"),
+        )
+        headers |= {name: str(error.fields[field]) for field, name in limits if field in error.fields}
+    if error.status == 401:
+        headers["www-authenticate"] = 'Bearer realm="tokenrelay"'  # RFC 9110 section 11.6.1
+    return headers
+
+
+def request_id_of(headers: Mapping[str, str]) -> str:
+    """The caller's own if it can stand in a header, else a new one."""
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.match(given) else secrets.token_hex(8)
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[None]]
@@ -163,6 +184,8 @@ class Endpoint:
         call = Call(edge, scope, receive, send)
         handler = self._handlers.get(call.method, self._otherwise)
         try:
+            if scope["path"] not in SERVICE_PATHS:
+                must_not_be_crowded(scope)
             origin.check(call.headers, edge.settings)
             if call.method == "OPTIONS" and "access-control-request-method" in call.headers:
                 await call.answer(204, b"", "", origin.preflight_headers(self._handlers))

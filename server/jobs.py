@@ -59,7 +59,7 @@ class Jobs:
             stream_id=stream_id,
             owner=owner,
             model=model,
-            request=request.pack(body),
+            request=request.pack(request.bounded(body, self._settings.max_output_tokens)),
             on_disconnect=body.on_disconnect,
             idempotency_key=key,
             fingerprint=body.fingerprint(),

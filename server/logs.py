@@ -14,6 +14,8 @@ def configure(level: str) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=max(number, logging.WARNING), format="%(levelname)s %(name)s %(message)s"
     )
+    # A line for everybody who sends no HTTP would let strangers fill the disk.
+    logging.getLogger("uvicorn.error").setLevel(max(number, logging.ERROR))
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

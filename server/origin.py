@@ -59,8 +59,11 @@ def _is_rebound(headers: Mapping[str, str], settings: Settings) -> bool:
 
 
 def _is_allowed(origin: str, host: str, settings: Settings) -> bool:
-    if urlsplit(origin).netloc.lower() == host.lower():
-        return True
+    try:
+        if urlsplit(origin).netloc.lower() == host.lower():
+            return True
+    except ValueError:  # "http://[::1"
+        return False
     allowed = {part.strip().rstrip("/").lower() for part in settings.allowed_origins.split(",")} - {""}
     return "*" in allowed or origin.lower() in allowed
 

@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 import uvicorn
 
-from server import logs
+from server import guard, limits, logs
 from server.app import App
 from server.edge import Edge
 from server.settings import Settings
@@ -75,11 +75,11 @@ def run(settings: Settings, listener: socket.socket) -> None:
     logs.configure(settings.log_level)
     servers: list[_Server] = []
     app = App(settings, on_ready=lambda edge: servers[0].began(edge))
-    config = uvicorn.Config(
+    config = guard.Config(
         app,
         loop="uvloop",
-        http="httptools",
-        ws="websockets-sansio",
+        http=guard.HttpProtocol,
+        ws=guard.WebSocketProtocol,
         interface="asgi3",
         lifespan="on",
         log_config=None,
@@ -94,6 +94,9 @@ def run(settings: Settings, listener: socket.socket) -> None:
         timeout_graceful_shutdown=AFTER_DRAIN_S,
         backlog=BACKLOG,
     )
+    config.max_connections = limits.connections(settings)
+    config.read_timeout_s = settings.read_timeout_s
+    config.max_body_bytes = settings.max_body_bytes
     server = _Server(config)
     servers.append(server)
     signal.signal(signal.SIGINT, server.handle_exit)
@@ -101,7 +104,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)  # tokens make no cycles; looking for some every 700 objects took 4 % of the time
-    log.info("edge_listening", address=listener.getsockname())
+    log.info("edge_listening", address=listener.getsockname(), max_connections=config.max_connections)
     server.run(sockets=[listener])
 
 

@@ -46,6 +46,21 @@ class Settings(BaseSettings):
         description="SIGTERM: the window over which an edge closes its connections",
     )
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="largest request body and WebSocket message")
+    read_timeout_s: float = Field(
+        20, gt=0, description="a request's head, then its body, and a WebSocket message have to come within this"
+    )
+    max_connections: int = Field(
+        20_000, ge=1, description="sockets open at one edge process; one more is refused with `OVERLOADED`"
+    )
+    key_connections: int = Field(
+        0, ge=0, description="answers and WebSockets one key may have open at one edge process; 0: no limit"
+    )
+    message_rate: float = Field(
+        100, ge=0, description="WebSocket messages a second on one socket, 512 at once; 0: no limit"
+    )
+    max_output_tokens: int = Field(
+        0, ge=0, description="largest `max_tokens`, and what a request without gets; 0: what the model does by itself"
+    )
     heartbeat_s: float = Field(15, gt=0, description="silence after which a comment is sent")
     log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
 

@@ -47,9 +47,9 @@ async def stream(call: Call) -> None:
     is_compact = ws.parse_replay(call.query.get("replay")) == "compact"
     # The header is the newer one: an EventSource sends it when it reconnects to the same URL.
     after = call.headers.get("last-event-id")
-    await attach(
-        call, identity, stream_id, cursor.parse(call.query.get("after") if after is None else after), is_compact
-    )
+    cursor_id = cursor.parse(call.query.get("after") if after is None else after)
+    with call.edge.limits.connection(identity.owner):
+        await attach(call, identity, stream_id, cursor_id, is_compact)
 
 
 async def attach(

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import random
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from starlette.datastructures import Headers, QueryParams
@@ -23,6 +23,7 @@ from server import http, origin, replay
 from server.auth import Identity
 from server.chat import begin
 from server.hub import Channel
+from server.limits import BYTES_A_MESSAGE, must_not_be_crowded, too_many_messages
 from server.streams import find
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Socket:
         self._ready: dict[Attachment, None] = {}  # in the order in which they became so
         self._outbox: list[bytes] = []
         self._something = asyncio.Event()
+        self._messages = edge.limits.messages(asyncio.get_running_loop().time())
         self._closing: tuple[Close, str] | None = None  # set once: why the socket is to be closed
         self._sending_since: float | None = None
 
@@ -121,13 +123,29 @@ class Socket:
             if message["type"] == "websocket.disconnect":
                 return
             text = message.get("text")
+            frame = message["bytes"] if text is None else text
+            # Reading a large one costs what many small ones cost: it is refused unread.
+            if len(frame) > BYTES_A_MESSAGE and not self._may_say(None, len(frame) // BYTES_A_MESSAGE):
+                continue
             try:
-                commands = ws.parse_frame(message["bytes"] if text is None else text, self._dialect)
+                commands = ws.parse_frame(frame, self._dialect)
             except ws.BadFrame as error:
                 self._close(error.close, error.reason)
                 return
             for command in commands:
-                await self._obey(command)
+                if self._may_say(command.ref, 1):
+                    await self._obey(command)
+
+    def _may_say(self, ref: str | int | None, count: int) -> bool:
+        """False: too much at once; said to the client, and at last the socket is closed."""
+        if self._messages.take(asyncio.get_running_loop().time(), count):
+            return True
+        if self._messages.is_flooded:
+            self._close(Close.POLICY, "too many messages")
+        error = too_many_messages(self._messages)
+        self._edge.metrics.errors.labels(error.code).inc()
+        self._say(ws.error_message(self._dialect, error, ref))
+        return False
 
     async def _obey(self, command: ws.Command) -> None:
         stream_id = getattr(command, "stream_id", None)
@@ -298,25 +316,41 @@ class WebSocketDoor:
         if scope["type"] != "websocket":
             await http.Endpoint(self._edge, {"GET": _upgrade_required})(scope, receive, send)
             return
+        with contextlib.ExitStack() as stack:
+            try:
+                identity, dialect = await self._admit(scope)
+                stack.enter_context(self._edge.limits.connection(identity.owner))
+            except TokenrelayError as error:
+                await self.deny(scope, receive, send, error)
+                return
+            await receive()  # websocket.connect
+            chosen = dialect.subprotocol if dialect.subprotocol in scope["subprotocols"] else None
+            await send({"type": "websocket.accept", "subprotocol": chosen})
+            http.hold_little(send)
+            await self._serve(Socket(self._edge, dialect, identity, send), receive)
+
+    async def deny(self, scope: Scope, receive: Receive, send: Send, error: TokenrelayError) -> None:
+        """Refuse the handshake with the HTTP answer the same call would have had (ASGI: Websocket Denial Response)."""
+        self._edge.metrics.errors.labels(error.code).inc()
         await receive()  # websocket.connect
-        try:
-            identity, dialect = await self._admit(scope)
-        except TokenrelayError as error:
-            self._edge.metrics.errors.labels(error.code).inc()
-            await _deny(send, error)
-            # uvicorn takes a denied handshake for an unfinished one, and logs that, until the connection is lost: the
-            # first of these messages says that we closed, the second that it is.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DENIED_S):
-                    await receive()
-                    await receive()
-            return
-        chosen = dialect.subprotocol if dialect.subprotocol in scope["subprotocols"] else None
-        await send({"type": "websocket.accept", "subprotocol": chosen})
-        http.hold_little(send)
-        await self._serve(Socket(self._edge, dialect, identity, send), receive)
+        request_id = http.request_id_of(Headers(scope=scope))
+        body = codec.to_json(error.body(request_id)).encode()
+        lines = {
+            "content-type": "application/json", "content-length": str(len(body)), "cache-control": "no-store",
+            "x-request-id": request_id, **http.error_headers(error),
+        }  # fmt: skip
+        headers = [(name.encode(), value.encode()) for name, value in lines.items()]
+        await send({"type": "websocket.http.response.start", "status": error.status, "headers": headers})
+        await send({"type": "websocket.http.response.body", "body": body})
+        # uvicorn takes a denied handshake for an unfinished one, and logs that, until the connection is lost: the
+        # first of these messages says that we closed, the second that it is.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DENIED_S):
+                await receive()
+                await receive()
 
     async def _admit(self, scope: Scope) -> tuple[Identity, Dialect]:
+        must_not_be_crowded(scope)
         headers, query = Headers(scope=scope), QueryParams(scope["query_string"])
         origin.check(headers, self._edge.settings)
         identity = await self._edge.auth.identify_with_ticket(headers.get("authorization"), query.get("ticket"))
@@ -349,14 +383,6 @@ class WebSocketDoor:
             for result in await asyncio.gather(reading, writing, return_exceptions=True):
                 if isinstance(result, Exception):
                     log.error("socket_failed", error=repr(result))
-
-
-async def _deny(send: Send, error: TokenrelayError) -> None:
-    """Refuse the handshake with the HTTP answer the same call would have had (ASGI: Websocket Denial Response)."""
-    body = codec.to_json(error.body("ws")).encode()
-    headers: list[Any] = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "websocket.http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": body})
 
 
 async def _upgrade_required(_: http.Call) -> None:
