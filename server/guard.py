@@ -38,7 +38,7 @@ MIN_SPARE: Final = 16
 MAX_OVERHEAD: Final = 8
 """A chunked body may take so many times the largest body on the wire; framing of single bytes takes six."""
 
-BODY_GRACE_S: Final = 5.0
+BODY_GRACE_S: Final = 2.0
 """A handler that waits for a body refuses it first, with a word; the connection goes after that."""
 LINGER_S: Final = 10.0
 """A closed connection whose peer does not take what is left is dropped after so long."""

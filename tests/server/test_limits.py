@@ -1,0 +1,109 @@
+"""What one edge takes at once: by the numbers, without a socket or a clock."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+
+from protocol.errors import TokenrelayError
+from protocol.request import ChatRequest, bounded
+from server.limits import CROWDED, Bucket, Limits, connections, must_not_be_crowded, too_many_messages
+from server.settings import Settings
+
+
+def settings(**given: object) -> Settings:
+    return Settings.model_validate(given)
+
+
+def test_a_bucket_gives_what_it_has_at_once_and_then_its_rate() -> None:
+    bucket = Bucket(rate=10, burst=5, now=0)
+    assert [bucket.take(0) for _ in range(5)] == [True] * 5
+    assert not bucket.take(0)
+    assert [bucket.take(0.3), bucket.take(0.3), bucket.take(0.3)] == [True, True, False]
+    assert bucket.take(60)
+    assert not bucket.take(60, 5)
+
+
+def test_one_who_goes_on_asking_is_refused_for_longer_and_is_a_flood_at_last() -> None:
+    bucket = Bucket(rate=10, burst=5, now=0)
+    for _ in range(9):
+        bucket.take(0)
+    assert _told(bucket) == (False, 0.5)
+    assert not bucket.take(0.3)  # four below nothing: three more do not help yet
+    for _ in range(10):
+        bucket.take(0.3)
+    assert _told(bucket) == (True, 0.6)
+    assert bucket.take(0.3 + 0.61)
+
+
+def _told(bucket: Bucket) -> tuple[bool, float]:
+    return bucket.is_flooded, round(bucket.wait_s, 6)
+
+
+def test_a_rate_of_nothing_is_no_limit() -> None:
+    bucket = Bucket(rate=0, burst=1, now=0)
+    assert all(bucket.take(0, 100) for _ in range(10))
+    assert not bucket.is_flooded
+
+
+def test_a_refused_message_says_how_long() -> None:
+    bucket = Bucket(rate=1, burst=10, now=0)
+    bucket.take(0, 13)
+    error = too_many_messages(bucket)
+    assert (error.code, error.fields["retry_after"], error.fields["limit"]) == ("RATE_LIMIT", 4, 1)
+
+
+def test_a_key_has_so_many_connections_and_another_key_its_own() -> None:
+    limits = Limits(settings(key_connections=2))
+    first = limits.connection("alice")
+    with first, limits.connection("alice"), limits.connection("bob"):
+        with pytest.raises(TokenrelayError) as refused, limits.connection("alice"):
+            pass
+        assert refused.value.code == "RATE_LIMIT"
+        assert refused.value.fields.keys() == {"retry_after", "limit", "remaining", "reset"}
+    with limits.connection("alice"), limits.connection("alice"):
+        pass
+    assert repr(limits) == "<Limits 0 connections of 0 keys | 0 bytes arriving>"
+
+
+def test_what_is_arriving_is_bounded_and_let_go_of() -> None:
+    limits = Limits(settings(max_body_bytes=1024))
+    for _ in range(64):
+        limits.buffer(1024)
+    with pytest.raises(TokenrelayError) as refused:
+        limits.buffer(1)
+    assert (refused.value.code, refused.value.retry_after_s) == ("OVERLOADED", 1)
+    limits.release(1024)
+    limits.buffer(1024)
+
+
+def test_a_crowded_connection_is_told_so() -> None:
+    must_not_be_crowded({})
+    must_not_be_crowded({"state": {}})
+    with pytest.raises(TokenrelayError) as refused:
+        must_not_be_crowded({"state": {CROWDED: True}})
+    assert (refused.value.code, refused.value.retry_after_s) == ("OVERLOADED", 2)
+
+
+def test_a_process_has_no_more_connections_than_the_system_gives_it_files() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        assert connections(settings(max_connections=10)) == 10
+        hard = before[1]
+        if hard != resource.RLIM_INFINITY:
+            assert connections(settings(max_connections=hard * 2)) < hard
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_the_largest_output_is_refused_above_and_given_to_who_names_none() -> None:
+    asked = ChatRequest(message="a", max_tokens=100)
+    assert bounded(asked, 0) is asked
+    assert bounded(asked, 100) is asked
+    assert bounded(ChatRequest(message="a"), 100).max_tokens == 100
+    assert bounded(ChatRequest(message="a"), 0).max_tokens is None
+    with pytest.raises(TokenrelayError) as refused:
+        bounded(asked, 99)
+    assert (refused.value.code, refused.value.fields["field"]) == ("VALIDATION_ERROR", "max_tokens")
+    assert refused.value.fields["issue"] == "expected at most 99, got 100"
