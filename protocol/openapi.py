@@ -148,6 +148,9 @@ _HEADERS: Final[dict[int, Json]] = {
 }
 
 
+_OF_CHAT_ONLY: Final = frozenset({429, 502, 504})
+
+
 def _error_responses() -> dict[str, Json]:
     """One response a status, made from the rows of the table that have it."""
     rows = sorted(errors.ROWS, key=lambda row: row.status)
@@ -166,13 +169,27 @@ def _error_response(status: int, rows: list[errors.Row]) -> Json:
     }
     if status in _HEADERS:
         response["headers"] = _HEADERS[status]
-    return response
+    return _as_event_too(response) if status in _OF_CHAT_ONLY else response
 
 
 def _fails(*codes: str) -> Json:
     """The error responses of an operation; the last two are every operation's."""
     statuses = sorted({errors.TABLE[code].status for code in (*codes, "METHOD_NOT_ALLOWED", "INTERNAL_ERROR")})
     return {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}
+
+
+def _fails_as_events(*codes: str) -> dict[str, Json]:
+    """The same for `POST /api/chat`, whose caller may have asked for events: then the error is one."""
+    known = _error_responses()
+    return {
+        status: reference if int(status) in _OF_CHAT_ONLY else _as_event_too(known[status])
+        for status, reference in _fails(*codes).items()
+    }
+
+
+def _as_event_too(response: Json) -> Json:
+    one_event = {"text/event-stream": {"schema": {"type": "string", "description": "One `ErrorEvent`."}}}
+    return {**response, "content": {**response["content"], **one_event}}
 
 
 def _table_as_text() -> str:
@@ -541,9 +558,10 @@ _PATHS: Final[dict[str, Json]] = {
                     },
                 },
                 "204": {"description": "A repeated call whose `Last-Event-ID` is the stream's end: nothing follows."},
-                **_fails("INVALID_REQUEST", "UNAUTHORIZED", "FORBIDDEN", "CURSOR_AHEAD", "STREAM_EXPIRED",
-                         "PAYLOAD_TOO_LARGE", "VALIDATION_ERROR", "RATE_LIMIT", "PROVIDER_ERROR", "OVERLOADED",
-                         "TIMEOUT"),
+                **_fails_as_events(
+                    "INVALID_REQUEST", "UNAUTHORIZED", "FORBIDDEN", "CURSOR_AHEAD", "STREAM_EXPIRED",
+                    "PAYLOAD_TOO_LARGE", "VALIDATION_ERROR", "RATE_LIMIT", "PROVIDER_ERROR", "OVERLOADED", "TIMEOUT",
+                ),
             },
             description="With `stream: true` and an `Accept` that does not name JSON, errors come with the same "
             "status as one `ErrorEvent`.",

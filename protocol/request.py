@@ -4,6 +4,7 @@ model."""
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -16,6 +17,7 @@ MAX_MESSAGES: Final = 1_000
 MAX_DISCONNECT_GRACE_S: Final = 3_600
 
 MAX_TOOLS: Final = 128
+SPARE_LEVELS: Final = 64
 MAX_DESCRIPTION: Final = 16_384
 
 Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
@@ -160,6 +162,8 @@ def _checked(request: ChatRequest) -> ChatRequest:
         raise _fault("on_disconnect", str(error)) from error
     for number, entry in enumerate(request.tools or ()):
         _check_tool(f"tools[{number}]", entry)
+    if request.preferences:
+        _check_free("preferences", request.preferences)
     try:
         msgspec.msgpack.encode(request)
     except UnicodeEncodeError as error:
@@ -180,8 +184,27 @@ def _check_tool(field: str, entry: ToolName | ToolEntry) -> None:
     if entry.type is None:
         raise _fault(f"{field}.type", "expected function beside a function")
     parameters = entry.function.parameters
-    if parameters is not None and parameters.get("type", "object") != "object":
+    if parameters is None:
+        return
+    if parameters.get("type", "object") != "object":
         raise _fault(f"{field}.function.parameters", "expected a JSON Schema of type object")
+    _check_free(f"{field}.function.parameters", parameters)
+
+
+def _check_free(field: str, value: dict[str, Any]) -> None:
+    """What no type describes has to be JSON too: msgpack knows NaN and bytes, and `1e999` is read as infinity.
+
+    It is looked at deeper in brackets than it will be anywhere after: what a worker cannot read must not be queued.
+    """
+    held: Any = value
+    for _ in range(SPARE_LEVELS):
+        held = [held]
+    try:
+        json.dumps(held, allow_nan=False)
+    except RecursionError as error:
+        raise _fault(field, "nested too deep") from error
+    except (TypeError, ValueError) as error:
+        raise _fault(field, f"expected only what JSON can say: {_shortly(error)}") from error
 
 
 _AT: Final = re.compile(r"^(?P<issue>.*?)(?: - at (?:`key` in )?`\$(?P<path>.*)`)?$", re.DOTALL)

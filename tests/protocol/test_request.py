@@ -113,14 +113,18 @@ def test_a_body_that_is_no_object_is_named_body(body: bytes) -> None:
     assert (caught.value.code, caught.value.fields["field"]) == ("VALIDATION_ERROR", "body")
 
 
-UNCARRIED = [msgpack.Timestamp(1, 2), 2**64, "\ud800", object()]
-
-
-@pytest.mark.parametrize("value", UNCARRIED, ids=["a timestamp", "a large number", "half a pair", "an object"])
+@pytest.mark.parametrize("value", [2**64, "\ud800"], ids=["a large number", "half a pair"])
 def test_what_cannot_be_carried_is_refused(value: Any) -> None:
     with pytest.raises(TokenrelayError) as caught:
         request.from_object({**ASK, "preferences": {"a": value}})
     assert caught.value.code == "INVALID_REQUEST"
+
+
+@pytest.mark.parametrize("value", [msgpack.Timestamp(1, 2), object(), float("nan")], ids=["time", "object", "NaN"])
+def test_what_json_cannot_say_is_refused_by_its_field(value: Any) -> None:
+    with pytest.raises(TokenrelayError) as caught:
+        request.from_object({**ASK, "preferences": {"a": value}})
+    assert (caught.value.code, caught.value.fields["field"]) == ("VALIDATION_ERROR", "preferences")
 
 
 def test_a_key_that_is_no_text_is_named() -> None:
