@@ -141,8 +141,9 @@ class Fleet:
             if edge.poll() is None:
                 until(lambda url=url: workers_seen(url) >= alive, f"{url} is not ready\n{self.logs()}", OSError)
 
-    def logs(self) -> str:
-        return "\n".join(f"== {path.name}\n{path.read_text()[-2000:]}" for path in sorted(self._folder.glob("*.log")))
+    def logs(self, most: int = 2000) -> str:
+        """The end of every process's output, `most` characters of each."""
+        return "\n".join(f"== {path.name}\n{path.read_text()[-most:]}" for path in sorted(self._folder.glob("*.log")))
 
     def _end(self, process: subprocess.Popen[bytes], number: signal.Signals) -> None:
         process.send_signal(signal.SIGCONT)  # one that is paused would not hear a gentle word
