@@ -42,6 +42,9 @@ class CorruptEntry(ValueError):
     """Bytes in the log that are not an entry."""
 
 
+_CAME_LATER: Final[dict[type[Event], int]] = {Completion: 2, Failure: 1}
+"""So many fields at the end are written only where they say something; an older reader does not know them."""
+
 _NO_ENTRY: Final = "an entry is an array that begins with a known tag"
 
 
@@ -52,7 +55,9 @@ def _is_entry(value: Any) -> bool:
 def pack(event: Event) -> bytes:
     """An event as an entry."""
     fields = [getattr(event, name) for name in event.__struct_fields__]
-    if isinstance(event, Completion | Failure) and event.attempts is None:
+    for _ in range(_CAME_LATER.get(type(event), 0)):
+        if fields[-1] is not None:
+            break
         fields.pop()
     return cast(bytes, msgpack.packb([_TAG_OF[type(event)], *fields]))
 
@@ -192,6 +197,8 @@ def data_of(entry: Entry, stream_id: str) -> dict[str, Any]:
             }
             if event.attempts:
                 data["attempts"] = event.attempts
+            if event.left_out:
+                data["left_out"] = event.left_out
         case Failure():
             data = {
                 "token": "",

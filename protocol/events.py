@@ -96,6 +96,7 @@ class Completion(msgspec.Struct, frozen=True):
     output_tokens: int
     response_time_s: float
     attempts: list[dict[str, Any]] | None = None  # those that failed before, see `attempt`; None: the first answered
+    left_out: list[str] | None = None  # fields of the request that the model does not take; None: it took all
 
     def __post_init__(self) -> None:
         _need(self.finish_reason not in FINISH_REASONS, f"no finish reason is called {self.finish_reason!r}")

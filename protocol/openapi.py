@@ -106,7 +106,13 @@ def _request_schemas() -> dict[str, Json]:
         {"required": [name], "properties": {name: schema if name == "messages" else {**schema, "pattern": "\\S"}}}
         for name, schema in given.items()
     ]
-    schemas["Message"]["properties"]["role"]["type"] = "string"
+    turn = schemas["Message"]
+    turn["properties"]["role"]["type"] = "string"
+    # Only a turn that calls needs no content.
+    turn["anyOf"] = [
+        {"required": ["content"], "properties": {"content": {"type": "string"}}},
+        {"required": ["tool_calls"], "properties": {"role": {"const": "assistant"}, "tool_calls": {"type": "array"}}},
+    ]
     return schemas
 
 
@@ -245,6 +251,13 @@ _ATTEMPTS: Final = {
         ),
     },
 }
+_LEFT_OUT: Final = {
+    "left_out": {
+        "type": "array",
+        "description": "Fields of the request that this model does not take; it was not told of them.",
+        "items": {"type": "string"},
+    },
+}
 
 _EVENTS: Final[dict[str, Json]] = {
     "AcceptedEvent": _event(
@@ -274,7 +287,7 @@ _EVENTS: Final[dict[str, Json]] = {
     "CompletionEvent": _event(
         "The answer is whole, or was cancelled.",
         {"token": _NO_TOKEN, "done": _DONE, **_USAGE, **_ANSWERED, "stream_id": _text("The stream's id.")},
-        _ATTEMPTS,
+        {**_ATTEMPTS, **_LEFT_OUT},
     ),
     "ErrorEvent": _object(
         "The answer ends here without being whole; or the request was refused and `stream` was asked for.",

@@ -17,18 +17,43 @@ MAX_MESSAGES: Final = 1_000
 MAX_DISCONNECT_GRACE_S: Final = 3_600
 
 MAX_TOOLS: Final = 128
+MAX_CALLS: Final = 128
 SPARE_LEVELS: Final = 64
 MAX_DESCRIPTION: Final = 16_384
 
 Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+CallId: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 ToolName: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_.:-]{1,128}$")]
 
 
-class Message(msgspec.Struct, frozen=True):
-    """One turn of the conversation."""
+class CalledFunction(msgspec.Struct, frozen=True):
+    """Which function a model called, with what: `arguments` is the text of a JSON object, as OpenAI's API has it."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str
+    name: ToolName
+    arguments: str = "{}"
+
+    @property
+    def parsed(self) -> dict[str, Any]:
+        """Raises msgspec.DecodeError when it is no JSON object."""
+        return msgspec.json.decode(self.arguments or "{}", type=dict[str, Any])
+
+
+class Call(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A call of one of the caller's own functions, on the assistant's turn that made it."""
+
+    id: CallId
+    function: CalledFunction
+    type: Literal["function"] = "function"
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One turn of the conversation. The assistant's may have `tool_calls`, and then needs no `content`; for each one
+    follows a turn `tool` with its `tool_call_id`, whose `content` is what the function gave."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | None = None
+    tool_calls: Annotated[list[Call], msgspec.Meta(min_length=1, max_length=MAX_CALLS)] | None = None
+    tool_call_id: CallId | None = None
 
 
 class Function(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -150,8 +175,10 @@ def _checked(request: ChatRequest) -> ChatRequest:
         raise _fault(given[1] if given else "message", issue)
     if given[0] != "messages" and not getattr(request, given[0]).strip():
         raise _fault(given[0], "expected some text, got none")
-    if request.messages is not None and not any(turn.content.strip() for turn in request.messages):
-        raise _fault("messages", "expected some text, got none")
+    if request.messages is not None:
+        _check_turns(request.messages)
+        if not any((turn.content or "").strip() for turn in request.messages):
+            raise _fault("messages", "expected some text, got none")
     for name in ("model", "provider"):
         value = getattr(request, name)
         if value is not None and not value.isprintable():
@@ -172,6 +199,43 @@ def _checked(request: ChatRequest) -> ChatRequest:
         raise TokenrelayError("INVALID_REQUEST", f"a value cannot be carried: {_shortly(error)}") from error
     preferences.parse(request.preferences)
     return request
+
+
+def _check_turns(turns: list[Message]) -> None:
+    """Calls and results belong together: every maker refuses a conversation in which one is without the other."""
+    open_calls: dict[str, int] = {}  # calls without a result yet: id → the turn that made them
+    for number, turn in enumerate(turns):
+        at = f"messages[{number}]"
+        if turn.role == "tool":
+            if turn.tool_call_id is None:
+                raise _fault(f"{at}.tool_call_id", "expected the id of the call this is the result of")
+            if open_calls.pop(turn.tool_call_id, None) is None:
+                raise _fault(f"{at}.tool_call_id", "expected the id of a call of the turn before, without a result yet")
+        elif open_calls:
+            raise _fault(f"messages[{min(open_calls.values())}].tool_calls", "each call needs a turn with its result")
+        elif turn.tool_call_id is not None:
+            raise _fault(f"{at}.tool_call_id", "only a turn of role tool has it")
+        if turn.tool_calls is not None:
+            _check_calls(at, turn, open_calls, number)
+        elif turn.content is None:
+            raise _fault(f"{at}.content", "expected a string")
+    if open_calls:
+        raise _fault(f"messages[{min(open_calls.values())}].tool_calls", "each call needs a turn with its result")
+
+
+def _check_calls(at: str, turn: Message, open_calls: dict[str, int], number: int) -> None:
+    if turn.role != "assistant":
+        raise _fault(f"{at}.tool_calls", "only an assistant's turn has them")
+    for index, call in enumerate(turn.tool_calls or ()):
+        field = f"{at}.tool_calls[{index}]"
+        if call.id in open_calls:
+            raise _fault(f"{field}.id", "another call of this turn has the same id")
+        try:
+            parsed = call.function.parsed
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise _fault(f"{field}.function.arguments", "expected the text of a JSON object") from error
+        _check_free(f"{field}.function.arguments", parsed)
+        open_calls[call.id] = number
 
 
 def _check_tool(field: str, entry: ToolName | ToolEntry) -> None:

@@ -53,6 +53,7 @@ class Attempts:
     ) -> None:
         self.choice = route.choice  # who was asked last
         self.failures: list[dict[str, Any]] = []
+        self.left_out: tuple[str, ...] = ()  # what the one who was asked last was not told
         self._stream_id = stream_id
         self._asked = asked
         self._choices = (route.choice, *route.others)
@@ -93,7 +94,12 @@ class Attempts:
             self._health.failed(self.choice)
 
     async def _ask(self, choice: Choice, messages: Sequence[Message], tools: Selection) -> Opened:
-        pieces = self._providers[choice.model.dialect].stream(_model_request(self._asked, choice, messages, tools))
+        provider = self._providers[choice.model.dialect]
+        request = _model_request(self._asked, choice, messages, tools)
+        self.left_out = provider.left_out(request)
+        if tools.specs and not request.tools:
+            self.left_out = (*self.left_out, "tools")
+        pieces = provider.stream(request)
         began_at = time.monotonic()
         first: Piece | None = None  # None until it has come
         try:

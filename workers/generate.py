@@ -163,7 +163,7 @@ class Generation:
         if not self.log.last_id:  # an attempt before this one may have said so already
             self._append(Started(_now_ms(), self._label, route.routing))
         tools = await house.tools.select(asked)
-        messages = [Message(turn.role, turn.content) for turn in asked.conversation]
+        messages = [_message(turn) for turn in asked.conversation]
         for _ in range(MAX_ROUNDS):
             text, calls, finish = await self._round(attempts, route, messages, tools)
             if finish.reason != "tool_calls" or not calls:
@@ -284,6 +284,7 @@ class Generation:
             output_tokens=self._output_tokens,
             response_time_s=round(max(0.0, time.monotonic() - self._asked_at), 3),
             attempts=self._failures,
+            left_out=None if self._attempts is None else list(self._attempts.left_out) or None,
         )
 
     def _stopped(self) -> Terminal:
@@ -311,6 +312,12 @@ class Generation:
         if released:
             self.log.is_closed = True
         return released
+
+
+def _message(turn: request.Message) -> Message:
+    """A turn of the caller's, with the calls of their own functions and what those gave."""
+    uses = tuple(ToolUse(call.id, call.function.name, call.function.parsed) for call in turn.tool_calls or ())
+    return Message(turn.role, turn.content or "", uses, turn.tool_call_id)
 
 
 def _packed_token(at_ms: int, label: str, text: str) -> bytes:

@@ -101,7 +101,7 @@ def test_events_have_the_fields_that_the_code_gives_them() -> None:
         ("started", events.Started(0, "m", {})),
         ("token", events.Token(0, "m", "a")),
         ("tool call", events.ToolCall(0, "m", "c", "n", {})),
-        ("completion", events.Completion(0, "m", "u", "p", "stop", 1, 1, 1.0, [{}])),
+        ("completion", events.Completion(0, "m", "u", "p", "stop", 1, 1, 1.0, [{}], ["seed"])),
         ("error", events.Failure(0, "TIMEOUT", "t", True, 1.0, [{}])),
     ]
     for name, event in given:

@@ -20,6 +20,16 @@ from tests.protocol.cases import pure
 ASK = {"message": "hi"}
 TURN = {"role": "user", "content": "hi"}
 
+
+def calls(arguments: str) -> dict[str, Any]:
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
+CALLS = calls('{"city":"Oslo"}')
+CALL = CALLS["tool_calls"][0]
+GAVE = {"role": "tool", "tool_call_id": "c1", "content": "rain"}
+
 REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     # name, body, field, words of the issue
     ("nothing", {}, "message", "got none"),
@@ -33,8 +43,42 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("too many turns", {"messages": [TURN] * 1001}, "messages", "length <= 1000"),
     ("a number as message", {"message": 5}, "message", "got `int`"),
     ("a turn that is text", {"messages": ["hi"]}, "messages[0]", "got `str`"),
-    ("an unknown role", {"messages": [TURN, {"role": "tool", "content": "x"}]}, "messages[1].role", "'tool'"),
-    ("a turn without content", {"messages": [{"role": "user"}]}, "messages[0]", "content"),
+    ("an unknown role", {"messages": [TURN, {"role": "robot", "content": "x"}]}, "messages[1].role", "'robot'"),
+    ("a turn without content", {"messages": [{"role": "user"}]}, "messages[0].content", "expected a string"),
+    ("a result of nothing", {"messages": [TURN, {"role": "tool", "content": "x"}]}, "messages[1].tool_call_id", "id"),
+    (
+        "a result of no call",
+        {"messages": [TURN, CALLS, {**GAVE, "tool_call_id": "c9"}]},
+        "messages[2].tool_call_id",
+        "call",
+    ),
+    ("a result twice", {"messages": [TURN, CALLS, GAVE, GAVE]}, "messages[3].tool_call_id", "without a result"),
+    (
+        "a result without content",
+        {"messages": [CALLS, {"role": "tool", "tool_call_id": "c1"}]},
+        "messages[1].content",
+        "string",
+    ),
+    ("a call without a result", {"messages": [TURN, CALLS]}, "messages[1].tool_calls", "result"),
+    ("a call left open", {"messages": [TURN, CALLS, TURN]}, "messages[1].tool_calls", "result"),
+    ("no calls", {"messages": [TURN, {**CALLS, "tool_calls": []}]}, "messages[1].tool_calls", "length >= 1"),
+    ("a user that calls", {"messages": [{**TURN, "tool_calls": [CALL]}]}, "messages[0].tool_calls", "assistant"),
+    ("a user that gives", {"messages": [{**TURN, "tool_call_id": "c1"}]}, "messages[0].tool_call_id", "role tool"),
+    ("one id twice", {"messages": [{**CALLS, "tool_calls": [CALL, CALL]}]}, "messages[0].tool_calls[1].id", "same id"),
+    ("arguments of no JSON", {"messages": [calls("{")]}, "messages[0].tool_calls[0].function.arguments", "JSON object"),
+    ("arguments in a list", {"messages": [calls("[]")]}, "messages[0].tool_calls[0].function.arguments", "JSON object"),
+    (
+        "arguments beyond JSON",
+        {"messages": [calls('{"a":1e999}')]},
+        "messages[0].tool_calls[0].function.arguments",
+        "JSON",
+    ),
+    (
+        "a call of another type",
+        {"messages": [{**CALLS, "tool_calls": [{**CALL, "type": "x"}]}]},
+        "messages[0].tool_calls[0].type",
+        "'x'",
+    ),
     ("a turn with parts", {"messages": [{"role": "user", "content": []}]}, "messages[0].content", "got `array`"),
     ("an empty model", {**ASK, "model": ""}, "model", "length >= 1"),
     ("a long model", {**ASK, "model": "m" * 201}, "model", "length <= 200"),

@@ -24,6 +24,7 @@ from tests.workers.chain import (
     transcript,
 )  # fmt: skip
 from tests.workers.upstream import END, HEAD, Script, chunked, hangs, says
+from workers.providers.base import Accepts
 
 NAMED = {"responses": "gpt-4-turbo", "anthropic": "claude", "gemini": "gemini-1.5-pro"}
 IDS = {"responses": "gpt-4-turbo", "anthropic": "claude-3-opus", "gemini": "gemini-1.5-pro"}
@@ -247,3 +248,48 @@ def test_what_is_chunked_in_another_way_is_the_same() -> None:
     slow = says(HEAD, *(chunked(body[at : at + 1]) for at in range(len(body))), END)
     events, _, _ = run({**all_well(), "anthropic": slow}, model="claude")
     assert text_of(events) == "Hello there"
+
+
+# -- what the caller brings along --------------------------------------------------------------------------------------
+
+CALLS = [("weather", '{"city": "Zürich"}'), ("weather", '{"city": "Oslo"}'), ("now", "{}")]
+HISTORY = [
+    {"role": "user", "content": "weather?"},
+    {
+        "role": "assistant",
+        "content": "Two at once.",
+        "tool_calls": [
+            {"id": f"c{number}", "type": "function", "function": {"name": name, "arguments": arguments}}
+            for number, (name, arguments) in enumerate(CALLS)
+        ],
+    },
+    *({"role": "tool", "tool_call_id": f"c{number}", "content": f"result {number}"} for number in range(len(CALLS))),
+]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_results_of_the_callers_own_functions_are_told_in_each_makers_words(dialect: str) -> None:
+    events, asked, _ = run(all_well(), message=None, messages=HISTORY, model=NAMED[dialect])
+    assert text_of(events) == "Hello there", events[-1]
+    body = asked[dialect][-1]
+    if dialect == "gemini":  # a signature is its own; what another wrote has none
+        body["contents"][-2]["parts"][1].setdefault("thoughtSignature", "none")
+    HISTORIES[dialect](body)
+    told = json.dumps(body, ensure_ascii=False)
+    assert [told.count(f"result {number}") for number in range(len(CALLS))] == [1, 1, 1]
+
+
+def test_what_a_model_does_not_take_is_left_out_and_said() -> None:
+    async def scene() -> None:
+        async with Chain(all_well()) as made:
+            provider: Any = made.providers["anthropic"]
+            provider._accepts = Accepts(temperature=False, tools=False)
+            fields = {"model": "claude", "temperature": 0, "top_p": 0.5, "tools": ["calculator"]}
+            end = (await made.told(**fields))[-1]
+            assert end["left_out"] == ["temperature", "tools"]
+            [body] = made.asked("anthropic")
+            assert not {"temperature", "tools"} & set(body)
+            assert body["top_p"] == 0.5
+            assert "left_out" not in (await made.told(model="claude", top_p=0.5))[-1]
+
+    asyncio.run(scene())

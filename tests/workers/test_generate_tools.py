@@ -34,6 +34,9 @@ class Caller:
         self.uses = uses
         self.heard: list[ModelRequest] = []
 
+    def left_out(self, asked: ModelRequest) -> tuple[str, ...]:
+        return ()
+
     async def stream(self, asked: ModelRequest) -> AsyncIterator[Piece]:
         self.heard.append(asked)
         if len(self.heard) == 1:

@@ -149,6 +149,10 @@ class Provider(Protocol):
     name: str
     """As printed in the completion event's `provider`."""
 
+    def left_out(self, request: ModelRequest) -> tuple[str, ...]:
+        """Fields of this request that the model will not be told of, because it does not take them."""
+        ...
+
     def stream(self, request: ModelRequest) -> AsyncIterator[Piece]:
         """Yield deltas and tool uses in order, then exactly one `Finish`.
 

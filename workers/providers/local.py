@@ -181,6 +181,9 @@ class Local:
         """Start now what would start at first use. Raises ProviderError (retryable); the next use tries again."""
         await self._address()
 
+    def left_out(self, request: ModelRequest) -> tuple[str, ...]:  # noqa: ARG002  the engine takes all there is
+        return ()
+
     async def stream(self, request: ModelRequest) -> AsyncIterator[Piece]:
         self._waiting += 1
         try:

@@ -18,6 +18,9 @@ class Scripted:
 
     name = "Scripted"
 
+    def left_out(self, request: ModelRequest) -> tuple[str, ...]:  # noqa: ARG002  it takes whatever it is given
+        return ()
+
     async def stream(self, request: ModelRequest) -> AsyncIterator[Piece]:
         spec = scripted.parse(request.model)
         # A tool's result in the conversation means that this is the round after it: carry on where the call was.
