@@ -48,11 +48,19 @@ export interface StreamEvent {
   readonly data: EventData;
 }
 
+/** One turn. Only an assistant's has `tool_calls`; each is followed by a turn `tool` with its id and what it gave. */
+export interface Message {
+  role: "system" | "developer" | "user" | "assistant" | "tool";
+  content?: string | null;
+  tool_calls?: { id: string; type: "function"; function: { name: string; arguments: string } }[];
+  tool_call_id?: string;
+}
+
 /** The body of `POST /api/chat`; exactly one of `message`, `prompt`, `messages`. */
 export interface ChatBody {
   message?: string;
   prompt?: string;
-  messages?: { role: "system" | "developer" | "user" | "assistant"; content: string }[];
+  messages?: Message[];
   model?: string;
   provider?: string;
   max_tokens?: number;
