@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         if arguments.processes == 1:
-            process.run(settings, process.bind(settings.host, settings.port))
+            process.run(settings, process.bind(settings))
             return 0
         return _run_many(settings, arguments.processes)
     except OSError as error:
@@ -55,7 +55,7 @@ def _run_many(settings: Settings, number: int) -> int:
     """Children that are started again when they die, until a signal; then they are told and waited for."""
     context = multiprocessing.get_context("spawn")
     # Held, not listened on: it fixes the port (0 becomes a number) and finds a port taken before any child starts.
-    holder = process.bind(settings.host, settings.port)
+    holder = process.bind(settings)
     settings = settings.model_copy(update={"port": holder.getsockname()[1]})
     stopping = False
 

@@ -107,10 +107,23 @@ class _Asked(msgspec.Struct):
 class EndWaiter:
     """A reader that only wants to know that it is over. Its cursor holds no window back."""
 
+    can_return = False
+
     def __init__(self, stream_id: str, channel: Channel) -> None:
         self.session = Session(stream_id, sys.maxsize, is_compact=True, now=0.0)
         self._channel = channel
         self.over = asyncio.Event()
+        self.must_leave = False  # the edge goes before the answer came
+
+    def close_soon(self) -> None:
+        self.must_leave = True
+        self.over.set()
+
+    def tick(self, now: float) -> None:
+        """It writes nothing that could be due."""
+
+    def look(self) -> None:
+        """Nor anything that could be unacknowledged: the kernel probes such a connection."""
 
     def wake(self) -> None:
         # Behind an anchor the end may be in the log already; `_snapshot` looks.
@@ -131,6 +144,7 @@ async def _answer(call: Call, channel: Channel) -> None:
     edge, stream_id = call.edge, channel.feed.stream_id
     waiter = EndWaiter(stream_id, channel)
     edge.hub.join(channel, waiter)
+    edge.enter(waiter)
     watcher = asyncio.create_task(_watch(call))
     over = asyncio.create_task(waiter.over.wait())
     try:
@@ -139,9 +153,15 @@ async def _answer(call: Call, channel: Channel) -> None:
             await asyncio.wait({watcher, over}, return_when=asyncio.FIRST_COMPLETED)
         if watcher.done():
             raise Disconnected
+        if waiter.must_leave and not await _has_ended(call, stream_id):
+            raise TokenrelayError(
+                "SERVICE_UNAVAILABLE", "this edge is being replaced; the answer goes on: read its stream, or ask again "
+                "with the same Idempotency-Key", retry_after=1, stream_id=stream_id,
+            )  # fmt: skip
     finally:
         watcher.cancel()
         over.cancel()
+        edge.doors.discard(waiter)
         edge.hub.leave(channel, waiter)
     await _give(call, stream_id)
 

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from protocol import catalogue
 from protocol.errors import TokenrelayError
-from server import jobs, keeper
+from server import departure, jobs, keeper
 from server.auth import Auth
 from server.hub import Hub
 from server.limits import Limits
@@ -33,12 +33,19 @@ log = structlog.get_logger()
 class Door(Protocol):
     """A connection."""
 
+    can_return: bool
+    """Its client has a cursor and loses nothing by going. False for one that waits for a whole answer."""
+
     def close_soon(self) -> None:
-        """A drain: send the client elsewhere."""
+        """A drain or a rotation: send the client elsewhere."""
         ...
 
     def tick(self, now: float) -> None:
         """A second has passed, by the monotonic clock: is a heartbeat due, does the socket take nothing any more?"""
+        ...
+
+    def look(self) -> None:
+        """A heartbeat's time has passed: is there anybody at the other end?"""
         ...
 
 
@@ -57,12 +64,23 @@ class Edge:
         self.auth = Auth(settings, redis)
         self.doors: set[Door] = set()
         self.limits = Limits(settings)
-        self.is_draining = False
+        self._drained_at: float | None = None  # by the monotonic clock, the end of the window; None until it has begun
         self.new_stream_id = jobs.new_stream_id
 
     def __repr__(self) -> str:
         state = "draining" if self.is_draining else "serving"
         return f"<Edge {state} | {len(self.doors)} doors | {self.hub!r}>"
+
+    @property
+    def is_draining(self) -> bool:
+        return self._drained_at is not None
+
+    def enter(self, door: Door) -> None:
+        """A connection has begun. One that was on its way when a drain began goes again soon."""
+        self.doors.add(door)
+        if self._drained_at is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(departure.late_s(self._drained_at - time.monotonic()), door.close_soon)
 
     def must_not_drain(self) -> None:
         """Raises TokenrelayError SERVICE_UNAVAILABLE once the edge is on its way out."""
@@ -71,26 +89,37 @@ class Edge:
 
     async def tick(self) -> None:
         """Owned by the process; ends only by being cancelled. One clock for all connections, not a timer each."""
+        looked_at = time.monotonic()
         while True:
             await asyncio.sleep(TICK_S)
             now = time.monotonic()
             for door in list(self.doors):
                 door.tick(now)
             self.replays.forget_old(now)
+            if now - looked_at >= self.settings.heartbeat_s:
+                looked_at = now
+                for door in list(self.doors):
+                    door.look()
 
     async def drain(self) -> None:
         """Not ready any more; refuse what is new; close what is open, spread over the window, so that clients do not
-        all
-        come back at once."""
-        self.is_draining = True
+        all come back at once. Returns when all have gone, or when the window is over.
+
+        Who waits for a whole answer has most of the window to get it: it could only ask again.
+        """
         window = self.settings.drain_s
+        self._drained_at = time.monotonic() + window
         log.info("draining", doors=len(self.doors), window_s=window)
         loop = asyncio.get_running_loop()
-        for door in list(self.doors):
-            loop.call_later(random.uniform(0, window * 0.8), door.close_soon)  # noqa: S311
-        deadline = loop.time() + window
-        while self.doors and loop.time() < deadline:
+        readers = [door for door in self.doors if door.can_return]
+        random.shuffle(readers)
+        for door, delay in zip(readers, departure.spread(len(readers), window), strict=True):
+            loop.call_later(delay, door.close_soon)
+        for door in self.doors.difference(readers):
+            loop.call_later(window * departure.WINDOW_SHARE, door.close_soon)
+        while self.doors and time.monotonic() < self._drained_at:
             await asyncio.sleep(0.05)
+        log.info("drained", left=len(self.doors))
 
 
 @contextlib.asynccontextmanager

@@ -123,6 +123,8 @@ class Call:
         if status == 204:
             both = dict(headers or {})
             body = b""
+        if self.edge.is_draining:
+            both["connection"] = "close"  # a balancer must not put its next request on this connection
         await self.start(status, both)
         await self.write(body, more=False)
 

@@ -86,6 +86,7 @@ class Hub:
         self._channels: dict[bytes, Channel] = {}
         self._probe = keys.probe(secrets.token_hex(8)).encode()
         self.probe_at = -math.inf  # when a probe last came back, by the monotonic clock
+        self._connected_at = -math.inf  # when the live connection was made; it gets as long to bring a probe back
         self._live = LiveFeed(lambda: live_connection(redis), self._on_message, self._on_connected)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -201,7 +202,8 @@ class Hub:
     def _on_connected(self) -> None:
         """What was published while there was no connection is in the logs."""
         self._metrics.live_connects.inc()
-        self.probe_at = time.monotonic()
+        self._connected_at = time.monotonic()
+        self._own(self._send_probe(self._connected_at))  # that it is connected proves nothing: does it bring anything?
         anchored = [channel for channel in self._channels.values() if channel.feed.is_anchored]
         self._own(self._ask_logs(anchored))
 
@@ -286,7 +288,7 @@ class Hub:
 
     async def _send_probe(self, now: float) -> None:
         """Published through the commands' connection: a demoted primary looks healthy from the subscribing side."""
-        if now - self.probe_at > PROBE_LOST_S:
+        if now - max(self.probe_at, self._connected_at) > PROBE_LOST_S:
             self._live.drop()
         try:
             await self._redis.publish(self._probe, b"")

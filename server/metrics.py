@@ -27,6 +27,9 @@ class Metrics:
             "tokenrelay_send_timeouts", "Sockets closed because they took nothing", ["transport"],
             registry=self._registry,
         )  # fmt: skip
+        self.vanished = Counter(
+            "tokenrelay_readers_vanished", "SSE readers whose system had fallen silent", registry=self._registry
+        )
         self.gaps = Counter(
             "tokenrelay_gaps", "Times a feed lacked something and read the log", registry=self._registry
         )

@@ -12,29 +12,30 @@ from typing import Final
 import structlog
 import uvicorn
 
-from server import guard, limits, logs
+from server import guard, limits, logs, vanished
 from server.app import App
 from server.edge import Edge
 from server.settings import Settings
 
 BACKLOG: Final = 2048
-PING_S: Final = 15.0
 AFTER_DRAIN_S: Final = 3
 GC_THRESHOLD: Final = 20_000
 
 log = structlog.get_logger()
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(settings: Settings) -> socket.socket:
     """A listening socket that shares its port with those of sibling processes; the kernel spreads connections evenly.
 
     Raises OSError when the port is taken by somebody who does not share it.
     """
+    host, port = settings.host, settings.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    vanished.keep_alive(listener, settings.heartbeat_s)
     listener.bind((host.strip("[]"), port))
     listener.set_inheritable(False)
     return listener
@@ -88,8 +89,8 @@ def run(settings: Settings, listener: socket.socket) -> None:
         ws_max_size=settings.max_body_bytes,
         # Deflate costs 34 KiB a connection and a quarter of the throughput; tokens are small.
         ws_per_message_deflate=False,
-        ws_ping_interval=PING_S,
-        ws_ping_timeout=PING_S,
+        ws_ping_interval=settings.heartbeat_s,
+        ws_ping_timeout=settings.heartbeat_s,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=AFTER_DRAIN_S,
         backlog=BACKLOG,
@@ -110,4 +111,4 @@ def run(settings: Settings, listener: socket.socket) -> None:
 
 def run_child(settings: Settings) -> None:
     """One of several on the same port: each has a socket of its own."""
-    run(settings, bind(settings.host, settings.port))
+    run(settings, bind(settings))

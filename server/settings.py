@@ -45,6 +45,11 @@ class Settings(BaseSettings):
         ge=0,
         description="SIGTERM: the window over which an edge closes its connections",
     )
+    rotate_s: float = Field(
+        3_600,
+        ge=0,
+        description="a connection is sent elsewhere after about this long (four fifths to six fifths of it); 0: never",
+    )
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="largest request body and WebSocket message")
     read_timeout_s: float = Field(
         20, gt=0, description="a request's head, then its body, and a WebSocket message have to come within this"

@@ -12,7 +12,7 @@ import structlog
 from protocol import codec, formats, sse
 from protocol.errors import TokenrelayError
 from protocol.session import Session, Step
-from server import http, replay
+from server import departure, http, replay, vanished
 from server.http import Call
 from server.hub import Channel
 
@@ -28,6 +28,8 @@ log = structlog.get_logger()
 class SseDoor:
     """A reader of one stream on one response. `channel` is None for a stream that had ended when it came."""
 
+    can_return = True
+
     def __init__(self, edge: Edge, call: Call, session: Session, channel: Channel | None) -> None:
         self.session = session
         self._edge = edge
@@ -37,6 +39,7 @@ class SseDoor:
         self._was_woken = False
         self._is_gone = False  # the client has closed
         self._is_closing = False  # the edge wants the client elsewhere
+        self._leave_at = departure.rotation_at(edge.settings.rotate_s, time.monotonic())
         self._heartbeat_due = False
 
     def __repr__(self) -> str:
@@ -60,6 +63,14 @@ class SseDoor:
         elif self.session.heartbeat_due(now, self._edge.settings.heartbeat_s):
             self._heartbeat_due = True
             self.wake()
+        elif now >= self._leave_at:
+            self.close_soon()
+
+    def look(self) -> None:
+        if vanished.has_vanished(self._call.send, self._edge.settings.heartbeat_s):
+            self._edge.metrics.vanished.inc()
+            log.info("reader_vanished", stream_id=self.session.stream_id)
+            http.abort(self._call.send)
 
     def close_soon(self) -> None:
         """End the response between two events; the client comes back with its cursor, after a drain elsewhere."""
@@ -80,7 +91,7 @@ class SseDoor:
             await self._call.write(b"", more=False)
             return
         watcher = asyncio.create_task(self._watch())
-        self._edge.doors.add(self)
+        self._edge.enter(self)
         gauge = self._edge.metrics.sessions.labels("sse")
         gauge.inc()
         try:
@@ -90,6 +101,8 @@ class SseDoor:
             except codec.CorruptEntry as error:
                 log.error("log_corrupt", stream_id=stream_id, error=str(error))
                 await self._write_lost()
+            if self._is_closing and not self.session.has_ended:
+                await self._write(sse.encode_retry(departure.come_back_ms()))
             if not self._is_gone:
                 await self._call.write(b"", more=False)
         finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +18,7 @@ from protocol.errors import TokenrelayError
 from protocol.feed import MAX_CHUNK_BYTES, Chunk
 from protocol.session import Session, Step
 from protocol.ws import Close, Dialect
-from server import http, origin, replay
+from server import departure, http, origin, replay
 from server.auth import Identity
 from server.chat import begin
 from server.hub import Channel
@@ -36,7 +35,6 @@ MAX_OUTBOX: Final = 1_024
 """Answers waiting on one socket; a client that asks more without reading is closed."""
 
 DENIED_S: Final = 5.0
-RECONNECT_MS: Final = (200, 2_000)
 
 log = structlog.get_logger()
 
@@ -63,6 +61,8 @@ class Socket:
     """One client's connection. Reads commands in order; writes answers before events, events in frames of bounded
     size."""
 
+    can_return = True
+
     def __init__(self, edge: Edge, dialect: Dialect, identity: Identity, send: Send) -> None:
         self._edge = edge
         self._dialect = dialect
@@ -75,6 +75,7 @@ class Socket:
         self._messages = edge.limits.messages(asyncio.get_running_loop().time())
         self._closing: tuple[Close, str] | None = None  # set once: why the socket is to be closed
         self._sending_since: float | None = None
+        self._leave_at = departure.rotation_at(edge.settings.rotate_s, time.monotonic())
 
     def __repr__(self) -> str:
         return f"<Socket {self._dialect.subprotocol} | {len(self._attachments)} streams>"
@@ -97,11 +98,17 @@ class Socket:
             self._close(
                 Close.UNAUTHORIZED, "what opened this socket is not valid any more; connect with fresh credentials"
             )
+        elif now >= self._leave_at:
+            self.close_soon()
+
+    def look(self) -> None:
+        """Its pings find out who is gone (uvicorn)."""
 
     def close_soon(self) -> None:
-        """A drain: advise, then close."""
-        self._say(ws.message(self._dialect, "reconnect", after_ms=random.randint(*RECONNECT_MS)))  # noqa: S311
-        self._close(Close.RESTART, "this edge is being replaced; reconnect")
+        """Advise, then close: what follows is read over the next connection."""
+        if self._closing is None:
+            self._say(ws.message(self._dialect, "reconnect", after_ms=departure.come_back_ms()))
+            self._close(Close.RESTART, "come back over a new connection")
 
     def _close(self, code: Close, reason: str) -> None:
         self._closing = self._closing or (code, reason)
@@ -233,7 +240,8 @@ class Socket:
         while True:
             await self._something.wait()
             self._something.clear()
-            while self._outbox or self._ready:
+            # One that is to be closed gets its answers still; a stream may have events without end.
+            while self._outbox or (self._ready and self._closing is None):
                 await self._write_frame()
                 if self._ready:
                     await asyncio.sleep(0)  # sending need not wait: other sockets have their turn all the same
@@ -247,7 +255,7 @@ class Socket:
         bodies, self._outbox = self._outbox, []
         count = len(bodies)
         size = sum(map(len, bodies))
-        while self._ready and size < MAX_CHUNK_BYTES:
+        while self._ready and size < MAX_CHUNK_BYTES and self._closing is None:
             attachment = next(iter(self._ready))
             del self._ready[attachment]
             for body, number in self._take(attachment):
@@ -364,7 +372,7 @@ class WebSocketDoor:
         return identity, ws.JSON
 
     async def _serve(self, socket: Socket, receive: Receive) -> None:
-        self._edge.doors.add(socket)
+        self._edge.enter(socket)
         gauge = self._edge.metrics.sessions.labels("ws")
         gauge.inc()
         reading = asyncio.create_task(socket.read(receive))

@@ -106,7 +106,9 @@ class Attempts:
             async with asyncio.timeout(min(self._patience_s, self._ladder.left_s(began_at))):
                 first = await anext(pieces)
         except TimeoutError:
-            raise ProviderError("the model did not begin to answer in time", code="TIMEOUT", retryable=True) from None
+            raise ProviderError(
+                "the model did not begin to answer in time", code="TIMEOUT", retryable=True, reason="first_token"
+            ) from None
         except StopAsyncIteration:
             raise ProviderError("the model stopped without saying why", retryable=True) from None
         finally:

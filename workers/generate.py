@@ -19,7 +19,7 @@ from protocol.scripts import Claim
 from workers import routing
 from workers.attempts import Attempts, close
 from workers.log import Log
-from workers.providers.base import Delta, Finish, Message, ProviderError, ToolUse
+from workers.providers.base import Delta, Finish, Message, ProviderError, Reason, ToolUse
 from workers.routing import Route
 from workers.tools.base import Outcome
 from workers.tools.registry import Selection
@@ -36,8 +36,9 @@ MAX_CALLS: Final = 32
 MAX_TOLD: Final = 20
 """Failed attempts that the last event tells of: it must stay small."""
 
-MIN_UNHEARD_S: Final = 2.5
-"""An edge whose live feed is cut off for a moment is no viewer that left."""
+MIN_UNHEARD_S: Final = 4.0
+"""An edge whose live feed is cut off for a moment is no viewer that left; nor is a viewer that its edge has sent
+elsewhere, with the word to be back within a second (server/departure.py)."""
 
 Why: TypeAlias = Literal["cancel", "unheard", "lost", "leaving", "between tokens", "total"]
 
@@ -66,6 +67,7 @@ class Generation:
         self._output_tokens = 0
         self._written = 0  # tokens of the round under way, counted by us
         self._why: Why | None = None  # None unless it was stopped
+        self.fault: Reason | None = None  # None unless a patience ran out or the maker failed
         self._work: asyncio.Task[None] | None = None  # None before it runs
         self._room = asyncio.Event()
 
@@ -135,7 +137,8 @@ class Generation:
                 return
             end = self._stopped()
         except ProviderError as error:
-            log.info("provider_failed", stream_id=self.stream_id, error_code=error.code)
+            self.fault = error.reason
+            log.info("provider_failed", stream_id=self.stream_id, error_code=error.code, reason=error.reason)
             end = Failure(_now_ms(), error.code, error.message, error.retryable, error.retry_after_s, self._failures)
         except TokenrelayError as error:
             end = Failure(_now_ms(), error.code, error.message, error.row.retryable, error.retry_after_s)
@@ -297,9 +300,14 @@ class Generation:
             case "leaving":
                 return self._failure("WORKER_LOST", "the worker was shut down; what it wrote is kept")
             case "between tokens":
-                return self._failure("TIMEOUT", "the model fell silent in the middle of its answer")
+                return self._timed_out("between_tokens", "the model fell silent in the middle of its answer")
             case _:
-                return self._failure("TIMEOUT", "the answer took longer than is allowed")
+                return self._timed_out("total", "the answer took longer than is allowed")
+
+    def _timed_out(self, reason: Reason, message: str) -> Failure:
+        self.fault = reason
+        log.info("timed_out", stream_id=self.stream_id, reason=reason)
+        return self._failure("TIMEOUT", message)
 
     def _failure(self, code: str, message: str) -> Failure:
         return Failure(_now_ms(), code, message, TABLE[code].retryable, attempts=self._failures)

@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     )
     max_jobs: int = Field(500, ge=1, description="generations one worker process runs at once")
     retention_s: int = Field(3_600, ge=1, description="how long a stream can be read after its last event")
+    connect_timeout_s: float = Field(
+        10, gt=0, description="a maker that cannot be reached for this long ends in `TIMEOUT`"
+    )
     first_token_timeout_s: float = Field(
         120, gt=0, description="a model that has written nothing for this long has failed with `TIMEOUT`"
     )

@@ -118,6 +118,9 @@ Blame: TypeAlias = Literal["request", "room", "model", "key", "maker"]
 other, for this one is gone; `key`, any other maker, for this one does not take our credentials; `maker`, anybody, and
 the same one after a while."""
 
+Reason: TypeAlias = Literal["connect", "first_token", "between_tokens", "total", "provider"]
+"""Why no answer came, or not all of it: which patience ran out, or the maker's own fault. For logs and metrics."""
+
 
 class ProviderError(Exception):
     """The model's maker failed. `code` is a row of the error table (`PROVIDER_ERROR`, `TIMEOUT`, `RATE_LIMIT`…).
@@ -134,6 +137,7 @@ class ProviderError(Exception):
         retryable: bool,
         retry_after_s: float | None = None,
         blame: Blame | None = None,
+        reason: Reason = "provider",
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -141,6 +145,7 @@ class ProviderError(Exception):
         self.retryable = retryable
         self.retry_after_s = retry_after_s
         self.blame: Blame = blame or ("maker" if retryable else "request")
+        self.reason = reason
 
 
 class Provider(Protocol):

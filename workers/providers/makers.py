@@ -30,7 +30,9 @@ def open_providers(
     providers: dict[str, Provider] = {}
     lacks = {"chat_completions": "no server of this dialect is configured"}
     timeouts = Timeouts(
-        first_token_s=settings.first_token_timeout_s, between_tokens_s=settings.between_tokens_timeout_s
+        connect_s=settings.connect_timeout_s,
+        first_token_s=settings.first_token_timeout_s,
+        between_tokens_s=settings.between_tokens_timeout_s,
     )
     makers = (
         ("responses", Responses, settings.openai_api_key, settings.openai_base_url, "OPENAI_API_KEY"),

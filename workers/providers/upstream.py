@@ -12,7 +12,7 @@ import aiohttp
 import msgspec
 import structlog
 
-from workers.providers.base import Accepts, ModelRequest, Piece, ProviderError, ToolUse, fitted, left_out
+from workers.providers.base import Accepts, ModelRequest, Piece, ProviderError, Reason, ToolUse, fitted, left_out
 from workers.providers.faults import failure, fault_of, words
 from workers.providers.names import Names
 from workers.providers.parser import Parser
@@ -157,7 +157,7 @@ class Upstream:
                     answer.release()
         except aiohttp.ConnectionTimeoutError:
             raise ProviderError(
-                "the model's maker could not be reached in time", code="TIMEOUT", retryable=True
+                "the model's maker could not be reached in time", code="TIMEOUT", retryable=True, reason="connect"
             ) from None
         except TimeoutError:
             raise self._too_slow(has_written=False) from None
@@ -208,7 +208,8 @@ class Upstream:
 
     def _too_slow(self, has_written: bool) -> ProviderError:
         message = "fell silent in the middle of its answer" if has_written else "did not begin to answer in time"
-        return ProviderError(f"the model {message}", code="TIMEOUT", retryable=True)
+        reason: Reason = "between_tokens" if has_written else "first_token"
+        return ProviderError(f"the model {message}", code="TIMEOUT", retryable=True, reason=reason)
 
 
 async def _drain(answer: aiohttp.ClientResponse) -> None:
