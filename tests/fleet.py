@@ -51,8 +51,12 @@ class Fleet:
         return [f"http://127.0.0.1:{port}" for port in self.ports]
 
     @property
+    def redis_path(self) -> Path:
+        return self._folder / "redis.sock"
+
+    @property
     def redis_url(self) -> str:
-        return f"unix://{self._folder / 'redis.sock'}?db=0"
+        return f"unix://{self.redis_path}?db=0"
 
     @property
     def env(self) -> dict[str, str]:

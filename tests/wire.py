@@ -36,6 +36,7 @@ class Sse:
         self._method, self._url, self._headers, self._body = method, url, headers, body
         self._session: aiohttp.ClientSession | None = None
         self.decoder = Decoder()
+        self.idle_s = PATIENCE_S  # silence after which the connection is taken for dead
         self._pending: list[EventPair] = []  # read, but not asked for yet
 
     @classmethod
@@ -53,7 +54,7 @@ class Sse:
         return cls("GET", f"{url}/api/streams/{stream_id}?replay={replay}", given)
 
     async def __aenter__(self) -> Sse:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=PATIENCE_S)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=self.idle_s)
         # One connection each, closed and not kept: a dropped stream is a dropped socket.
         connector = aiohttp.TCPConnector(force_close=True)
         self._session = aiohttp.ClientSession(timeout=timeout, connector=connector)
@@ -116,6 +117,7 @@ class Ws:
         self._url = url.replace("http", "ws", 1) + "/api/ws" + query
         self._protocol = "tokenrelay.v1.msgpack" if binary else "tokenrelay.v1.json"
         self._binary = binary
+        self.idle_s = PATIENCE_S
         self._headers = headers or {}
         self.connection: ClientConnection
         self._pending: list[dict[str, Any]] = []
@@ -137,7 +139,7 @@ class Ws:
     async def hear(self) -> dict[str, Any]:
         """The next message, in whichever frame it came."""
         while not self._pending:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(self.idle_s):
                 frame = await self.connection.recv()
             value = msgpack.unpackb(frame) if isinstance(frame, bytes) else json.loads(frame)
             self._pending += value if isinstance(value, list) else [value]

@@ -1,0 +1,60 @@
+"""Who goes when, as numbers: spread, in time, and never together."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections import Counter
+
+from server import departure, vanished
+
+
+def test_a_thousand_are_spread_evenly_over_their_share_of_the_window() -> None:
+    delays = departure.spread(1_000, 10.0)
+    assert len(delays) == 1_000
+    assert 0 <= min(delays) <= max(delays) <= 10 * departure.WINDOW_SHARE
+    # Ten slots for each hundredth of the share: never more than one draw beyond that at either end.
+    per_slot = Counter(int(delay / (10 * departure.WINDOW_SHARE / 100)) for delay in delays)
+    assert set(per_slot.values()) <= {9, 10, 11}
+    assert departure.spread(1_000, 10.0) != delays
+
+
+def test_nobody_and_no_window() -> None:
+    assert departure.spread(0, 10.0) == []
+    assert departure.spread(3, 0.0) == [0.0, 0.0, 0.0]
+    assert departure.late_s(-1.0) == 0.0
+    assert 0 <= departure.late_s(100.0) <= departure.LATE_S
+
+
+def test_connections_that_began_together_rotate_apart_and_with_zero_never() -> None:
+    ends = [departure.rotation_at(100.0, 1_000.0) for _ in range(50)]
+    assert 1_080 <= min(ends) < max(ends) <= 1_120
+    assert len(set(ends)) > 40
+    assert departure.rotation_at(0, 1_000.0) == math.inf
+
+
+def test_a_reader_is_back_before_its_generation_takes_it_for_gone() -> None:
+    from workers.generate import MIN_UNHEARD_S
+
+    assert departure.COME_BACK_MS[1] / 1000 <= MIN_UNHEARD_S / 2
+    assert all(departure.COME_BACK_MS[0] <= departure.come_back_ms() <= departure.COME_BACK_MS[1] for _ in range(100))
+
+
+def test_a_peer_that_acknowledges_has_not_vanished_and_one_that_does_not_has() -> None:
+    """The kernel's own record first; then one as it looks after a while with the network gone (tests/end_to_end/
+    test_vanished.py takes a real one away)."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        vanished.keep_alive(listener, 15)
+        with socket.create_connection(listener.getsockname()) as client:
+            server, _ = listener.accept()
+            with server:
+                assert server.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                server.sendall(b"x")
+                assert client.recv(1) == b"x"
+                assert not vanished.is_silent(server, 0.0)
+
+
+def test_what_is_no_tcp_socket_has_not_vanished() -> None:
+    async def send(_: object) -> None: ...
+
+    assert not vanished.has_vanished(send, 0.0)
