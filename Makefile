@@ -12,7 +12,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 WHEELS := $(PIP) install --no-deps --only-binary=:all:
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint pure bench chaos clean
+.PHONY: help run test lint pure bench chaos rolling clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -34,6 +34,9 @@ pure: $(VENV)/.dev  ## only the protocol's tests: no process, no network, second
 
 chaos: $(VENV)/.dev  ## a storm over a real fleet; SEED=1 MINUTES=1 CLIENTS=200
 	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --clients $(CLIENTS)
+
+rolling: $(VENV)/.dev  ## two edges replaced under readers, and when those came back; CLIENTS=1000
+	@$(BIN)/python -m tests.chaos.rolling --clients $(CLIENTS)
 
 bench: $(VENV)/.runtime  ## the benchmark, every figure beside its bar; ARGS="--quick --compare naive"
 	@$(BIN)/tokenrelay bench $(ARGS)

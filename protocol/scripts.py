@@ -103,6 +103,8 @@ START: Final = _script(
 local meta, owner, active, rate, idem = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, fingerprint, max_waiting, retention = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local most_active, per_minute = tonumber(ARGV[7]), tonumber(ARGV[8])
+-- The edge asks again when the reply was lost on the way: what it made must not be made anew under a running worker.
+if redis.call('EXISTS', meta) == 1 then return {{'started', id, -1, 0}} end
 if idem ~= '' then
   local known = redis.call('HMGET', idem, 'id', 'fingerprint')
   if known[1] and redis.call('EXISTS', name(known[1], 'meta')) == 1 then

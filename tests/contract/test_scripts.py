@@ -284,3 +284,27 @@ def test_every_row_of_the_lifecycle_table_happens(store: Store, before: str, wha
     assert store.meta("state") == before
     MOVES[what](store)  # type: ignore[no-untyped-call]
     assert store.meta("state") == after
+
+
+# -- asked again because a reply was lost on the way
+# ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_start_that_is_repeated_changes_nothing_under_the_worker_that_has_it(store: Store) -> None:
+    assert store.start(limits=Limits(100, 2, 2)).outcome == "started"
+    store.claim()
+    store.append(1, FIRST, SECOND)
+    assert store.start(limits=Limits(100, 2, 2)).outcome == "started"
+    assert (store.meta("state"), store.meta("epoch"), store.claim()) == ("running", "1", [])
+    assert store.append(3, THIRD).outcome == "ok"
+    # Nor does it count twice among what its key may.
+    assert store.start("stream-2", limits=Limits(100, 2, 2)).outcome == "started"
+
+
+def test_a_release_that_is_repeated_leaves_it_waiting_once(store: Store) -> None:
+    store.start()
+    store.claim()
+    assert store.release()
+    assert not store.release()
+    assert store.append(1, FIRST).outcome == "fenced"
+    assert len(store.claim()) == 1

@@ -129,7 +129,7 @@ def test_connections_rotate_with_a_retry_and_a_cursor_and_every_token_comes_once
         for connections, events in await asyncio.gather(over_sse(url, stream_id), over_ws(url, stream_id)):
             assert connections >= 3
             assert text_of(events) == words(400)
-            ids = [entry_id for entry_id, _ in events]
+            ids = [entry_id or 0 for entry_id, _ in events]
             assert ids == sorted(set(ids))
         raw = await first
         assert raw.endswith(b"\n\n")
