@@ -167,4 +167,6 @@ class LiveFeed:
     def _send(self, command: bytes, channels: list[bytes]) -> None:
         if self._connection is not None:
             packed: Any = hiredis.pack_command((command, *channels))  # type: ignore[arg-type]
-            wire_of(self._connection)[1].write(packed)
+            # uvloop raises this when the connection was reset and `_read` has not heard of it yet: all is said again.
+            with contextlib.suppress(RuntimeError):
+                wire_of(self._connection)[1].write(packed)

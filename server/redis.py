@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
@@ -44,12 +44,34 @@ def open_pool(url: str) -> Redis:
         "retry_on_error": [RedisConnectionError],
     }
     sentinel = parse_sentinel(url)
+    pool: ConnectionPool
     if sentinel is not None:
-        return Redis.from_pool(_sentinel_pool(sentinel, options))
-    if url.startswith("unix:"):
-        del options["socket_keepalive"]
-    pool = BlockingConnectionPool.from_url(url, max_connections=MAX_CONNECTIONS, timeout=COMMAND_TIMEOUT_S, **options)
+        pool = _sentinel_pool(sentinel, options)
+    else:
+        if url.startswith("unix:"):
+            del options["socket_keepalive"]
+        pool = BlockingConnectionPool.from_url(
+            url, max_connections=MAX_CONNECTIONS, timeout=COMMAND_TIMEOUT_S, **options
+        )
+    pool.connection_class = _steady(pool.connection_class)
     return Redis.from_pool(pool)  # closing the client closes the pool
+
+
+def _steady(kind: type[AbstractConnection]) -> type[AbstractConnection]:
+    """A kind of connection whose every loss is one that redis-py knows, and tries again after.
+
+    uvloop says RuntimeError ("the handler is closed") of a write to a socket that was reset while nobody read from it;
+    asyncio's own loop does not, and redis-py hands it on.
+    """
+
+    class Steady(kind):  # type: ignore[misc,valid-type]
+        async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+            try:
+                await super().send_packed_command(command, check_health)
+            except RuntimeError as error:
+                raise RedisConnectionError("the connection was closed") from error
+
+    return Steady
 
 
 def _sentinel_pool(address: SentinelAddress, options: dict[str, Any]) -> SentinelConnectionPool:

@@ -389,7 +389,8 @@ class WebSocketDoor:
             for task in (reading, writing):
                 task.cancel()
             for result in await asyncio.gather(reading, writing, return_exceptions=True):
-                if isinstance(result, Exception):
+                # A client that has gone while we wrote is an OSError: uvicorn's ClientDisconnected.
+                if isinstance(result, Exception) and not isinstance(result, OSError):
                     log.error("socket_failed", error=repr(result))
 
 

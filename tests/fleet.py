@@ -149,6 +149,11 @@ class Fleet:
         """The end of every process's output, `most` characters of each."""
         return "\n".join(f"== {path.name}\n{path.read_text()[-most:]}" for path in sorted(self._folder.glob("*.log")))
 
+    def tracebacks(self) -> str:
+        """What every process logged of its own mistakes, since it began."""
+        lines = [line for path in sorted(self._folder.glob("*.log")) for line in path.read_text().splitlines()]
+        return "\n".join(line.replace("\\n", "\n") for line in lines if "Traceback" in line or '"exception"' in line)
+
     def _end(self, process: subprocess.Popen[bytes], number: signal.Signals) -> None:
         process.send_signal(signal.SIGCONT)  # one that is paused would not hear a gentle word
         process.send_signal(number)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import socket
 import struct
 import threading
@@ -21,9 +20,10 @@ Target: TypeAlias = int | Path
 
 
 class Link:
-    """One connection through the proxy."""
+    """One connection through the proxy, the `number`-th since it began."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.flows = asyncio.Event()
         self.flows.set()
         self.writers: list[asyncio.StreamWriter] = []
@@ -57,6 +57,7 @@ class Proxy:
         self.target = target
         self.port = free_port()
         self._links: set[Link] = set()
+        self._count = 0
         self._silences: list[Which] = []  # who matches one of these hears nothing, also when he comes later
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -82,18 +83,17 @@ class Proxy:
         """Cut those that are open now."""
         self._loop.call_soon_threadsafe(self._reset, which)
 
-    def silence(self, which: Which = everyone) -> None:
-        """Nothing passes any more, and nobody is told: a stall, or for ever a half-open connection."""
-        self._loop.call_soon_threadsafe(self._silence, which)
+    def silence(self, which: Which = everyone, *, and_new_ones: bool = True) -> None:
+        """Nothing passes any more, and nobody is told: a stall; to who is not let go on, a half-open connection."""
+        self._loop.call_soon_threadsafe(self._silence, which, and_new_ones)
+
+    @property
+    def open(self) -> int:
+        return len(self._links)
 
     def flow(self) -> None:
         """Whatever was silenced goes on where it was."""
         self._loop.call_soon_threadsafe(self._flow)
-
-    def some(self, dice: random.Random, share: float) -> Which:
-        """A seeded choice among the connections, made anew for each."""
-        seed = dice.random()
-        return lambda link: random.Random(f"{seed}{id(link)}").random() < share
 
     # -- in the thread -------------------------------------------------------------------------------------------------
 
@@ -102,10 +102,12 @@ class Proxy:
             if which(link):
                 link.reset()
 
-    def _silence(self, which: Which) -> None:
-        self._silences.append(which)
+    def _silence(self, which: Which, and_new_ones: bool) -> None:
+        if and_new_ones:
+            self._silences.append(which)
         for link in self._links:
-            self._judge(link)
+            if which(link):
+                link.flows.clear()
 
     def _flow(self) -> None:
         self._silences.clear()
@@ -117,7 +119,8 @@ class Proxy:
             link.flows.clear()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = Link()
+        self._count += 1
+        link = Link(self._count)
         link.writers.append(writer)
         self._links.add(link)
         self._judge(link)
@@ -158,9 +161,7 @@ class Proxy:
 
     async def _close(self) -> None:
         self._server.close()
-        for link in list(self._links):
-            link.reset()
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._flow()
+        self._reset(everyone)
+        while self._links:
+            await asyncio.sleep(0.01)

@@ -26,6 +26,7 @@ from workers.tools.registry import Toolbox
 from workers.writer import Writer
 
 PULSE_S: Final = 0.5
+RENEW_TIMEOUT_S: Final = 2.0
 
 log = structlog.get_logger()
 
@@ -101,9 +102,11 @@ class House:
                 generation.check(now)
             if now - self._renewed_at >= scripts.RENEW_EVERY_S:
                 try:
-                    await self.renew()
+                    # A connection that is half open must not cost the lease: give it up while there is time for another.
+                    async with asyncio.timeout(RENEW_TIMEOUT_S):
+                        await self.renew()
                     self._renewed_at = now
-                except AWAY as error:
+                except (*AWAY, TimeoutError) as error:
                     log.warning("renew_failed", error=type(error).__name__)
             if now - self._synced_at >= SYNC_S:
                 self._synced_at = now

@@ -49,12 +49,30 @@ def open_pool(url: str, queue_name: str) -> ArqRedis:
         pool = BlockingConnectionPool.from_url(
             url, max_connections=MAX_CONNECTIONS, timeout=COMMAND_TIMEOUT_S, **options
         )
+    pool.connection_class = _steady(pool.connection_class)
     return ArqRedis(
         pool_or_conn=pool,
         job_serializer=msgpack.packb,
         job_deserializer=msgpack.unpackb,
         default_queue_name=queue_name,
     )
+
+
+def _steady(kind: type[AbstractConnection]) -> type[AbstractConnection]:
+    """A kind of connection whose every loss is one that redis-py knows, and tries again after.
+
+    uvloop says RuntimeError ("the handler is closed") of a write to a socket that was reset while nobody read from it;
+    asyncio's own loop does not, and redis-py hands it on.
+    """
+
+    class Steady(kind):  # type: ignore[misc,valid-type]
+        async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+            try:
+                await super().send_packed_command(command, check_health)
+            except RuntimeError as error:
+                raise RedisConnectionError("the connection was closed") from error
+
+    return Steady
 
 
 def _sentinel_pool(address: SentinelAddress, options: dict[str, Any]) -> SentinelConnectionPool:

@@ -165,7 +165,11 @@ class _Wire:
 
     async def ask(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         """The replies, in order, error replies among them. Raises TimeoutError, ConnectionError."""
-        self._writer.write(b"".join([hiredis.pack_command(command) for command in commands]))
+        packed = b"".join([hiredis.pack_command(command) for command in commands])
+        try:
+            self._writer.write(packed)
+        except RuntimeError as error:  # uvloop's word for a connection that was reset while nobody read from it
+            raise ConnectionError("closed by Redis") from error
         replies: list[Any] = []
         async with asyncio.timeout(REPLY_TIMEOUT_S):
             await self._writer.drain()

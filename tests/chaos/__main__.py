@@ -1,5 +1,8 @@
 """`python -m tests.chaos --seed 7 --minutes 5`: three edges, three workers, Redis, 200 clients, and a storm.
 
+    clients ──proxies──▶ edges ──┐
+                       workers ──┴──proxy──▶ Redis        the storm is in the processes and in the proxies
+
 Prints what was done and what it came to; exit 0 when every client holds exactly what was written or the same clear end,
 nothing is left running, no key is without a time to live and no process holds more than it did.
 """
@@ -8,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -18,12 +23,18 @@ from protocol import keys
 from tests.chaos.client import Broken, Wanderer
 from tests.chaos.storm import Storm
 from tests.fleet import Fleet, until
-from tests.wire import whole
+from tests.network import Proxy
+from tests.wire import call, whole
 
 EDGES = WORKERS = 3
 SETTLE_S = 30.0
 SPARE_DESCRIPTORS = 48
 """A pool keeps the connections that its worst moment took, at most 32; a leak is one for every stream, hundreds."""
+
+SPARE_MIB = 48
+"""What an allocator keeps of the worst moment. A leak of every stream's window would be hundreds in five minutes."""
+
+ENV = {"TOKENRELAY_HEARTBEAT_S": "2", "TOKENRELAY_SEND_TIMEOUT_S": "8"}
 
 
 class Tally:
@@ -33,6 +44,7 @@ class Tally:
         self.ends: Counter[str] = Counter()
         self.reconnects = 0
         self.faults: list[str] = []
+        self.fds = self.mib = 0  # more than at the beginning, in the worst process
 
     def count(self, wanderer: Wanderer) -> None:
         assert wanderer.end is not None
@@ -40,7 +52,7 @@ class Tally:
         self.reconnects += wanderer.reconnects
 
 
-async def crowd(fleet: Fleet, dice: random.Random, clients: int, seconds: float, tally: Tally) -> list[Wanderer]:
+async def crowd(urls: list[str], dice: random.Random, clients: int, seconds: float, tally: Tally) -> list[Wanderer]:
     """So many at once, one stream after the other each, until the time is over."""
     until_s = time.monotonic() + seconds
     finished: list[Wanderer] = []
@@ -48,7 +60,7 @@ async def crowd(fleet: Fleet, dice: random.Random, clients: int, seconds: float,
     async def one(number: int, own: random.Random) -> None:
         turn = 0
         while time.monotonic() < until_s:
-            wanderer = Wanderer(fleet.urls, own, f"c{number}-{turn}")
+            wanderer = Wanderer(urls, own, f"c{number}-{turn}")
             try:
                 finished.append(await wanderer.run())
                 tally.count(wanderer)
@@ -90,37 +102,75 @@ def check_redis(fleet: Fleet, tally: Tally) -> None:
     client.close()
 
 
-def descriptors(fleet: Fleet) -> dict[int, int]:
-    living = [process.pid for process in [*fleet.edges, *fleet.workers] if process.poll() is None]
-    return {pid: len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in living}
+def living(fleet: Fleet) -> list[int]:
+    return [process.pid for process in [*fleet.edges, *fleet.workers] if process.poll() is None]
 
 
-async def scene(fleet: Fleet, seed: int, seconds: float, clients: int) -> Tally:
+def descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def resident_mib(pid: int) -> int:
+    match = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(match[1]) // 1024 if match else 0
+
+
+async def check_edges(fleet: Fleet, tally: Tally) -> None:
+    """No reader is left on any edge, nor any feed that nobody reads."""
+    for url in fleet.urls:
+        said = ""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_S):
+                while "| 0 doors | <Hub 0 streams |" not in said:
+                    await asyncio.sleep(0.2)
+                    said = (await call("GET", f"{url}/readyz"))[1]["edge"]
+                continue
+        tally.faults.append(f"readers are left: {said}")
+
+
+def check_processes(fleet: Fleet, tally: Tally, fds: int, mib: int) -> None:
+    """Descriptors and memory are where they began."""
+    for pid in living(fleet):
+        tally.fds = max(tally.fds, descriptors(pid) - fds)
+        tally.mib = max(tally.mib, resident_mib(pid) - mib)
+        if descriptors(pid) > fds + SPARE_DESCRIPTORS:
+            tally.faults.append(f"process {pid} has {descriptors(pid)} descriptors open, it began with {fds}")
+        if resident_mib(pid) > mib + SPARE_MIB:
+            tally.faults.append(f"process {pid} holds {resident_mib(pid)} MiB, it began with {mib}")
+
+
+async def scene(fleet: Fleet, doors: list[Proxy], store: Proxy, seed: int, seconds: float, clients: int) -> Tally:
     dice, tally = random.Random(seed), Tally()
-    before = max(descriptors(fleet).values())
-    storm = Storm(fleet, random.Random(dice.random()))
+    fds = max(map(descriptors, living(fleet)))
+    mib = max(map(resident_mib, living(fleet)))
+    storm = Storm(fleet, doors, store, random.Random(dice.random()))
     raging = asyncio.create_task(storm.rage(seconds))
-    finished = await crowd(fleet, dice, clients, seconds, tally)
+    finished = await crowd([door.url for door in doors], dice, clients, seconds, tally)
     await raging
     await asyncio.to_thread(fleet.wait_until_ready)
     await compare(fleet, finished, dice, tally)
-    check_redis(fleet, tally)
-    await asyncio.sleep(2)
-    for pid, number in descriptors(fleet).items():
-        if number > before + SPARE_DESCRIPTORS:
-            tally.faults.append(f"process {pid} has {number} descriptors open, it began with {before}")
+    await asyncio.to_thread(check_redis, fleet, tally)
+    await check_edges(fleet, tally)
+    check_processes(fleet, tally, fds, mib)
     print(f"seed {seed}: {sum(tally.ends.values())} streams {dict(tally.ends)}, {tally.reconnects} reconnects")
     print(f"  troubles: {dict(storm.done)}")
+    print(f"  at the end beyond the beginning: {tally.fds} descriptors, {tally.mib} MiB in the worst process")
     for fault in tally.faults[:20]:
         print(f"  FAULT {fault}")
     return tally
 
 
 def run(seed: int, seconds: float, clients: int) -> Tally:
-    with Fleet(edges=EDGES, workers=WORKERS) as fleet:
-        tally = asyncio.run(scene(fleet, seed, seconds, clients))
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(Proxy())
+        env = {**ENV, "TOKENRELAY_REDIS_URL": f"redis://127.0.0.1:{store.port}/0"}
+        fleet = Fleet(edges=EDGES, workers=WORKERS, env=env)
+        store.target = fleet.redis_path
+        stack.enter_context(fleet)
+        doors = [stack.enter_context(Proxy(port)) for port in fleet.ports]
+        tally = asyncio.run(scene(fleet, doors, store, seed, seconds, clients))
         if tally.faults:
-            print(fleet.logs())
+            print(fleet.tracebacks() or fleet.logs())
         return tally
 
 

@@ -17,6 +17,10 @@ PATIENCE_S = 60.0
 AWAY = (aiohttp.ClientError, OSError, TimeoutError, WebSocketException, EOFError)
 
 
+IDLE_S = 6.0
+"""Silence after which it takes a connection for dead: two heartbeats of this fleet and a bit."""
+
+
 class Broken(AssertionError):
     """A promise did not hold."""
 
@@ -70,9 +74,10 @@ class Wanderer:
             stream = Sse.get(url, self.stream_id, self.cursor, replay=self._dice.choice(["exact", "compact"]))
         else:
             stream = Sse.post(url, self.body, {"Idempotency-Key": self._key})
+        stream.idle_s = IDLE_S
         async with stream:
             if stream.status == 503:
-                return
+                raise ConnectionError("refused")
             if stream.status != 200:
                 raise Broken(f"{self!r}: status {stream.status}")
             self.stream_id = stream.stream_id
@@ -84,26 +89,35 @@ class Wanderer:
                     return
 
     async def _over_socket(self, url: str, drop: int | None) -> None:
-        async with Ws(url, binary=self._dice.random() < 0.5) as socket:
-            if self.stream_id:
-                answer = await socket.resume(self.stream_id, self.cursor)
-            else:
-                await socket.say({"type": "start", "ref": "s", "idempotency_key": self._key, **self.body})
-                answer = await socket.hear()
-            if answer["type"] != "started":
-                if answer.get("error_code") in ("SERVICE_UNAVAILABLE", None):
-                    return
-                raise Broken(f"{self!r}: {answer}")
-            self.stream_id = answer["stream_id"]
-            taken = 0
-            while self.end is None and taken != drop:
-                message = await socket.hear()
-                if message["type"] == "reconnect":
-                    return
-                if message["type"] != "event":
-                    raise Broken(f"{self!r}: {message}")
-                self._take((message["id"], message["data"]))
-                taken += 1
+        connection = Ws(url, binary=self._dice.random() < 0.5)
+        connection.idle_s = IDLE_S
+        async with asyncio.timeout(IDLE_S):
+            await connection.__aenter__()
+        try:
+            await self._read_socket(connection, drop)
+        finally:
+            await connection.__aexit__()
+
+    async def _read_socket(self, socket: Ws, drop: int | None) -> None:
+        if self.stream_id:
+            answer = await socket.resume(self.stream_id, self.cursor)
+        else:
+            await socket.say({"type": "start", "ref": "s", "idempotency_key": self._key, **self.body})
+            answer = await socket.hear()
+        if answer["type"] != "started":
+            if answer.get("error_code") in ("SERVICE_UNAVAILABLE", None):
+                raise ConnectionError("refused")
+            raise Broken(f"{self!r}: {answer}")
+        self.stream_id = answer["stream_id"]
+        taken = 0
+        while self.end is None and taken != drop:
+            message = await socket.hear()
+            if message["type"] == "reconnect":
+                return
+            if message["type"] != "event":
+                raise Broken(f"{self!r}: {message}")
+            self._take((message["id"], message["data"]))
+            taken += 1
 
     def _take(self, event: EventPair) -> None:
         entry_id, data = event

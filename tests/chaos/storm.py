@@ -1,4 +1,4 @@
-"""A fleet in a storm, seeded: what is done to it, in which order. Knows no client."""
+"""A fleet and its network in a storm, seeded: what is done to them, in which order. Knows no client."""
 
 from __future__ import annotations
 
@@ -11,16 +11,23 @@ from collections.abc import Awaitable, Callable
 import redis
 
 from tests.fleet import Fleet
+from tests.network import Link, Proxy, Which
 
 ZOMBIE_S = 9.0
 """Longer than a lease, its suspicion and two looks: what was paused is a zombie when it wakes."""
 
 
+FORGOTTEN_S = 12.0
+"""Longer than every patience with a connection that is silent."""
+
+
 class Storm:
     """Draws one trouble after the other until it is told to stop; leaves everything running."""
 
-    def __init__(self, fleet: Fleet, dice: random.Random) -> None:
+    def __init__(self, fleet: Fleet, doors: list[Proxy], store: Proxy, dice: random.Random) -> None:
         self._fleet = fleet
+        self._doors = doors  # between clients and edges
+        self._store = store  # between edges, workers and Redis
         self._dice = dice
         self._pending: set[asyncio.Task[None]] = set()
         self.done: Counter[str] = Counter()
@@ -34,6 +41,13 @@ class Storm:
             (2, self.retire_worker),
             (1, self.flush_scripts),
             (1, self.pause_redis),
+            (2, self.stop_edge_for_a_while),
+            (3, self.reset_clients),
+            (2, self.stall_clients),
+            (2, self.forget_clients),
+            (2, self.reset_store),
+            (2, self.stall_store),
+            (2, self.forget_store),
         ]
 
     async def rage(self, seconds: float) -> None:
@@ -69,14 +83,7 @@ class Storm:
         """It goes on in the background: a zombie among the living."""
         worker = self._fleet.workers[self._dice.randrange(len(self._fleet.workers))]
         worker.send_signal(signal.SIGSTOP)
-
-        async def wake() -> None:
-            await asyncio.sleep(ZOMBIE_S)
-            worker.send_signal(signal.SIGCONT)
-
-        task = asyncio.create_task(wake())
-        self._pending.add(task)
-        task.add_done_callback(self._pending.discard)
+        self._later(ZOMBIE_S, lambda: worker.send_signal(signal.SIGCONT))
 
     async def kill_edge(self) -> None:
         index = self._dice.randrange(len(self._fleet.edges))
@@ -92,6 +99,60 @@ class Storm:
         self._fleet.signal_redis(signal.SIGSTOP)
         await asyncio.sleep(self._dice.uniform(0.5, 6.0))
         self._fleet.signal_redis(signal.SIGCONT)
+
+    async def stop_edge_for_a_while(self) -> None:
+        """An event loop that stalls."""
+        edge = self._fleet.edges[self._dice.randrange(len(self._fleet.edges))]
+        edge.send_signal(signal.SIGSTOP)
+        self._later(self._dice.uniform(0.5, 6.0), lambda: edge.send_signal(signal.SIGCONT))
+
+    # -- the network between clients and edges -------------------------------------------------------------------------
+
+    async def reset_clients(self) -> None:
+        self._dice.choice(self._doors).reset(self._some(0.5))
+
+    async def stall_clients(self) -> None:
+        door = self._dice.choice(self._doors)
+        door.silence()
+        self._later(self._dice.uniform(0.5, 4.0), door.flow)
+
+    async def forget_clients(self) -> None:
+        """Half open: neither side hears of it. Long after that the network forgets them for good."""
+        door, some = self._dice.choice(self._doors), self._some(0.3)
+        door.silence(some, and_new_ones=False)
+        self._later(FORGOTTEN_S, lambda: door.reset(some))
+
+    # -- the network between edges, workers and Redis ------------------------------------------------------------------
+
+    async def reset_store(self) -> None:
+        self._store.reset(self._some(0.5))
+
+    async def stall_store(self) -> None:
+        self._store.silence()
+        self._later(self._dice.uniform(0.5, 3.0), self._store.flow)
+
+    async def forget_store(self) -> None:
+        some = self._some(0.3)
+        self._store.silence(some, and_new_ones=False)
+        self._later(FORGOTTEN_S, lambda: self._store.reset(some))
+
+    def _some(self, share: float) -> Which:
+        """A choice among the connections by their number, the same for the same seed."""
+        salt = self._dice.random()
+
+        def which(link: Link) -> bool:
+            return random.Random(f"{salt} {link.number}").random() < share
+
+        return which
+
+    def _later(self, seconds: float, do: Callable[[], None]) -> None:
+        async def wait() -> None:
+            await asyncio.sleep(seconds)
+            do()
+
+        task = asyncio.create_task(wait())
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
 
     def _ask_redis(self, *command: str) -> None:
         client = self._fleet.redis()

@@ -1,0 +1,45 @@
+"""A connection to Redis that was cut is one that is made anew, whoever notices it and however."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import uvloop
+
+import server.redis
+import workers.redis
+from protocol import keys
+from server.redis import wire_of
+from tests.fleet import Fleet
+
+OPENERS: dict[str, Callable[[str], Any]] = {
+    "edge": server.redis.open_pool,
+    "worker": lambda url: workers.redis.open_pool(url, keys.WAITING),
+}
+
+
+@pytest.mark.parametrize("who", OPENERS)
+def test_a_connection_that_was_cut_while_it_lay_in_the_pool(who: str) -> None:
+    async def scene(url: str) -> None:
+        redis = OPENERS[who](url)
+        try:
+            await redis.set("name", "value")
+            connection = await redis.connection_pool.get_connection("GET")
+            wire_of(connection)[1].transport.abort()
+            await redis.connection_pool.release(connection)
+            await asyncio.sleep(0)
+            assert await redis.get("name") == b"value"
+            connection = await redis.connection_pool.get_connection("GET")
+            wire_of(connection)[1].transport.abort()
+            await redis.connection_pool.release(connection)
+            pipe = redis.pipeline(transaction=False)
+            pipe.get("name")
+            assert await pipe.execute() == [b"value"]
+        finally:
+            await redis.aclose()
+
+    with Fleet(edges=0, workers=0) as fleet:
+        uvloop.run(scene(fleet.redis_url))
