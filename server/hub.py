@@ -254,13 +254,15 @@ class Hub:
         """One round trip for many: which of these feeds lack something?"""
         for start in range(0, len(channels), QUIET_BATCH):
             batch = channels[start : start + QUIET_BATCH]
+            # As it is when we ask: an answer that took long is of a time before the stream was made.
+            may_be_missing = [channel.may_be_missing for channel in batch]
             try:
                 last_ids = await self._reads.last_ids([channel.feed.stream_id for channel in batch])
             except TokenrelayError:
                 return  # asked again at the next quiet spell
-            for channel, last_id in zip(batch, last_ids, strict=True):
+            for channel, last_id, was_new in zip(batch, last_ids, may_be_missing, strict=True):
                 if last_id is None:
-                    if not channel.may_be_missing:
+                    if not was_new:
                         self._lose(channel)
                 elif channel.feed.heard_of(last_id):
                     self._start_refill(channel)

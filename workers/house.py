@@ -102,7 +102,7 @@ class House:
                 generation.check(now)
             if now - self._renewed_at >= scripts.RENEW_EVERY_S:
                 try:
-                    # A connection that is half open must not cost the lease: give it up while there is time for another.
+                    # One that is half open must not cost the lease: give it up while there is time for another.
                     async with asyncio.timeout(RENEW_TIMEOUT_S):
                         await self.renew()
                     self._renewed_at = now

@@ -283,3 +283,30 @@ def test_a_channel_opened_before_its_stream_is_made_is_not_lost(fleet: Fleet, mo
         assert channel.is_lost
 
     play(fleet, scene)
+
+
+def test_an_answer_from_before_a_stream_was_made_is_no_loss(fleet: Fleet) -> None:
+    """The live feed comes back while a stream is being started; what it asked then is answered late."""
+    asked, gate = asyncio.Event(), asyncio.Event()
+
+    class Slow(LogReader):
+        async def last_ids(self, stream_ids: Sequence[str]) -> list[int | None]:
+            answer = await super().last_ids(stream_ids)
+            asked.set()
+            await gate.wait()
+            return answer
+
+    async def scene(hub: Hub, reads: LogReader, store: Store) -> None:
+        channel = await hub.open("stream-2", is_new=True)
+        store.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        async with asyncio.timeout(PATIENCE_S):
+            await asked.wait()
+            assert store.start("stream-2").outcome == "started"
+            hub.join(channel, Reader(channel, reads, 0))
+            gate.set()
+            await hub.open("stream-2")  # what was asked before this is answered before it
+            while hub._tasks:  # noqa: SLF001
+                await asyncio.sleep(0.01)
+        assert not channel.is_lost
+
+    play(fleet, scene, Slow)
