@@ -305,8 +305,7 @@ def test_an_answer_from_before_a_stream_was_made_is_no_loss(fleet: Fleet) -> Non
             hub.join(channel, Reader(channel, reads, 0))
             gate.set()
             await hub.open("stream-2")  # what was asked before this is answered before it
-            while hub._tasks:  # noqa: SLF001
-                await asyncio.sleep(0.01)
+            await asyncio.gather(*hub._tasks)
         assert not channel.is_lost
 
     play(fleet, scene, Slow)
