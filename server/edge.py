@@ -26,6 +26,7 @@ from server.replay import Replays
 from server.settings import Settings
 
 TICK_S: Final = 1.0
+CLOSE_S: Final = 2.0
 
 log = structlog.get_logger()
 
@@ -142,5 +143,7 @@ async def open_edge(settings: Settings) -> AsyncIterator[Edge]:
                 await asyncio.gather(*owned, return_exceptions=True)
                 await edge.replays.close()
     finally:
+        # A connection that hangs does not hold up a process that goes.
         with contextlib.suppress(Exception):
-            await asyncio.shield(redis.aclose())
+            async with asyncio.timeout(CLOSE_S):
+                await redis.aclose()

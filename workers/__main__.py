@@ -63,7 +63,7 @@ def _run_many(settings: Settings, number: int) -> int:
             pause = RESTART_S[0] if time.monotonic() - started > 60 or not started else min(pause * 2, RESTART_S[1])
             started = time.monotonic()
             for index in dead:
-                children[index] = context.Process(target=process.run, args=(settings,))
+                children[index] = context.Process(target=process.run, args=(settings, index))
                 children[index].start()  # type: ignore[union-attr]
         time.sleep(0.1)
     alive = [child for child in children if child is not None and child.is_alive()]

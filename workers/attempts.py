@@ -20,6 +20,7 @@ from protocol import events, scripted
 from protocol.catalogue import Choice
 from protocol.request import ChatRequest
 from workers.health import Health
+from workers.metrics import Metrics
 from workers.providers.base import Message, ModelRequest, Piece, Provider, ProviderError
 from workers.routing import Route
 from workers.routing.ladder import Ladder, Limits
@@ -50,6 +51,7 @@ class Attempts:
         health: Health,
         redis: ArqRedis,
         settings: Settings,
+        metrics: Metrics,
     ) -> None:
         self.choice = route.choice  # who was asked last
         self.failures: list[dict[str, Any]] = []
@@ -62,6 +64,7 @@ class Attempts:
         self._providers = providers
         self._health = health
         self._redis = redis
+        self._metrics = metrics
         self._errors: list[ProviderError] = []  # of the round under way
 
     def __repr__(self) -> str:
@@ -90,6 +93,7 @@ class Attempts:
 
     def broke_off(self, error: ProviderError) -> None:
         """The call that was open has failed in the middle of its answer."""
+        self._metrics.failed(self.choice, error.reason)
         if error.blame not in ("request", "room"):
             self._health.failed(self.choice)
 
@@ -114,12 +118,15 @@ class Attempts:
         finally:
             if first is None:
                 await close(pieces)
-        self._health.succeeded(choice, (time.monotonic() - began_at) * 1000)
+        took_s = time.monotonic() - began_at
+        self._health.succeeded(choice, took_s * 1000)
+        self._metrics.answered(choice, took_s)
         return Opened(choice, first, pieces)
 
     def _note(self, choice: Choice, error: ProviderError, seconds: float) -> None:
         model = choice.model
         self._errors.append(error)
+        self._metrics.failed(choice, error.reason)
         self.failures.append(
             events.attempt(model.id, model.provider, error.code, error.message, round(max(0.0, seconds), 3))
         )

@@ -85,6 +85,7 @@ class Generation:
                 self._work.cancel()
 
     def log_lost(self) -> None:
+        self._house.metrics.fenced()
         log.warning("fenced", stream_id=self.stream_id, epoch=self.epoch)
         self.stop("lost")
 
@@ -145,6 +146,7 @@ class Generation:
         except Exception:
             log.exception("generation_failed", stream_id=self.stream_id)
             end = self._failure("INTERNAL_ERROR", "something went wrong here; it has been noted")
+        self._house.metrics.ended(self._choice, end)
         if not self.log.is_closed:
             self.log.end(codec.pack(end), lifecycle.state_after(end))
 
@@ -161,6 +163,7 @@ class Generation:
         attempts = self._attempts = Attempts(
             self.stream_id, asked, route,
             providers=house.providers, health=house.health, redis=house.redis, settings=house.settings,
+            metrics=house.metrics,
         )  # fmt: skip
         self._label = route.label
         if not self.log.last_id:  # an attempt before this one may have said so already
@@ -246,6 +249,7 @@ class Generation:
             outcome = await self._house.tools.call(use.name, use.arguments)
         else:
             outcome = Outcome(f"there is no tool called {use.name[:80]!r}", failed=True)
+        self._house.metrics.called(failed=outcome.failed)
         self._append(
             ToolResult(_now_ms(), self._label, use.call_id, use.name, use.arguments, outcome.text, outcome.failed)
         )
@@ -306,6 +310,7 @@ class Generation:
 
     def _timed_out(self, reason: Reason, message: str) -> Failure:
         self.fault = reason
+        self._house.metrics.failed(self._choice, reason)
         log.info("timed_out", stream_id=self.stream_id, reason=reason)
         return self._failure("TIMEOUT", message)
 

@@ -19,6 +19,7 @@ from protocol.offers import OFFER_MS, Offer
 from protocol.scripts import Claim
 from workers.generate import Generation
 from workers.health import SYNC_S, Health
+from workers.metrics import Metrics
 from workers.providers.base import Provider
 from workers.redis import AWAY, own_connection, run
 from workers.settings import Settings
@@ -50,6 +51,7 @@ class House:
         self.lacks = lacks
         self.tools = tools or Toolbox()
         self.worker_id = secrets.token_hex(6)
+        self.metrics = Metrics()
         self.health = Health(catalogue.routing.health, self.worker_id, settings.first_token_timeout_s)
         self.writer = Writer(lambda: own_connection(redis))
         self.claims: dict[str, Claim] = {}  # taken from the queue, not begun yet
@@ -67,6 +69,7 @@ class House:
         if claim is None:
             log.warning("job_without_claim", stream_id=stream_id, job_try=ctx.get("job_try"))
             return
+        self.metrics.claimed(claim.age_ms / 1000)
         generation = Generation(self, claim, time.monotonic())
         self.generations[stream_id] = generation
         try:

@@ -26,17 +26,19 @@ from workers.tools.registry import Toolbox
 
 FLUSH_S: Final = 3.0
 FIRST_SYNC_S: Final = 1.0
+CLOSE_S: Final = 2.0
 
 log = structlog.get_logger()
 
 
-def run(settings: Settings) -> None:
-    """Work until a signal; returns when what ran has ended or was handed back."""
+def run(settings: Settings, number: int = 0) -> None:
+    """Work until a signal; returns when what ran has ended or was handed back. `number` counts the processes of one
+    box."""
     logs.configure(settings.log_level)
-    uvloop.run(_main(settings))
+    uvloop.run(_main(settings, number))
 
 
-async def _main(settings: Settings) -> None:
+async def _main(settings: Settings, number: int) -> None:
     redis = open_pool(settings.redis_url, keys.WAITING)
     models = catalogue.parse(settings.catalogue.read_text(encoding="utf-8"))
     # One pool for all makers. It bounds connections by the jobs that could want one; times are the providers' own.
@@ -50,10 +52,13 @@ async def _main(settings: Settings) -> None:
     with contextlib.suppress(*AWAY, TimeoutError):
         async with asyncio.timeout(FIRST_SYNC_S):
             await house.health.sync(redis)
+    shown = contextlib.ExitStack()
+    port = settings.metrics_port and settings.metrics_port + number
+    shown.enter_context(house.metrics.served(house, settings.metrics_host, port))
     worker = LeaseWorker(house)
     leaving = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, leaving.set)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, leaving.set)
     loops = [
         asyncio.create_task(loop)
         for loop in (house.writer.run(), house.pulse(), worker.main(), listen(house, worker), tools.run())
@@ -74,12 +79,15 @@ async def _main(settings: Settings) -> None:
         for result in await asyncio.gather(*loops, return_exceptions=True):
             if isinstance(result, Exception):
                 log.error("loop_failed", error=repr(result))
+        shown.close()
         tools.close()
         for provider in providers.values():
             await provider.aclose()
         await session.close()
+        # A connection that hangs does not hold up a process that goes.
         with contextlib.suppress(Exception):
-            await redis.aclose(close_connection_pool=True)
+            async with asyncio.timeout(CLOSE_S):
+                await redis.aclose(close_connection_pool=True)
 
 
 async def _warm(model: local.Local) -> None:

@@ -37,6 +37,13 @@ class Settings(BaseSettings):
     gemini_base_url: str = Field(
         "https://generativelanguage.googleapis.com", description="as Google's own SDK takes it"
     )
+    metrics_host: str = Field("127.0.0.1", description="address where a worker shows its metrics")
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65_279,
+        description="port of a worker's `GET /metrics`, of further processes the next ones; 0: none",
+    )
     max_jobs: int = Field(500, ge=1, description="generations one worker process runs at once")
     retention_s: int = Field(3_600, ge=1, description="how long a stream can be read after its last event")
     connect_timeout_s: float = Field(

@@ -50,11 +50,17 @@ class Writer:
         self._began_at = 0.0  # the last trip, by the loop's clock
         self._idle = asyncio.Event()
         self._idle.set()
+        self.connects = 0
         self.trips = 0
         self.entries = 0
 
     def __repr__(self) -> str:
         return f"<Writer {len(self._dirty)} dirty | {self.entries} entries in {self.trips} round trips>"
+
+    @property
+    def dirty(self) -> int:
+        """Logs that wait."""
+        return len(self._dirty)
 
     def mark(self, item: Log) -> None:
         """This log has something to write. Called for every entry."""
@@ -103,6 +109,7 @@ class Writer:
                 if isinstance(loaded, hiredis.ReplyError):
                     raise Refused(str(loaded)[:80])
                 failures = 0
+                self.connects += 1
                 self._go.set()
                 while True:
                     await self._go.wait()
