@@ -145,14 +145,18 @@ class Fleet:
             if edge.poll() is None:
                 until(lambda url=url: workers_seen(url) >= alive, f"{url} is not ready\n{self.logs()}", OSError)
 
-    def logs(self, most: int = 2000) -> str:
-        """The end of every process's output, `most` characters of each."""
-        return "\n".join(f"== {path.name}\n{path.read_text()[-most:]}" for path in sorted(self._folder.glob("*.log")))
+    def logs(self) -> str:
+        """The end of every process's output."""
+        return "\n".join(f"== {path.name}\n{path.read_text()[-2000:]}" for path in sorted(self._folder.glob("*.log")))
 
     def tracebacks(self) -> str:
         """What every process logged of its own mistakes, since it began."""
-        lines = [line for path in sorted(self._folder.glob("*.log")) for line in path.read_text().splitlines()]
-        return "\n".join(line.replace("\\n", "\n") for line in lines if "Traceback" in line or '"exception"' in line)
+        lines = [line for line in self.said().splitlines() if "Traceback" in line or '"exception"' in line]
+        return "\n".join(line.replace("\\n", "\n") for line in lines)
+
+    def said(self) -> str:
+        """Everything that every process logged."""
+        return "\n".join(path.read_text() for path in sorted(self._folder.glob("*.log")))
 
     def _end(self, process: subprocess.Popen[bytes], number: signal.Signals) -> None:
         process.send_signal(signal.SIGCONT)  # one that is paused would not hear a gentle word

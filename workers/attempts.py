@@ -143,6 +143,7 @@ class Attempts:
             model=model.id,
             provider=model.provider,
             error_code=error.code,
+            reason=error.reason,
             blame=error.blame,
         )
 

@@ -18,6 +18,7 @@ PATIENCE = {
     "TOKENRELAY_FIRST_TOKEN_TIMEOUT_S": "1",
     "TOKENRELAY_BETWEEN_TOKENS_TIMEOUT_S": "1",
     "TOKENRELAY_GENERATION_TIMEOUT_S": "3",
+    "TOKENRELAY_MAX_ATTEMPTS": "1",
     "ANTHROPIC_API_KEY": "planted",
     "OPENAI_API_KEY": "planted",
 }
@@ -106,7 +107,7 @@ def test_each_patience_that_runs_out_is_an_error_of_its_own() -> None:
                     for name, (_, sentence, texts) in SCRIPTS.items():
                         group.create_task(ask(fleet, "claude", name, sentence, *texts))
                     group.create_task(ask(fleet, "openai", "hello", "could not be reached in time"))
-                said = fleet.logs()
+                said = fleet.said()
                 for reason in ("connect", "first_token", "between_tokens", "total"):
                     assert re.search(rf"reason\W+{reason}\b", said), f"{reason} in\n{said}"
                 async with asyncio.timeout(10):

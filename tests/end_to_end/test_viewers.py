@@ -104,7 +104,7 @@ def _vanish() -> None:
             )  # not one packet passes any more, and no end hears of it; Redis is on a Unix socket
             redis, meta = fleet.redis(), keys.meta(stream.stream_id)
             await asyncio.to_thread(until, lambda: redis.hget(meta, "state") == b"cancelled", "it is read by nobody")
-            assert "reader_vanished" in fleet.logs()
+            assert "reader_vanished" in fleet.said()
 
     with Fleet(edges=1, workers=1, env={"TOKENRELAY_HEARTBEAT_S": "1"}) as fleet:
         asyncio.run(scene(fleet))
