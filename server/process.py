@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import socket
+import threading
 from types import FrameType
 from typing import Final
 
@@ -19,6 +21,9 @@ from server.settings import Settings
 
 BACKLOG: Final = 2048
 AFTER_DRAIN_S: Final = 3
+GIVE_UP_S: Final = 7.0
+"""After the drain: uvicorn's own wait, then ours for Redis."""
+
 GC_THRESHOLD: Final = 20_000
 
 log = structlog.get_logger()
@@ -65,10 +70,20 @@ class _Server(uvicorn.Server):
                 await self.edge.drain()
         finally:
             self.should_exit = True
+            last = threading.Timer(GIVE_UP_S, _give_up, [self._loop])
+            last.daemon = True  # it must not keep alive what it is to end
+            last.start()
 
     def began(self, edge: Edge) -> None:
         self._loop = asyncio.get_running_loop()
         self.edge = edge
+
+
+def _give_up(loop: asyncio.AbstractEventLoop) -> None:
+    """Everybody has been sent elsewhere, and still something does not end: connections to Redis that are half open are
+    closed one after the other, each with a patience of its own. Nobody is served by waiting for that."""
+    log.error("closing_takes_too_long", tasks=sorted({str(task.get_coro()) for task in asyncio.all_tasks(loop)})[:20])
+    os._exit(0)
 
 
 def run(settings: Settings, listener: socket.socket) -> None:
