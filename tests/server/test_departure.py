@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import socket
 from collections import Counter
+from collections.abc import Callable
+
+import pytest
 
 from server import departure, vanished
+from server.edge import Edge
+from server.redis import open_pool
+from server.settings import Settings
 
 
 def test_a_thousand_are_spread_evenly_over_their_share_of_the_window() -> None:
@@ -58,3 +65,43 @@ def test_what_is_no_tcp_socket_has_not_vanished() -> None:
     async def send(_: object) -> None: ...
 
     assert not vanished.has_vanished(send, 0.0)
+
+
+class Door:
+    """A connection that goes when it is told to."""
+
+    def __init__(self, edge: Edge, can_return: bool) -> None:
+        self._edge = edge
+        self.can_return = can_return
+        edge.enter(self)
+
+    def close_soon(self) -> None:
+        self._edge.doors.discard(self)
+
+    def tick(self, now: float) -> None: ...
+
+    def look(self) -> None: ...
+
+
+def test_a_drain_sends_one_reader_in_each_slot_and_those_who_wait_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene() -> None:
+        edge = Edge(Settings(drain_s=10), open_pool("redis://127.0.0.1:1"))
+        delays: dict[bool, list[float]] = {True: [], False: []}
+
+        def call_later(delay: float, close_soon: Callable[[], None]) -> None:
+            delays[close_soon.__self__.can_return].append(delay)  # type: ignore[attr-defined]
+            close_soon()
+
+        for number in range(103):
+            Door(edge, can_return=number < 100)
+        monkeypatch.setattr(asyncio.get_running_loop(), "call_later", call_later)
+        await edge.drain()
+        slots = [int(delay / (10 * departure.WINDOW_SHARE / 100)) for delay in delays[True]]
+        assert sorted(slots) == list(range(100))
+        assert delays[False] == [10 * departure.WINDOW_SHARE] * 3
+        # One that was on its way when it began goes within a second.
+        Door(edge, can_return=True)
+        assert 0 <= delays[True][-1] <= departure.LATE_S
+        assert edge.is_draining
+
+    asyncio.run(scene())
