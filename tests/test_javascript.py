@@ -1,4 +1,5 @@
-"""The JavaScript client's own tests, run by node: the same vectors as the Python suite reads."""
+"""What is written in JavaScript, tested by node: the client, with the same vectors as the Python suite reads;
+and what of the chat page needs no browser."""
 
 from __future__ import annotations
 
@@ -7,10 +8,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.needs import require
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = ROOT / "clients" / "javascript" / "tests"
+FOLDERS = [ROOT / "clients" / "javascript" / "tests", ROOT / "tests" / "web"]
 TIMEOUT_S = 100
 
 
@@ -25,10 +28,11 @@ def node() -> str | None:
     return found if major.isdigit() and int(major) >= 20 else None
 
 
-def test_the_javascript_client_passes_its_tests() -> None:
+@pytest.mark.parametrize("folder", FOLDERS, ids=["client", "page"])
+def test_what_is_written_in_javascript_passes_its_tests(folder: Path) -> None:
     program = node()
     require(program, "node 20 or later on PATH")
-    files = sorted(str(path) for path in TESTS.glob("*.test.js"))
+    files = sorted(str(path) for path in folder.glob("*.test.js"))
     assert files
     ran = subprocess.run(
         [str(program), "--test", "--test-reporter=tap", *files],
