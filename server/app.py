@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any, Final
 
 from starlette.routing import Route, Router, WebSocketRoute
@@ -12,13 +11,12 @@ from starlette.types import Receive, Scope, Send
 
 from protocol import codec, openapi
 from protocol.errors import TokenrelayError
-from server import chat, health, streams, tickets
+from server import chat, health, pages, streams, tickets
 from server.edge import Edge, open_edge
 from server.http import Call, Endpoint, Handler
 from server.settings import Settings
 from server.ws import WebSocketDoor
 
-WEB: Final = Path(__file__).parent / "web"
 _OPENAPI: Final = codec.to_json(openapi.DOCUMENT).encode()
 
 ROUTES: Final[dict[str, dict[str, Handler]]] = {
@@ -32,14 +30,11 @@ ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/readyz": {"GET": health.ready},
     "/metrics": {"GET": health.counters},
     "/openapi.json": {"GET": lambda call: call.answer(200, _OPENAPI, "application/json")},
-    "/docs": {"GET": lambda call: _page(call, "docs.html")},
-    "/": {"GET": lambda call: _page(call, "index.html")},
+    "/docs": {"GET": pages.docs},
+    "/": {"GET": pages.chat},
 }
-
-
-async def _page(call: Call, name: str) -> None:
-    body = (WEB / name).read_bytes()
-    await call.answer(200, body, "text/html; charset=utf-8", {"cache-control": "no-cache"})
+STATIC: Final[dict[str, Handler]] = {"GET": pages.static}
+"""`/static/…`: what the pages are made of. Part of them and not of the interface, so not in the OpenAPI document."""
 
 
 class App:
@@ -55,6 +50,7 @@ class App:
     async def _run(self, _: Any) -> AsyncIterator[None]:
         async with open_edge(self._settings) as edge:
             routes: list[Any] = [Route(path, Endpoint(edge, handlers)) for path, handlers in ROUTES.items()]
+            routes.append(Route("/static/{name:path}", Endpoint(edge, STATIC)))
             door = WebSocketDoor(edge)
             routes += [WebSocketRoute("/api/ws", door), Route("/api/ws", door)]
             self._router = Router(routes, redirect_slashes=False, default=_Elsewhere(edge, door))

@@ -18,6 +18,7 @@ FILES: Final = {
     "react-dom": "react-dom/cjs/react-dom.development.js",
     "react-dom/client": "react-dom/cjs/react-dom-client.development.js",
 }
+AXE: Final = "axe-core/axe.min.js"
 NAMES: Final = (
     "Component, StrictMode, createContext, createElement, useContext, useEffect, useState, useSyncExternalStore"
 )
@@ -29,7 +30,7 @@ def install(package: Path) -> Path | None:
     wanted = json.dumps({"private": True, "dependencies": json.loads(package.read_text())["devDependencies"]})
     name = hashlib.sha256(wanted.encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"tokenrelay-npm-{name}"
-    if all((folder / "node_modules" / file).exists() for file in FILES.values()):
+    if all((folder / "node_modules" / file).exists() for file in [*FILES.values(), AXE]):
         return folder / "node_modules"
     if npm is None:
         return None

@@ -2,119 +2,39 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import signal
-import time
-import urllib.request
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
 
 from protocol.codec import accepted_data, to_json
 from protocol.sse import encode_frame
+from tests.browser.stage import (
+    ask,
+    open_page,
+    status,
+    stream_id,
+    text,
+    wait_for_some,
+    wait_for_state,
+    wait_for_the_end,
+    wait_for_words,
+)
 from tests.fleet import Fleet
-from tests.needs import require
 from tests.wire import words
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Request, Route
 
-PATIENCE_MS = 20_000
 ID = "5f0c6f9e2d5b4c0f8a4be1d1a9d7c3e2"
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--no-first-run",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    require(path, "Chromium on PATH")
-    require(find_spec("playwright"), "playwright (requirements-dev.txt)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
-def fleet(browser: Browser) -> Iterator[Fleet]:
-    with Fleet(edges=1, workers=1) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
 def locked(browser: Browser) -> Iterator[Fleet]:
     with Fleet(edges=1, workers=1, env={"TOKENRELAY_API_KEYS": "me:sesame"}) as started:
         yield started
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A tab of its own, with nothing remembered; an error in the page's script fails the test."""
-    context = browser.new_context()
-    context.set_default_timeout(PATIENCE_MS)
-    opened = context.new_page()
-    faults: list[str] = []
-    opened.on("pageerror", lambda error: faults.append(str(error)))
-    yield opened
-    context.close()
-    assert faults == []
-
-
-def open_page(page: Page, fleet: Fleet, model: str, rest: str = "") -> None:
-    page.goto(f"{fleet.urls[0]}/?model={quote(model, safe='')}{rest}")
-
-
-def ask(page: Page, question: str = "hello") -> None:
-    page.get_by_role("textbox").fill(question)
-    page.keyboard.press("Enter")
-
-
-def text(page: Page) -> str:
-    """The newest answer as it stands."""
-    return page.get_by_role("article").last.text_content() or ""
-
-
-def wait_for_some(page: Page, more_than: str = "") -> str:
-    page.wait_for_function(
-        "(least) => [...document.querySelectorAll('[role=log] [role=article]')].at(-1)?.textContent.length > least",
-        arg=len(more_than),
-    )
-    return text(page)
-
-
-def wait_for_the_end(page: Page) -> str:
-    page.get_by_role("button", name="Stop").wait_for(state="hidden")
-    return text(page)
-
-
-def stream_id(page: Page) -> str:
-    page.wait_for_function("location.hash.startsWith('#stream=')")
-    return str(page.evaluate("location.hash.slice('#stream='.length)"))
-
-
-def snapshot(fleet: Fleet, name: str) -> dict[str, Any]:
-    asked = urllib.request.Request(f"{fleet.urls[0]}/api/streams/{name}", headers={"Accept": "application/json"})
-    with urllib.request.urlopen(asked, timeout=5) as answer:
-        value: dict[str, Any] = json.load(answer)
-        return value
-
-
-def wait_for_state(fleet: Fleet, name: str, state: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 10
-    while (value := snapshot(fleet, name))["state"] != state:
-        assert time.monotonic() < deadline, value
-        time.sleep(0.05)
-    return value
 
 
 # -- an answer -------------------------------------------------------------------------------------------------------
@@ -129,7 +49,7 @@ def test_an_answer_is_there_word_by_word_and_then_whole(page: Page, fleet: Fleet
     assert words(60).startswith(part)
     assert len(part) < len(words(60))
     assert wait_for_the_end(page) == words(60)
-    assert page.get_by_role("status").text_content() == "Ready"
+    assert status(page) == "Ready"
     assert page.locator("[role=log] [role=article]").count() == 1
     assert hosts <= {urlsplit(fleet.urls[0]).netloc, ""}
 
@@ -137,11 +57,11 @@ def test_an_answer_is_there_word_by_word_and_then_whole(page: Page, fleet: Fleet
 def test_something_moves_before_the_first_token(page: Page, fleet: Fleet) -> None:
     open_page(page, fleet, "scripted?tokens=3&first_ms=60000")
     ask(page)
-    assert page.get_by_role("button", name="Stop").is_visible()
+    assert page.get_by_role("button", name="Stop", exact=True).is_visible()
     assert text(page) == ""
     shown = page.evaluate("getComputedStyle(document.querySelector('article'), '::after').content")
     assert "●" in shown
-    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Stop", exact=True).click()
     wait_for_the_end(page)
 
 
@@ -170,11 +90,11 @@ def test_the_next_question_carries_the_conversation(page: Page, fleet: Fleet) ->
             bodies.append(request.post_data_json)
 
     page.on("request", note)
-    open_page(page, fleet, "scripted?tokens=3&interval_ms=0")
+    open_page(page, fleet, "scripted?tokens=3&interval_ms=0", transport="sse")
     ask(page, "one")
     wait_for_the_end(page)
     ask(page, "two")
-    page.wait_for_function("document.querySelectorAll('article').length === 2")
+    page.wait_for_function("() => document.querySelectorAll('article').length === 2")
     assert wait_for_the_end(page) == words(3)
     assert bodies[1]["messages"] == [
         {"role": "user", "content": "one"},
@@ -212,37 +132,13 @@ def test_what_a_model_writes_is_text_and_never_markup(page: Page, fleet: Fleet) 
         route.fulfill(status=200, headers={"Content-Type": "text/event-stream", "X-Stream-Id": ID}, body=_sse(*tokens))
 
     page.route("**/api/chat", answer)
-    open_page(page, fleet, "scripted")
+    open_page(page, fleet, "scripted", transport="sse")
     ask(page)
     assert wait_for_the_end(page) == "".join(tokens)
-    assert page.locator("article *").count() == 0
+    assert page.locator("article :not(p)").count() == 0
     page.reload()
     assert wait_for_the_end(page) == "".join(tokens)
     assert page.title() == "Tokenrelay"
-
-
-def test_events_are_read_alike_however_the_network_cuts_them(page: Page, fleet: Fleet) -> None:
-    page.goto(fleet.urls[0])
-    found = page.evaluate(
-        """() => {
-          const lines = ["retry: 700", "", ": hb", "", "id: 1", 'data: {"token":"é😀"}', "", "data:a", "data: b", "",
-            "id: 2", "", "id:3", "data", "", "event: x", "data: ", "", ""];
-          const wanted = JSON.stringify([{ id: "1", data: '{"token":"é😀"}' }, { id: "", data: "a\\nb" },
-            { id: "3", data: "" }, { id: "", data: "" }]);
-          const wrong = [];
-          for (const ending of ["\\n", "\\r\\n", "\\r"]) {
-            const bytes = new TextEncoder().encode("\\ufeff" + lines.join(ending));
-            for (let size = 1; size <= bytes.length; size++) {
-              const decoder = new SseDecoder();
-              const frames = [];
-              for (let at = 0; at < bytes.length; at += size) frames.push(...decoder.feed(bytes.slice(at, at + size)));
-              if (JSON.stringify(frames) !== wanted || decoder.retryMs !== 700) wrong.push([ending, size, frames]);
-            }
-          }
-          return wrong;
-        }"""
-    )
-    assert found == []
 
 
 # -- stopping --------------------------------------------------------------------------------------------------------
@@ -252,7 +148,7 @@ def test_stop_stops_the_generation_itself(page: Page, fleet: Fleet) -> None:
     open_page(page, fleet, "scripted?tokens=100000&interval_ms=20")
     ask(page)
     wait_for_some(page)
-    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Stop", exact=True).click()
     shown = wait_for_the_end(page)
     assert wait_for_state(fleet, stream_id(page), "cancelled")["text"] == shown
     assert words(2000).startswith(shown)
@@ -261,7 +157,7 @@ def test_stop_stops_the_generation_itself(page: Page, fleet: Fleet) -> None:
 def test_stop_before_the_first_token(page: Page, fleet: Fleet) -> None:
     open_page(page, fleet, "scripted?tokens=5&first_ms=60000")
     ask(page)
-    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Stop", exact=True).click()
     assert wait_for_the_end(page) == ""
     wait_for_state(fleet, stream_id(page), "cancelled")
 
@@ -269,11 +165,11 @@ def test_stop_before_the_first_token(page: Page, fleet: Fleet) -> None:
 def test_stop_before_the_server_has_answered_holds(page: Page, fleet: Fleet) -> None:
     held: list[Route] = []
     page.route("**/api/chat", lambda route: held.append(route))
-    open_page(page, fleet, "scripted?tokens=100000&interval_ms=20")
+    open_page(page, fleet, "scripted?tokens=100000&interval_ms=20", transport="sse")
     with page.expect_request("**/api/chat"):
         ask(page)
-    page.get_by_role("button", name="Stop").click()
-    assert page.get_by_role("status").text_content() == "Stopping…"
+    page.get_by_role("button", name="Stop", exact=True).click()
+    assert status(page) == "Stopping…"
     held[0].continue_()
     wait_for_the_end(page)
     wait_for_state(fleet, stream_id(page), "cancelled")
@@ -288,7 +184,7 @@ def test_a_reload_in_mid_answer_carries_on(page: Page, fleet: Fleet) -> None:
     part = wait_for_some(page)
     page.reload()
     assert wait_for_some(page, part).startswith(part)
-    assert page.get_by_role("button", name="Stop").is_visible()
+    assert page.get_by_role("button", name="Stop", exact=True).is_visible()
     assert wait_for_the_end(page) == words(150)
     assert page.locator("details").count() == 1
     page.reload()
@@ -304,7 +200,7 @@ def test_a_reload_before_the_server_has_answered_asks_with_the_same_key(page: Pa
             route.continue_()
 
     page.route("**/api/chat", hold_the_first)
-    open_page(page, fleet, "scripted?tokens=5")
+    open_page(page, fleet, "scripted?tokens=5", transport="sse")
     with page.expect_request("**/api/chat"):
         ask(page)
     page.reload()
@@ -320,7 +216,7 @@ def test_an_edge_that_dies_in_mid_answer_costs_nothing(page: Page, fleet: Fleet)
     ask(page)
     part = wait_for_some(page)
     fleet.kill_edge(0)
-    page.wait_for_function("document.querySelector('[role=status]').textContent.includes('Reconnecting')")
+    wait_for_words(page, "Reconnecting")
     fleet.restart_edge(0)
     assert wait_for_some(page, part).startswith(part)
     assert wait_for_the_end(page) == words(200)
@@ -328,7 +224,7 @@ def test_an_edge_that_dies_in_mid_answer_costs_nothing(page: Page, fleet: Fleet)
 
 def test_a_connection_that_went_silent_is_given_up(page: Page, fleet: Fleet) -> None:
     page.clock.install()
-    open_page(page, fleet, "scripted?tokens=120&interval_ms=20")
+    open_page(page, fleet, "scripted?tokens=120&interval_ms=20", transport="sse")
     ask(page)
     wait_for_some(page)
     name = stream_id(page)
@@ -349,33 +245,18 @@ def test_a_second_tab_shows_the_same_answer(page: Page, browser: Browser, fleet:
     elsewhere = browser.new_context()
     try:
         second = elsewhere.new_page()
-        second.goto(f"{fleet.urls[0]}/#stream={stream_id(page)}")
+        second.goto(f"{fleet.urls[0]}/?stream={stream_id(page)}")
         wait_for_some(second)
-        assert second.get_by_role("button", name="Stop").is_visible()
+        assert second.get_by_role("button", name="Stop", exact=True).is_visible()
         assert wait_for_the_end(second) == wait_for_the_end(page) == words(120)
     finally:
         elsewhere.close()
 
 
-def test_a_link_followed_in_an_open_tab_joins(page: Page, browser: Browser, fleet: Fleet) -> None:
-    open_page(page, fleet, "scripted?tokens=10&interval_ms=0")
-    ask(page)
-    assert wait_for_the_end(page) == words(10)
-    elsewhere = browser.new_context()
-    try:
-        second = elsewhere.new_page()
-        second.goto(fleet.urls[0])
-        second.evaluate("(hash) => { location.hash = hash; }", f"#stream={stream_id(page)}")
-        wait_for_some(second)
-        assert wait_for_the_end(second) == words(10)
-    finally:
-        elsewhere.close()
-
-
-@pytest.mark.parametrize(("status", "said"), [(404, "not here"), (410, "expired"), (204, "nothing more")])
-def test_an_answer_that_is_gone_is_said_in_words(page: Page, fleet: Fleet, status: int, said: str) -> None:
-    page.route(f"**/api/streams/{ID}", lambda route: route.fulfill(status=status))
-    open_page(page, fleet, "scripted", f"#stream={ID}")
+@pytest.mark.parametrize(("code", "said"), [(404, "not here"), (410, "expired"), (204, "nothing more")])
+def test_an_answer_that_is_gone_is_said_in_words(page: Page, fleet: Fleet, code: int, said: str) -> None:
+    page.route(f"**/api/streams/{ID}", lambda route: route.fulfill(status=code))
+    open_page(page, fleet, "scripted", f"&stream={ID}", transport="sse")
     wait_for_the_end(page)
     assert said in (page.locator(".note").text_content() or "")
 
@@ -387,7 +268,7 @@ def test_an_answer_that_is_gone_is_said_in_words(page: Page, fleet: Fleet, statu
 def test_the_address_chooses_the_model(page: Page, fleet: Fleet, model: str) -> None:
     with page.expect_response("**/api/models"):
         open_page(page, fleet, model)
-    page.wait_for_function("document.querySelector('select').options.length > 3")
+    page.wait_for_function("() => document.querySelector('select').options.length > 3")
     assert page.get_by_label("Model").input_value() == model
 
 
@@ -400,7 +281,7 @@ def test_a_model_that_was_not_escaped_is_understood(page: Page, fleet: Fleet) ->
 
 def test_a_model_that_cannot_answer_is_not_to_be_chosen(page: Page, fleet: Fleet) -> None:
     page.goto(fleet.urls[0])
-    page.wait_for_function("document.querySelector('select').options.length > 3")
+    page.wait_for_function("() => document.querySelector('select').options.length > 3")
     options = page.evaluate("[...document.querySelector('select').options].map((o) => [o.value, o.disabled, o.text])")
     by_name = {name: (disabled, label) for name, disabled, label in options}
     assert by_name["scripted"] == (False, "scripted")
