@@ -1,9 +1,9 @@
 """How smooth the chat page stays while a long answer is written: `python -m tests.browser.jank`.
 
-Prints, for 10,000 tokens at 200 a second in headless Chromium: how much the main thread worked in each second (its
-processor time, `TaskDuration` of the DevTools protocol's Performance domain: script, style, layout and paint together), its
-long tasks (https://www.w3.org/TR/longtasks-1/: over 50 ms by the clock, so a machine that does something else makes more of
-them) after the page had loaded, and the JavaScript heap after a collection.
+Prints, for 10,000 tokens at 200 a second in headless Chromium: how much the main thread worked in each second
+(processor time, `TaskDuration` of the DevTools protocol's Performance domain: script, style, layout, paint); its long
+tasks after the page had loaded (https://www.w3.org/TR/longtasks-1/: over 50 ms by the clock, so a machine that does
+something else makes more of them); the JavaScript heap after a collection.
 Figures of one machine under one load: printed, never asserted.
 """
 
