@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -320,6 +321,36 @@ def test_without_a_key_the_page_says_what_is_missing(page: Page, locked: Fleet) 
     page.get_by_role("button", name="Not now").click()
     assert wait_for_the_end(page) == ""
     assert page.locator(".note.bad").text_content() == "This server wants a key."
+
+
+# -- the files -------------------------------------------------------------------------------------------------------
+
+
+def get(fleet: Fleet, path: str, headers: dict[str, str] | None = None) -> tuple[int, Mapping[str, str]]:
+    connection = http.client.HTTPConnection("127.0.0.1", fleet.ports[0], timeout=5)
+    try:
+        connection.request("GET", path, headers=headers or {})
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/static/app.js", "/static/page.css", "/static/client/client.js"])
+def test_a_file_has_a_policy_and_is_sent_once(fleet: Fleet, path: str) -> None:
+    status_code, headers = get(fleet, path)
+    assert status_code == 200
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self';" in policy
+    assert "unsafe" not in policy
+    assert get(fleet, path, {"If-None-Match": headers["etag"]})[0] == 304
+
+
+@pytest.mark.parametrize("path", ["", "settings.py", "../settings.py", "%2e%2e/settings.py", "client/package.json"])
+def test_nothing_but_the_pages_files_is_given_away(fleet: Fleet, path: str) -> None:
+    assert get(fleet, f"/static/{path}")[0] == 404
 
 
 # -- the page of the interface ---------------------------------------------------------------------------------------
