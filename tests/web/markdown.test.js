@@ -19,6 +19,7 @@ const DOCUMENTS = [
   "| a | b |\n|:--|--:|\n| 1 | `x\\|y` |\n| 2 |\nafter\n",
   "a | b\nno table\n| c |\n| --- |\n| d |\n",
   "\r\n\r\nwindows\r\n\r\n- a\r\n- b\r\n",
+  "what looks like a block\n#hashtag\n-dash\n>quote\n---x\n```a`b\n1.5 is a number\n",
   "in the year\n1984. It was\n1. a list\n",
   "😀".repeat(50) + "\n\n" + "word ".repeat(3_000) + "\n\nthe end",
   "```\n" + "line of code\n".repeat(900) + "```\nthe end\n",
