@@ -221,7 +221,7 @@ HOLD_BYTES: Final = 4 * 1024
 def hold_little(send: Send) -> None:
     """Let `send` wait as soon as the kernel takes no more: what a reader lacks is in the log, not in a buffer."""
     transport = _transport(send)
-    if transport is not None:
+    if transport is not None and not transport.is_closing():  # uvloop raises for one whose client has gone
         transport.set_write_buffer_limits(high=HOLD_BYTES)
 
 

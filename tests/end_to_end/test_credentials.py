@@ -46,7 +46,7 @@ def bearer(secret: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {secret}"}
 
 
-def token(subject: str, seconds: float = 600, **claims: Any) -> dict[str, str]:
+def token(subject: str, seconds: float = 86_400, **claims: Any) -> dict[str, str]:
     said = {"sub": subject, "aud": "chat", "exp": int(time.time() + seconds), **claims}
     return bearer(jwt.encode(said, SECRET, "HS256"))
 

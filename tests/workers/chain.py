@@ -19,6 +19,7 @@ from tests.workers.upstream import END, HEAD, Reader, Script, Upstream, Writer, 
 from workers import routing
 from workers.generate import Generation
 from workers.health import Health
+from workers.metrics import Metrics
 from workers.providers.anthropic import Anthropic
 from workers.providers.base import Accepts, Provider
 from workers.providers.gemini import Gemini
@@ -119,6 +120,7 @@ class Chain:
         house: Any = SimpleNamespace(
             settings=self.settings, writer=SimpleNamespace(mark=lambda _: None), catalogue=OURS,
             providers=self.providers, tools=Toolbox(), health=self.health, redis=None,
+            metrics=Metrics(),
         )  # fmt: skip
         claim = Claim("s", 1, 0, 0, asked.model or "neuroswitch", "continue", request.pack(asked))
         generation = Generation(house, claim, 0.0)

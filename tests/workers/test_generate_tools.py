@@ -15,6 +15,7 @@ from protocol.scripts import Claim
 from workers import routing
 from workers.generate import MAX_CALLS, Generation
 from workers.health import Health
+from workers.metrics import Metrics
 from workers.providers.base import Delta, Finish, ModelRequest, Piece, ToolUse
 from workers.settings import Settings
 from workers.tools.registry import Toolbox
@@ -59,6 +60,7 @@ def told(caller: Caller, **fields: Any) -> list[dict[str, Any]]:
         house: Any = SimpleNamespace(
             settings=Settings(), writer=SimpleNamespace(mark=lambda _: None), catalogue=OURS,
             providers={"anthropic": caller}, tools=Toolbox(), health=Health(OURS.routing.health, "w", 1.0), redis=None,
+            metrics=Metrics(),
         )  # fmt: skip
         entries: list[bytes] = []
         generation = Generation(house, claim(asked), 0.0)
