@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from protocol.errors import TokenrelayError
 from server import tokens
-from server.keyring import BadKeys, KeyLimits, KeyRing
+from server.keyring import BadKeys, Key, KeyLimits, KeyRing
 from server.passes import Pass, Passes
 from server.settings import Refused, Settings, parse_keys
 from server.tokens import OWNER_PREFIX, BadKeySet, Tokens
@@ -31,12 +31,14 @@ def must_read(settings: Settings) -> None:
 
 class Identity(msgspec.Struct, frozen=True):
     """Whose streams these are. `only_stream` is what a ticket was limited to; None: all of the owner's. `expires_at`
-    (seconds of the epoch) is when it ends by itself; None: never."""
+    (seconds of the epoch) is when it ends by itself; None: never. `key` is the one it came with, or that its ticket was
+    made with; None: there is none."""
 
     owner: str
     by: Literal["nobody", "key", "token", "ticket"]
     only_stream: str | None = None
     expires_at: float | None = None
+    key: Key | None = None
 
     def may_read(self, stream_id: str) -> bool:
         return self.only_stream is None or self.only_stream == stream_id
@@ -56,7 +58,9 @@ class Auth:
             settings.jwt_secret, settings.jwks_file, settings.jwt_issuer, settings.jwt_audience,
         )  # fmt: skip
         self._passes = Passes(redis, settings.ticket_rotate_s)
-        self._defaults = KeyLimits(settings.key_concurrency, settings.key_rate)
+        self._defaults = KeyLimits(
+            settings.key_concurrency, settings.key_rate, settings.key_connections, settings.max_output_tokens,
+        )  # fmt: skip
 
     def identify(self, authorization: str | None) -> Identity:
         """By header. Raises TokenrelayError UNAUTHORIZED."""
@@ -66,9 +70,9 @@ class Auth:
         secret = secret.strip()
         if scheme.lower() not in ("bearer", "apikey") or not secret:
             raise TokenrelayError("UNAUTHORIZED", "send Authorization: Bearer KEY")
-        owner = self._keys.owner_of(secret)
-        if owner is not None:
-            return Identity(owner, "key")
+        key = self._keys.find(secret)
+        if key is not None:
+            return Identity(key.name, "key", key=key)
         if self._tokens.is_on and scheme.lower() == "bearer" and secret.count(".") == 2:
             bearer = self._tokens.verify(secret)
             return Identity(bearer.owner, "token", expires_at=bearer.expires_at)
@@ -79,28 +83,35 @@ class Auth:
         if ticket is None:
             return self.identify(authorization)
         found = await self._passes.read(ticket)
-        identity = Identity(found.owner, "ticket", found.stream_id, found.until)
-        if self.has_ended(identity):
+        key = self._keys.named(found.owner)
+        identity = Identity(found.owner, "ticket", found.stream_id, found.until, key)
+        if (None if key is None else key.created) != found.key_created or self.has_ended(identity):
             raise TokenrelayError("UNAUTHORIZED", "what this ticket was made with is not valid any more")
         return identity
 
     async def ticket(self, identity: Identity, stream_id: str | None) -> str:
         """A ticket for a minute, for one stream or for all the owner's. What is opened with it lasts no longer than the
         key or the token it was made with. Raises TokenrelayError SERVICE_UNAVAILABLE."""
-        return await self._passes.write(Pass(identity.owner, stream_id, identity.expires_at))
+        created = None if identity.key is None else identity.key.created
+        return await self._passes.write(Pass(identity.owner, stream_id, identity.expires_at, created))
 
     def has_ended(self, identity: Identity) -> bool:
-        """Whether a connection that was opened so has to close: the token has expired, the key was revoked. Cheap:
-        every connection asks once a second."""
+        """Whether a connection that was opened so has to close: the token has expired; the key was revoked, though its
+        name may have been given again since. Cheap: every connection asks once a second."""
         if identity.expires_at is not None and tokens.has_expired(identity.expires_at):
             return True
-        is_token = identity.owner.startswith(OWNER_PREFIX)  # a ticket's owner tells what it was made with
-        return self._keys.is_needed and not is_token and self._keys.limits_of(identity.owner) is None
+        if identity.key is not None:
+            return not identity.key.is_same(self._keys.named(identity.owner))
+        if identity.owner.startswith(OWNER_PREFIX):  # a ticket's owner tells what it was made with
+            return not self._tokens.is_on
+        return self._keys.is_needed or self._tokens.is_on
+
+    def must_hold(self, identity: Identity) -> None:
+        """Raises TokenrelayError UNAUTHORIZED when it has ended."""
+        if self.has_ended(identity):
+            raise TokenrelayError("UNAUTHORIZED", "what opened this connection is not valid any more")
 
     def limits(self, identity: Identity) -> KeyLimits:
-        """What it may start; both numbers are set, 0 for no limit."""
-        own = self._keys.limits_of(identity.owner) or KeyLimits()
-        return KeyLimits(
-            self._defaults.concurrency if own.concurrency is None else own.concurrency,
-            self._defaults.rate if own.rate is None else own.rate,
-        )
+        """What it may; all numbers are set, 0 for no limit."""
+        key = self._keys.named(identity.owner)
+        return self._defaults if key is None else key.limits.over(self._defaults)

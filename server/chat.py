@@ -31,7 +31,7 @@ async def chat(call: Call) -> None:
     identity = call.identity = edge.auth.identify(call.headers.get("authorization"))
     body = request.parse_json(raw)
     key = ws.idempotency_key(call.headers.get("idempotency-key"))
-    with edge.limits.connection(identity.owner):
+    with edge.connection(identity):
         await _start(call, identity, body, key)
 
 

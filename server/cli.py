@@ -128,12 +128,18 @@ def add_key(
     rate: Annotated[
         int | None, typer.Option(min=0, help="Streams it may start a minute, 0: no limit. Default: the setting's.")
     ] = None,
+    connections: Annotated[
+        int | None, typer.Option(min=0, help="Connections to one edge process, 0: no limit. Default: the setting's.")
+    ] = None,
+    max_output_tokens: Annotated[
+        int | None, typer.Option(min=0, help="Largest max_tokens, 0: no limit. Default: the setting's.")
+    ] = None,
 ) -> None:
     """Make a key and print its secret, once: the file keeps only a digest."""
     from server import keyring
 
     try:
-        typer.echo(keyring.add(file, name, keyring.KeyLimits(concurrency, rate)))
+        typer.echo(keyring.add(file, name, keyring.KeyLimits(concurrency, rate, connections, max_output_tokens)))
     except (keyring.BadKeys, OSError) as error:
         fail(str(error), 1)
 

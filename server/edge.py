@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from protocol import catalogue
 from protocol.errors import TokenrelayError
 from server import departure, jobs, keeper
-from server.auth import Auth
+from server.auth import Auth, Identity
 from server.hub import Hub
 from server.limits import Limits
 from server.log import LogReader
@@ -82,6 +82,10 @@ class Edge:
         if self._drained_at is not None:
             loop = asyncio.get_running_loop()
             loop.call_later(departure.late_s(self._drained_at - time.monotonic()), door.close_soon)
+
+    def connection(self, identity: Identity) -> contextlib.AbstractContextManager[None]:
+        """While whoever asks has one more connection open. Raises TokenrelayError RATE_LIMIT when that is too many."""
+        return self.limits.connection(identity.owner, self.auth.limits(identity).connections)
 
     def must_not_drain(self) -> None:
         """Raises TokenrelayError SERVICE_UNAVAILABLE once the edge is on its way out."""

@@ -26,6 +26,7 @@ from protocol import codec
 from protocol.errors import TokenrelayError
 from protocol.ws import Close
 from server.limits import CROWDED, Bucket
+from server.origin import NOT_A_PAGE, SECURITY_HEADERS
 
 MAX_HEAD_BYTES: Final = 32_768
 MAX_LINE_BYTES: Final = 8_000
@@ -78,7 +79,7 @@ def refusal(error: TokenrelayError, *headers: bytes) -> bytes:
     phrase = HTTPStatus(error.status).phrase
     lines = [
         f"HTTP/1.1 {error.status} {phrase}".encode(), b"content-type: application/json", b"cache-control: no-store",
-        b"x-content-type-options: nosniff", f"x-request-id: {request_id}".encode(),
+        *(b": ".join(line) for line in (*SECURITY_HEADERS, NOT_A_PAGE)), f"x-request-id: {request_id}".encode(),
         f"content-length: {len(body)}".encode(), b"connection: close", *headers,
     ]  # fmt: skip
     return b"\r\n".join([*lines, b"", body])

@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
-_ALWAYS: Final = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-frame-options", b"DENY"),
-)
 SERVICE_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """Answered to connections beyond the bound too: a probe that fails under load gets the process killed."""
 
@@ -106,9 +101,12 @@ class Call:
 
     async def start(self, status: int, headers: Mapping[str, str] | None = None, *raw: tuple[bytes, bytes]) -> None:
         """The status line and headers; `x-request-id` and the security headers are always there."""
-        lines = [*_ALWAYS, (b"x-request-id", self.request_id.encode()), *raw]
+        lines = [*origin.SECURITY_HEADERS, (b"x-request-id", self.request_id.encode()), *raw]
+        given = headers or {}
+        if "content-security-policy" not in given and not given.get("content-type", "").startswith("text/html"):
+            lines.append(origin.NOT_A_PAGE)
         lines += origin.answer_headers(self.headers, self.edge.settings)
-        lines += [(name.encode(), value.encode("latin-1", "replace")) for name, value in (headers or {}).items()]
+        lines += [(name.encode(), value.encode("latin-1", "replace")) for name, value in given.items()]
         self.has_begun = True
         await self.send({"type": "http.response.start", "status": status, "headers": lines})
 

@@ -48,7 +48,7 @@ class Jobs:
     async def start(
         self, stream_id: str, owner: str, model: str, body: ChatRequest, key: str | None, may: KeyLimits
     ) -> StartReply:
-        """Queue a generation; `may` is what its owner's key may start, both numbers set.
+        """Queue a generation; `may` is what its owner's key may, all numbers set.
 
         An Idempotency-Key used before attaches instead: the reply's outcome is `existing`.
 
@@ -59,7 +59,7 @@ class Jobs:
             stream_id=stream_id,
             owner=owner,
             model=model,
-            request=request.pack(request.bounded(body, self._settings.max_output_tokens)),
+            request=request.pack(request.bounded(body, may.max_output_tokens or 0)),
             on_disconnect=body.on_disconnect,
             idempotency_key=key,
             fingerprint=body.fingerprint(),

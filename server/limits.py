@@ -68,7 +68,6 @@ class Limits:
     """One per process."""
 
     def __init__(self, settings: Settings) -> None:
-        self._of_a_key = settings.key_connections
         self._message_rate = settings.message_rate
         self._buffered_most = MAX_BUFFERED_BODIES * settings.max_body_bytes
         self._buffered = 0  # bytes of bodies that are arriving
@@ -78,9 +77,9 @@ class Limits:
         return f"<Limits {self._held.total()} connections of {len(self._held)} keys | {self._buffered} bytes arriving>"
 
     @contextlib.contextmanager
-    def connection(self, owner: str) -> Iterator[None]:
-        """While a key has one more connection open. Raises TokenrelayError RATE_LIMIT when it has all it may have."""
-        most = self._of_a_key
+    def connection(self, owner: str, most: int | None) -> Iterator[None]:
+        """While a key has one more connection open, of at most so many (0, None: any number). Raises TokenrelayError
+        RATE_LIMIT when it has all it may have."""
         if most and self._held[owner] >= most:
             issue = f"this key has {most} connections here, as many as it may; close one or wait for one"
             raise TokenrelayError("RATE_LIMIT", issue, retry_after=1, limit=most, remaining=0, reset=1)

@@ -15,6 +15,18 @@ from urllib.parse import urlsplit
 from protocol.errors import TokenrelayError
 from server.settings import Settings, is_loopback
 
+SECURITY_HEADERS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    # No page of another site may embed it, whatever it calls it: no script, no image (Fetch standard, section 3.7).
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+"""In the head of every answer. `Referrer-Policy` because an address may hold a ticket."""
+
+NOT_A_PAGE: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+"""Of what is no page: whatever a browser takes it for, it runs and loads nothing."""
+
 _EXPOSED: Final = (
     b"X-Stream-Id, Location, X-Request-Id, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
 )

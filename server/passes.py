@@ -3,10 +3,16 @@
 Time is cut into periods; each has a secret of its own in Redis, made by whichever edge needs it first, and a ticket
 names its period. The one before and the one after are taken as well: a ticket outlives its period by less than a
 minute, and edges' clocks may differ by as much. Nothing else is looked up, so that invented periods cost no round trip.
+
+A ticket that does not fit what is known here may be newer than that: the secrets are read again before it is refused.
+All such tickets share one read, and there are few a second: a forged ticket waits for its refusal, a good one is never
+refused.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
 import time
 from typing import Any, Final
@@ -21,25 +27,20 @@ from protocol.errors import TokenrelayError
 from server.redis import UNREACHABLE, away
 
 TICKET_S: Final = 60
-TRUSTED_S: Final = 30.0
-"""A secret that was read is used for this long; one that does not fit is read again once a second at the most."""
+AGAIN_S: Final = 0.2
+"""Between two reads because of tickets that do not fit."""
 
-AGAIN_S: Final = 1.0
 _AUDIENCE: Final = "tokenrelay"
 
 
 class Pass(msgspec.Struct, frozen=True):
     """What a ticket says. `stream_id` None: all the owner's streams and the socket. `until`: when what it was made with
-    expires, in seconds of the epoch; None: never."""
+    expires, in seconds of the epoch; None: never. `key_created`: of the key it was made with; None: it was no key."""
 
     owner: str
     stream_id: str | None
     until: float | None
-
-
-class _Secret(msgspec.Struct, frozen=True):
-    value: bytes | None  # None: there is none in Redis
-    read_at: float  # by the monotonic clock
+    key_created: str | None = None
 
 
 class Passes:
@@ -48,7 +49,10 @@ class Passes:
     def __init__(self, redis: Redis, rotate_s: int) -> None:
         self._redis = redis
         self._rotate_s = rotate_s
-        self._secrets: dict[int, _Secret] = {}  # by period; at most three
+        self._secrets: dict[int, bytes] = {}  # by period; at most three
+        self._reading = asyncio.Lock()
+        self._asked_at = float("-inf")  # when the last read for a ticket began, by the monotonic clock
+        self._has_failed = False  # that read
 
     def __repr__(self) -> str:
         return f"<Passes {len(self._secrets)} secrets known>"
@@ -61,6 +65,8 @@ class Passes:
             claims["stream"] = granted.stream_id
         if granted.until is not None:
             claims["until"] = granted.until
+        if granted.key_created is not None:
+            claims["key"] = granted.key_created
         return jwt.encode(claims, await self._make(period), algorithm="HS256", headers={"kid": str(period)})
 
     async def read(self, ticket: str) -> Pass:
@@ -72,29 +78,46 @@ class Passes:
             claims = await self._verified(ticket, period)
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise TokenrelayError("UNAUTHORIZED", "this ticket is not valid or has expired") from error
-        return Pass(claims["sub"], claims.get("stream"), claims.get("until"))
+        return Pass(claims["sub"], claims.get("stream"), claims.get("until"), claims.get("key"))
 
     async def _verified(self, ticket: str, period: int) -> dict[str, Any]:
-        """Redis may have lost the secret we know, and another edge made a new one: then ours is read again."""
-        try:
-            return _decode(ticket, await self._known(period, TRUSTED_S))
-        except jwt.InvalidSignatureError:
-            return _decode(ticket, await self._known(period, AGAIN_S))
+        arrived_at = time.monotonic()
+        known = self._secrets.get(period)
+        if known is not None:
+            with contextlib.suppress(jwt.InvalidSignatureError):
+                return _decode(ticket, known)
+        # The period is new, or Redis lost its secret and another edge has made one since.
+        await self._read_since(arrived_at)
+        known = self._secrets.get(period)
+        if known is None:
+            raise jwt.InvalidSignatureError
+        return _decode(ticket, known)
 
     def _period(self) -> int:
         return int(time.time() // self._rotate_s)
 
-    async def _known(self, period: int, most_age_s: float) -> bytes:
-        """The period's secret as it was read at most so long ago. Raises InvalidSignatureError when there is none."""
-        known = self._secrets.get(period)
-        if known is None or time.monotonic() - known.read_at >= (most_age_s if known.value else AGAIN_S):
-            try:
-                known = self._keep(period, await self._redis.get(keys.secret(period)))
-            except (*UNREACHABLE, RedisError) as error:
-                raise away() from error
-        if known.value is None:
-            raise jwt.InvalidSignatureError
-        return known.value
+    async def _read_since(self, arrived_at: float) -> None:
+        """Know the secrets as Redis had them after `arrived_at`. Raises TokenrelayError SERVICE_UNAVAILABLE.
+
+        Whoever comes while one waits to read is served by that read.
+        """
+        async with self._reading:
+            if self._asked_at <= arrived_at:
+                await asyncio.sleep(self._asked_at + AGAIN_S - time.monotonic())  # not at all if that is past
+                self._asked_at, self._has_failed = time.monotonic(), True
+                await self._read()
+                self._has_failed = False
+            elif self._has_failed:
+                raise away()
+
+    async def _read(self) -> None:
+        current = self._period()
+        periods = (current - 1, current, current + 1)
+        try:
+            values = await self._redis.mget([keys.secret(period) for period in periods])
+        except (*UNREACHABLE, RedisError) as error:
+            raise away() from error
+        self._secrets = {period: value for period, value in zip(periods, values, strict=True) if value is not None}
 
     async def _make(self, period: int) -> bytes:
         """The period's secret, always as Redis has it now: tickets are rare, and every edge must take them."""
@@ -108,14 +131,10 @@ class Passes:
             raise away() from error
         if value is None:
             raise away()
-        self._keep(period, value)
-        return bytes(value)
-
-    def _keep(self, period: int, value: bytes | None) -> _Secret:
         current = self._period()
-        self._secrets = {known: kept for known, kept in self._secrets.items() if abs(known - current) <= 1}
-        made = self._secrets[period] = _Secret(value, time.monotonic())
-        return made
+        kept = {known: other for known, other in self._secrets.items() if abs(known - current) <= 1}
+        self._secrets = {**kept, period: bytes(value)}
+        return bytes(value)
 
 
 def _decode(ticket: str, secret: bytes) -> dict[str, Any]:

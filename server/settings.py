@@ -18,12 +18,16 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="TOKENRELAY_", frozen=True)
 
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="where edges and workers meet")
+    redis_url: str = Field("redis://127.0.0.1:6379/0", repr=False, description="where edges and workers meet")
     host: str = Field("127.0.0.1", description="address an edge listens on; anything but loopback needs keys")
     port: int = Field(8000, ge=0, le=65535, description="port an edge listens on; 0 takes any free one")
-    api_keys: str = Field("", description="`name:secret` pairs, comma separated; a name owns the streams it starts")
+    api_keys: str = Field(
+        "", repr=False, description="`name:secret` pairs, comma separated; a name owns the streams it starts"
+    )
     keys_file: Path | None = Field(None, description="file of hashed keys, see `tokenrelay keys`")
-    jwt_secret: str = Field("", description="verifies callers' tokens signed with HS256; at least 32 characters")
+    jwt_secret: str = Field(
+        "", repr=False, description="verifies callers' tokens signed with HS256; at least 32 characters"
+    )
     jwks_file: Path | None = Field(
         None, description="JSON Web Key Set that verifies callers' tokens signed with RS256 or ES256"
     )

@@ -48,7 +48,7 @@ async def stream(call: Call) -> None:
     # The header is the newer one: an EventSource sends it when it reconnects to the same URL.
     after = call.headers.get("last-event-id")
     cursor_id = cursor.parse(call.query.get("after") if after is None else after)
-    with call.edge.limits.connection(identity.owner):
+    with call.edge.connection(identity):
         await attach(call, identity, stream_id, cursor_id, is_compact)
 
 

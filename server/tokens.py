@@ -24,6 +24,9 @@ LEEWAY_S: Final = 5
 """Between the clocks of whoever signs and ours."""
 
 MAX_SUBJECT: Final = 256
+MIN_RSA_BITS: Final = 2048
+"""RFC 7518 section 3.3."""
+
 OWNER_PREFIX: Final = "jwt:"
 """No key's name has a colon, so that no subject is ever taken for a key's owner."""
 
@@ -78,8 +81,8 @@ class Tokens:
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise TokenrelayError("UNAUTHORIZED", "this token is not valid here") from error
         subject = claims["sub"]
-        if not subject or len(subject) > MAX_SUBJECT:
-            raise TokenrelayError("UNAUTHORIZED", f"a token's sub has 1 to {MAX_SUBJECT} characters")
+        if not subject or len(subject) > MAX_SUBJECT or not subject.isprintable():  # a lone surrogate is not, either
+            raise TokenrelayError("UNAUTHORIZED", f"a token's sub has 1 to {MAX_SUBJECT} printable characters")
         return Bearer(OWNER_PREFIX + subject, expires_at)
 
     def _key_for(self, header: dict[str, Any]) -> tuple[Any, str]:
@@ -97,16 +100,32 @@ class Tokens:
 
 
 def parse_key_set(text: str) -> list[jwt.PyJWK]:
-    """The public keys of a JSON Web Key Set (RFC 7517 section 5). Raises BadKeySet."""
+    """The public keys of a JSON Web Key Set (RFC 7517 section 5) that can be used here; others are left out, as that
+    section wants. Raises BadKeySet."""
     try:
         listed = json.loads(text)["keys"]
-        found = [jwt.PyJWK.from_dict(item) for item in listed if item.get("use", "sig") == "sig"]
-    except (ValueError, KeyError, TypeError, AttributeError, jwt.PyJWTError) as error:
+        usable = [key for item in listed if (key := _public_key(item)) is not None]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, BadKeySet):
+            raise
         raise BadKeySet(f"not a JSON Web Key Set ({type(error).__name__})") from error
-    usable = [key for key in found if key.algorithm_name in PUBLIC]
     if not usable:
         raise BadKeySet(f"the set has no public key for {' or '.join(PUBLIC)}")
     return usable
+
+
+def _public_key(item: dict[str, Any]) -> jwt.PyJWK | None:
+    if item.get("use", "sig") != "sig":
+        return None
+    if "d" in item:
+        raise BadKeySet("the set holds a private key; only whoever signs may have that")
+    try:
+        key = jwt.PyJWK.from_dict(item)
+    except jwt.PyJWTError:  # a type, a curve or an algorithm that is not known here
+        return None
+    if key.algorithm_name == "RS256" and key.key.key_size < MIN_RSA_BITS:
+        raise BadKeySet(f"the set holds an RSA key of {key.key.key_size} bits; expected {MIN_RSA_BITS} at least")
+    return key if key.algorithm_name in PUBLIC else None
 
 
 def has_expired(expires_at: float) -> bool:

@@ -157,6 +157,7 @@ class Socket:
     async def _obey(self, command: ws.Command) -> None:
         stream_id = getattr(command, "stream_id", None)
         try:
+            self._edge.auth.must_hold(self._identity)  # a client that reads nothing is not closed at once
             match command:
                 case ws.Start():
                     await self._start(command)
@@ -327,7 +328,7 @@ class WebSocketDoor:
         with contextlib.ExitStack() as stack:
             try:
                 identity, dialect = await self._admit(scope)
-                stack.enter_context(self._edge.limits.connection(identity.owner))
+                stack.enter_context(self._edge.connection(identity))
             except TokenrelayError as error:
                 await self.deny(scope, receive, send, error)
                 return
@@ -347,7 +348,8 @@ class WebSocketDoor:
             "content-type": "application/json", "content-length": str(len(body)), "cache-control": "no-store",
             "x-request-id": request_id, **http.error_headers(error),
         }  # fmt: skip
-        headers = [(name.encode(), value.encode()) for name, value in lines.items()]
+        headers = [*origin.SECURITY_HEADERS, origin.NOT_A_PAGE]
+        headers += [(name.encode(), value.encode()) for name, value in lines.items()]
         await send({"type": "websocket.http.response.start", "status": error.status, "headers": headers})
         await send({"type": "websocket.http.response.body", "body": body})
         # uvicorn takes a denied handshake for an unfinished one, and logs that, until the connection is lost: the

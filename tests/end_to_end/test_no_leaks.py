@@ -17,7 +17,8 @@ from websockets.exceptions import InvalidStatus
 
 from tests.end_to_end.test_makers import sse
 from tests.fleet import Fleet, free_port, until
-from tests.wire import Sse, Ws, call, start, text_of
+from tests.raw import Raw, frame, handshake
+from tests.wire import PATIENCE_S, Sse, Ws, call, start, text_of
 
 MARK = "pl4nt3d"
 KEY, SECRET = f"{MARK}-key-of-alice", f"{MARK}-secret-of-the-identity-provider"
@@ -81,6 +82,23 @@ class Heard:
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self.issued = [MARK]  # what must be in none of them; a token or a ticket hides the mark in base64
+
+    def leaks(self) -> list[str]:
+        """Where in the texts something of it is, with what stands around."""
+        found = ((text, text.find(secret)) for text in self.texts for secret in self.issued)
+        return [text[max(0, at - 300) : at + 100] for text, at in found if at >= 0]
+
+    def token(self, seconds: float = 600, secret: str = SECRET) -> str:
+        """One whose subject has the mark."""
+        made = jwt.encode({"sub": f"{MARK}@example.org", "exp": int(time.time() + seconds)}, secret, "HS256")
+        self.issued += [made, made.rpartition(".")[2]]
+        return made
+
+    async def ticket(self, url: str, headers: dict[str, str], body: Any = None) -> str:
+        ticket: str = (await call("POST", f"{url}/api/tickets", body, headers))[1]["ticket"]
+        self.issued += [ticket, ticket.rpartition(".")[2]]
+        return ticket
 
     async def refused(self, method: str, url: str, body: Any = None, headers: dict[str, str] | None = None) -> None:
         status, answer, answered = await call(method, url, body, headers)
@@ -91,8 +109,7 @@ class Heard:
 async def strangers(url: str, heard: Heard) -> None:
     """What is refused before anything starts."""
     chat = f"{url}/api/chat"
-    stale = jwt.encode({"sub": MARK, "exp": int(time.time()) - 99}, SECRET, "HS256")
-    for secret in (f"{MARK}-wrong", stale, jwt.encode({"sub": MARK}, "f" * 32, "HS256"), f"{MARK}.{MARK}.{MARK}"):
+    for secret in (f"{MARK}-wrong", heard.token(-99), heard.token(secret="f" * 32), f"{MARK}.{MARK}.{MARK}"):
         await heard.refused("POST", chat, {"message": PROMPT}, {"Authorization": f"Bearer {secret}"})
     await heard.refused("GET", f"{url}/api/streams/{'0' * 32}?ticket={MARK}")
     await heard.refused("GET", f"{url}/api/streams/{MARK}", None, ALICE)
@@ -136,8 +153,64 @@ async def answers(url: str, maker: Maker, heard: Heard) -> None:
             assert MARK in text_of(events)  # it did come through
 
 
+async def vanish(url: str, heard: Heard) -> None:
+    """Peers with good credentials that go without a goodbye: in the middle of a body, an answer, a message."""
+    subject = {"Authorization": f"Bearer {heard.token()}"}
+    long = {"message": PROMPT, "model": "scripted?tokens=1000&interval_ms=20", "on_disconnect": "cancel"}
+    async with Raw(url) as peer:
+        await peer.say(f"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {subject['Authorization']}\r\n")
+        await peer.say(f'Content-Length: 999\r\n\r\n{{"message": "{PROMPT}')
+    async with Sse.post(url, long, subject) as stream:
+        await stream.take(3)
+        stream_id = stream.stream_id
+    scoped, whole = await heard.ticket(url, subject, {"stream_id": stream_id}), await heard.ticket(url, subject)
+    async with Raw(url) as peer:
+        await peer.say(f"GET /api/streams/{stream_id}?ticket={scoped} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert b" 200 " in await peer.head()
+    async with Raw(url) as peer:
+        await peer.say(handshake().replace("/api/ws", f"/api/ws?ticket={whole}"))
+        assert b" 101 " in await peer.head()
+        await peer.say(frame(1, json.dumps({"type": "start", "ref": MARK, **long}).encode()))
+        await peer.frame()
+        await peer.say(frame(1, f'{{"type": "{MARK}'.encode(), fin=False))
+    async with Raw(url) as peer:
+        await peer.say(handshake("tokenrelay.v1.json", f"Authorization: Bearer {KEY}"))
+        await peer.head()
+        await peer.say(frame(1, f"\xff{MARK}".encode("latin-1")))
+        assert await peer.close_code() == 1007
+
+
+async def without_redis(fleet: Fleet, heard: Heard) -> None:
+    """Everything that is asked while Redis is gone, with a generation under way."""
+    url = fleet.urls[0]
+    fleet.restart_worker(0)
+    fleet.wait_until_ready()
+    ticket = await heard.ticket(url, ALICE)
+    async with Sse.post(url, {"message": PROMPT, "model": "scripted?tokens=1000&interval_ms=20"}, ALICE) as stream:
+        await stream.take(5)
+        fleet.kill_redis()
+        await heard.refused("POST", f"{url}/api/chat", {"message": PROMPT, "model": "scripted"}, ALICE)
+        await heard.refused("GET", f"{url}/api/streams/{stream.stream_id}?ticket={ticket}")
+        await heard.refused("POST", f"{url}/api/tickets", None, ALICE)
+        other = jwt.encode({"sub": MARK}, "f" * 32, "HS256", headers={"kid": str(int(time.time() // 3600))})
+        heard.issued.append(other)
+        await heard.refused("GET", f"{url}/api/streams/{stream.stream_id}?ticket={other}")
+    async with asyncio.timeout(PATIENCE_S):
+        while (ready := await call("GET", f"{url}/readyz"))[0] == 200:
+            await asyncio.sleep(0.2)
+    heard.texts.append(str(ready))
+
+
+async def metrics(heard: Heard, *urls: str) -> None:
+    async with aiohttp.ClientSession() as session:
+        for url in urls:
+            async with session.get(f"{url}/metrics") as response:
+                assert response.status == 200
+                heard.texts.append(await response.text())
+
+
 async def crash(fleet: Fleet, heard: Heard) -> None:
-    """A client that vanishes, a worker that is killed, an edge that is told to go."""
+    """A worker that is killed; a ticket for what it left."""
     url = fleet.urls[0]
     long = "scripted?tokens=1000&interval_ms=20"
     stream_id = await start(url, long, ALICE, message=PROMPT)
@@ -145,16 +218,9 @@ async def crash(fleet: Fleet, heard: Heard) -> None:
         await stream.take(5)
         fleet.kill_worker(0)
         heard.texts.append(json.dumps((await stream.take())[-1][1]))
-    _, ticket, _ = await call("POST", f"{url}/api/tickets", {"stream_id": stream_id}, ALICE)
-    assert (
-        await call(
-            "GET", f"{url}/api/streams/{stream_id}?ticket={ticket['ticket']}", None, {"Accept": "application/json"}
-        )
-    )[0] == 200
-    assert ticket["ticket"] not in fleet.said()
-    async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as response:
-        assert response.status == 200
-        heard.texts.append(await response.text())
+    ticket = await heard.ticket(url, ALICE, {"stream_id": stream_id})
+    read = f"{url}/api/streams/{stream_id}?ticket={ticket}"
+    assert (await call("GET", read, None, {"Accept": "application/json"}))[0] == 200
 
 
 def processes(fleet: Fleet) -> list[str]:
@@ -164,7 +230,7 @@ def processes(fleet: Fleet) -> list[str]:
 
 
 def test_no_secret_and_no_text_is_where_it_does_not_belong() -> None:
-    maker, heard, port = Maker(), Heard(), free_port()
+    maker, heard, port, metrics_port = Maker(), Heard(), free_port(), free_port()
     env = {
         "TOKENRELAY_API_KEYS": f"alice:{KEY}",
         "TOKENRELAY_JWT_SECRET": SECRET,
@@ -172,6 +238,7 @@ def test_no_secret_and_no_text_is_where_it_does_not_belong() -> None:
         "TOKENRELAY_ANTHROPIC_BASE_URL": f"http://127.0.0.1:{port}",
         "TOKENRELAY_MAX_ATTEMPTS": "1",
         "TOKENRELAY_LOG_LEVEL": "DEBUG",
+        "TOKENRELAY_METRICS_PORT": str(metrics_port),
     }
 
     async def scene(fleet: Fleet) -> None:
@@ -183,8 +250,12 @@ def test_no_secret_and_no_text_is_where_it_does_not_belong() -> None:
         try:
             await strangers(fleet.urls[0], heard)
             await answers(fleet.urls[0], maker, heard)
+            await vanish(fleet.urls[0], heard)
             heard.texts += processes(fleet)
+            await metrics(heard, fleet.urls[0], f"http://127.0.0.1:{metrics_port}")
             await crash(fleet, heard)
+            await without_redis(fleet, heard)
+            await metrics(heard, fleet.urls[0])
         finally:
             await runner.cleanup()
 
@@ -194,5 +265,5 @@ def test_no_secret_and_no_text_is_where_it_does_not_belong() -> None:
         until(lambda: fleet.edges[0].poll() is not None, "the edge does not end")
         heard.texts.append(fleet.said())
     assert "attempt_failed" in heard.texts[-1]  # the logs are there
-    found = [text[max(0, text.index(MARK) - 300) : text.index(MARK) + 100] for text in heard.texts if MARK in text]
-    assert not found, found
+    assert len(heard.issued) > 10
+    assert not heard.leaks(), heard.leaks()

@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from protocol import keys
 from protocol.errors import TABLE
 from tests.fleet import Fleet
+from tests.raw import Raw
 from tests.wire import Sse, Ws, call, start, text_of, whole, words
 
 CHAT = "/api/chat"
@@ -300,6 +301,38 @@ def test_without_keys_an_edge_does_not_listen_to_strangers() -> None:
         assert done.returncode == 2
         assert "TOKENRELAY_API_KEYS" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_every_answer_tells_a_browser_what_it_must_not_do_with_it(guarded: Fleet) -> None:
+    async def scene() -> None:
+        url = guarded.urls[0]
+        heads = {}
+        for name, path in (("page", "/"), ("docs", "/docs"), ("json", "/healthz"), ("metrics", "/metrics"),
+                           ("document", "/openapi.json"), ("nothing", "/nowhere"), ("refused", "/api/streams"),
+                           ("upgrade", "/api/ws")):  # fmt: skip
+            heads[name] = (await call("GET", url + path))[2]
+        heads["method"] = (await call("PUT", url + CHAT))[2]
+        heads["foreign"] = (await call("POST", url + CHAT, {}, {"Origin": "https://evil.example"}))[2]
+        async with Sse.post(url, {"message": "a", "model": "scripted?tokens=1"}, ALICE) as stream:
+            heads["events"] = stream.response.headers
+            await stream.take()
+        with pytest.raises(InvalidStatus) as denied:
+            async with Ws(url):
+                pass
+        heads["handshake"] = denied.value.response.headers
+        async with Raw(url) as peer:
+            await peer.say(b"no HTTP\r\n\r\n")
+            lines = (await peer.all()).decode().partition("\r\n\r\n")[0].splitlines()[1:]
+        heads["nonsense"] = {name.title(): value for name, _, value in (line.partition(": ") for line in lines)}
+        for name, head in heads.items():
+            assert head["X-Content-Type-Options"] == "nosniff", name
+            assert head["Referrer-Policy"] == "no-referrer", name
+            assert head["X-Frame-Options"] == "DENY", name
+            assert head["Cross-Origin-Resource-Policy"] == "same-origin", name
+            if "text/html" not in head["Content-Type"]:
+                assert head["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'", name
+
+    asyncio.run(scene())
 
 
 def test_another_web_page_can_neither_call_nor_open_a_socket(guarded: Fleet, fleet: Fleet) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -134,3 +135,20 @@ def test_bench_replaces_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "execve", execve)
     invoke("bench", "--quick", "--compare", "naive", "--json", "out.json")
     assert became[0][-6:] == ["loadtest.bench", "--quick", "--compare", "naive", "--json", "out.json"]
+
+
+def test_keys_are_made_listed_with_their_limits_and_taken_away(tmp_path: Path) -> None:
+    file = str(tmp_path / "keys")
+    limits = ("--rate", "5", "--concurrency", "2", "--connections", "3", "--max-output-tokens", "400")
+    secret = invoke("keys", "add", "web", "--file", file, *limits).stdout.strip()
+    assert secret.startswith("tr_")
+    assert invoke("keys", "add", "plain", "--file", file).exit_code == 0
+    assert invoke("keys", "add", "web", "--file", file).exit_code == 1
+    listed = [line.split("\t") for line in invoke("keys", "list", "--file", file).stdout.splitlines()]
+    assert [(row[0], row[2:]) for row in listed] == [
+        ("web", ["concurrency=2 rate=5 connections=3 max_output_tokens=400"]),
+        ("plain", []),
+    ]
+    assert secret not in Path(file).read_text()
+    assert invoke("keys", "revoke", "web", "--file", file).exit_code == 0
+    assert "web" not in invoke("keys", "list", "--file", file).stdout

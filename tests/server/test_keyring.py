@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from server import files, keyring
-from server.keyring import BadKeys, KeyRing, digest_of
+from server.keyring import BadKeys, KeyLimits, KeyRing, digest_of
 
 
 @pytest.fixture
@@ -17,14 +17,19 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "keys"
 
 
+def owner(ring: KeyRing, secret: str) -> str | None:
+    key = ring.find(secret)
+    return None if key is None else key.name
+
+
 def test_a_key_that_was_made_is_known_until_it_is_revoked(file: Path) -> None:
     first = keyring.add(file, "web")
     ring = KeyRing({"mobile": "from-the-settings"}, file)
     second = keyring.add(file, "batch")
-    owners = [ring.owner_of(secret) for secret in (first, second, "from-the-settings", "nonsense", "")]
+    owners = [owner(ring, secret) for secret in (first, second, "from-the-settings", "nonsense", "")]
     assert owners == ["web", "batch", "mobile", None, None]
     keyring.revoke(file, "web")
-    assert [ring.owner_of(first), ring.owner_of(second)] == [None, "batch"]
+    assert [owner(ring, first), owner(ring, second)] == [None, "batch"]
     assert [key.name for key in keyring.read_file(file)] == ["batch"]
 
 
@@ -33,7 +38,9 @@ def test_the_file_holds_no_secret_and_is_for_its_owner_only(file: Path) -> None:
     assert secret not in file.read_text()
     assert digest_of(secret) in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert secret not in repr(KeyRing({}, file))
+    ring = KeyRing({}, file)
+    assert secret not in repr(ring)
+    assert digest_of(secret) not in repr(ring.find(secret))
 
 
 def test_a_slip_in_the_file_locks_nobody_out(file: Path) -> None:
@@ -42,11 +49,11 @@ def test_a_slip_in_the_file_locks_nobody_out(file: Path) -> None:
     good = file.read_text()
     for slip in ("web", "web short -", f"web {'0' * 64} - -", good + good):
         file.write_text(slip)
-        assert ring.owner_of(secret) == "web", slip
+        assert owner(ring, secret) == "web", slip
         with pytest.raises(BadKeys, match="line "):
             KeyRing({}, file)
     file.unlink()
-    assert ring.owner_of(secret) == "web"
+    assert owner(ring, secret) == "web"
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\nb", "é", "x" * 65])
@@ -67,5 +74,40 @@ def test_an_empty_file_lets_nobody_in(file: Path) -> None:
     file.touch()
     ring = KeyRing({}, file)
     assert ring.is_needed
-    assert ring.owner_of("") is None
+    assert owner(ring, "") is None
     assert not KeyRing({}, None).is_needed
+
+
+def test_a_name_that_is_given_again_is_another_key_and_a_changed_limit_is_not(file: Path) -> None:
+    secret = keyring.add(file, "web")
+    ring = KeyRing({}, file)
+    key = ring.find(secret)
+    assert key is not None
+    file.write_text(file.read_text().replace("\n", " rate=5\n").replace("# Keys", "# Some keys"))
+    now = ring.named("web")
+    assert now is not None
+    assert (key.is_same(now), now.limits.rate) == (True, 5)
+    keyring.revoke(file, "web")
+    assert not key.is_same(ring.named("web"))
+    keyring.add(file, "web")
+    assert ring.named("web") is not None
+    assert not key.is_same(ring.named("web"))
+
+
+def test_limits_are_kept_and_stand_before_the_settings(file: Path) -> None:
+    given = KeyLimits(concurrency=0, connections=3, max_output_tokens=500)
+    keyring.add(file, "web", given)
+    keyring.add(file, "plain")
+    assert [key.limits for key in keyring.read_file(file)] == [given, KeyLimits()]
+    assert str(given) == "concurrency=0 connections=3 max_output_tokens=500"
+    defaults = KeyLimits(7, 8, 9, 10)
+    assert given.over(defaults) == KeyLimits(0, 8, 3, 500)
+    assert KeyLimits().over(defaults) == defaults
+
+
+@pytest.mark.parametrize("word", ["rate=-1", "rate=", "rate=1.5", "speed=1", "rate", "rate=1e3", "rate=٣", "__len__=1"])
+def test_a_limit_that_cannot_be_names_its_line(file: Path, word: str) -> None:
+    keyring.add(file, "web")
+    file.write_text(f"{file.read_text().rstrip()} {word}\n")
+    with pytest.raises(BadKeys, match=r"line 2: .*\[max_output_tokens=N\]"):
+        keyring.read_file(file)

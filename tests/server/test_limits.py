@@ -55,14 +55,14 @@ def test_a_refused_message_says_how_long() -> None:
 
 
 def test_a_key_has_so_many_connections_and_another_key_its_own() -> None:
-    limits = Limits(settings(key_connections=2))
-    first = limits.connection("alice")
-    with first, limits.connection("alice"), limits.connection("bob"):
-        with pytest.raises(TokenrelayError) as refused, limits.connection("alice"):
+    limits = Limits(settings())
+    first = limits.connection("alice", 2)
+    with first, limits.connection("alice", 2), limits.connection("bob", 2):
+        with pytest.raises(TokenrelayError) as refused, limits.connection("alice", 2):
             pass
         assert refused.value.code == "RATE_LIMIT"
         assert refused.value.fields.keys() == {"retry_after", "limit", "remaining", "reset"}
-    with limits.connection("alice"), limits.connection("alice"):
+    with limits.connection("alice", 2), limits.connection("alice", 2):
         pass
     assert repr(limits) == "<Limits 0 connections of 0 keys | 0 bytes arriving>"
 

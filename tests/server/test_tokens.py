@@ -80,6 +80,7 @@ def test_a_good_token_says_whose_it_is_and_until_when(
     "changes",
     [
         {"exp": 1}, {"exp": None}, {"sub": None}, {"sub": ""}, {"sub": "x" * (MAX_SUBJECT + 1)}, {"sub": 5},
+        {"sub": "\ud800"}, {"sub": "a\nb"}, {"sub": "a\0"},
         {"aud": "another"}, {"aud": None}, {"iss": "https://evil.example"}, {"iss": None},
         {"nbf": int(time.time()) + 86_400}, {"exp": "soon"}, {"exp": 10**400},
     ],
@@ -119,7 +120,7 @@ def test_a_public_key_is_no_shared_secret(jwks: Path) -> None:
     import hashlib
     import hmac
 
-    for secret in (public, jwks.read_bytes()):
+    for secret in (public, jwks.read_bytes(), b""):
         head = unsigned({"alg": "HS256", "kid": "r1"}).rpartition(".")[0]
         signature = base64.urlsafe_b64encode(hmac.new(secret, head.encode(), hashlib.sha256).digest()).rstrip(b"=")
         forged = f"{head}.{signature.decode()}"
@@ -150,6 +151,23 @@ def test_the_set_is_read_again_and_a_slip_locks_nobody_out(tokens: Tokens, jwks:
 def test_a_set_without_a_usable_public_key_is_refused(text: str) -> None:
     with pytest.raises(BadKeySet):
         parse_key_set(text)
+
+
+def test_keys_of_a_kind_that_is_not_known_are_left_out(jwks: Path) -> None:
+    listed = json.loads(jwks.read_text())["keys"]
+    new = [{"kty": "tomorrow"}, {"kty": "OKP", "crv": "X25519", "x": "AAAA"}, {**listed[1], "crv": "P-999"}]
+    jwks.write_text(json.dumps({"keys": [*new, {**listed[0], "use": "enc"}, *listed]}))
+    token = jwt.encode(claims(), RSA, "RS256", headers={"kid": "r1"})
+    assert Tokens("", jwks, ISSUER, AUDIENCE).verify(token).owner == "jwt:ann"
+
+
+def test_a_private_key_or_a_weak_one_does_not_belong_into_the_set(jwks: Path) -> None:
+    weak = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    private = [json.loads(RSAAlgorithm.to_jwk(RSA)), json.loads(ECAlgorithm.to_jwk(EC))]
+    for keys in ([private[0]], [private[1]], json.loads(key_set(w=weak))["keys"]):
+        with pytest.raises(BadKeySet) as caught:
+            parse_key_set(json.dumps({"keys": [*keys, *json.loads(jwks.read_text())["keys"]]}))
+        assert not [part for key in keys for part in key.values() if len(part) > 8 and part in str(caught.value)]
 
 
 def test_without_a_secret_hs256_is_not_taken(jwks: Path) -> None:
