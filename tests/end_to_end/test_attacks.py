@@ -204,6 +204,20 @@ def test_frames_that_cannot_be_taken_close_the_socket_with_their_code(edge: Flee
     asyncio.run(scene())
 
 
+@pytest.mark.parametrize("piece", [b"", b" "], ids=["empty", "one byte"])
+def test_fragments_are_counted_not_only_timed(edge: Fleet, piece: bytes) -> None:
+    """Each costs memory beyond what it holds, and empty ones never reach the bound of a message."""
+
+    async def scene() -> None:
+        async with Raw(edge.urls[0]) as peer:
+            await peer.upgrade()
+            await peer.say(frame(TEXT, b"[", fin=False) + frame(CONT, piece, fin=False) * 1100)
+            opcode, said = await peer.frame()
+            assert (opcode, said[2:].decode()) == (CLOSE, "a message has at most 1024 fragments")
+
+    asyncio.run(scene())
+
+
 def test_text_is_refused_where_binary_was_agreed(edge: Fleet) -> None:
     async def scene() -> None:
         async with Raw(edge.urls[0]) as peer:

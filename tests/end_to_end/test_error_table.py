@@ -66,7 +66,10 @@ def sse(body: Any = ASK, *, method: str = "POST", path: str = CHAT, **headers: s
     async def ask(fleet: Fleet) -> Told:
         given = {**ALICE, **EVENTS, **{name.replace("_", "-"): value for name, value in headers.items()}}
         sent = body if isinstance(body, bytes) else json.dumps({**body, "stream": True}).encode()
-        return await sse_answer(method, fleet.urls[0] + path, sent if method == "POST" else None, given)
+        told = await sse_answer(method, fleet.urls[0] + path, sent if method == "POST" else None, given)
+        # An EventSource looks at the status only; who asked for events in a body reads events.
+        assert told.media_type == ("text/event-stream" if method == "POST" else "application/json")
+        return told
 
     return ask
 
