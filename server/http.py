@@ -218,19 +218,19 @@ HOLD_BYTES: Final = 4 * 1024
 
 def hold_little(send: Send) -> None:
     """Let `send` wait as soon as the kernel takes no more: what a reader lacks is in the log, not in a buffer."""
-    transport = _transport(send)
+    transport = transport_of(send)
     if transport is not None and not transport.is_closing():  # uvloop raises for one whose client has gone
         transport.set_write_buffer_limits(high=HOLD_BYTES)
 
 
 def abort(send: Send) -> None:
     """Drop the connection behind an ASGI `send` without waiting for a peer that takes nothing."""
-    transport = _transport(send)
+    transport = transport_of(send)
     if transport is not None:
         transport.abort()
 
 
-def _transport(send: Send) -> asyncio.WriteTransport | None:
+def transport_of(send: Send) -> asyncio.WriteTransport | None:
     """ASGI has no word for it; uvicorn's `send` is a method of the object that holds the transport."""
     transport: asyncio.WriteTransport | None = getattr(getattr(send, "__self__", None), "transport", None)
     return transport

@@ -6,6 +6,7 @@ wheel it lies in the same place, beside `server/`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Final
@@ -52,29 +53,27 @@ class File(msgspec.Struct, frozen=True):
         return cls(body, TYPES[path.suffix], f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"')
 
 
-def read_all() -> dict[str, File]:
-    """Every file by its path below `/static/`. A few dozen small ones: they are kept, not read for each call."""
+@functools.cache
+def files() -> dict[str, File]:
+    """Every file by its path below `/static/`. A few dozen small ones: read at the first call, and kept."""
     own = {path.name: File.read(path) for path in sorted(WEB.iterdir()) if path.suffix in TYPES}
     client = {f"client/{path.name}": File.read(path) for path in sorted(CLIENT.glob("*.js"))}
     return own | client
 
 
-FILES: Final = read_all()
-
-
 async def chat(call: Call) -> None:
     """`GET /`."""
-    await send(call, FILES["index.html"])
+    await send(call, files()["index.html"])
 
 
 async def docs(call: Call) -> None:
     """`GET /docs`."""
-    await send(call, FILES["docs.html"])
+    await send(call, files()["docs.html"])
 
 
 async def static(call: Call) -> None:
     """`GET /static/{name}`: what the two pages are made of. No key: it is the same for everybody."""
-    found = FILES.get(call.path["name"])
+    found = files().get(call.path["name"])
     if found is None:
         raise TokenrelayError("NOT_FOUND", "there is nothing at this path")
     await send(call, found)

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from starlette.types import Send
 
+from server.http import transport_of
+
 _UNACKED: Final = 24
 _LAST_ACK_RECV: Final = 56
 _INFO_BYTES: Final = 60
@@ -37,8 +39,7 @@ def has_vanished(send: Send, patience_s: float) -> bool:
 
     False where it cannot be known: another system than Linux, a Unix socket.
     """
-    # ASGI has no word for the socket; uvicorn's `send` is a method of the object that holds the transport.
-    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    transport = transport_of(send)
     if transport is None or not hasattr(socket, "TCP_INFO"):
         return False
     try:

@@ -60,14 +60,12 @@ class Generation:
         self._is_writing = False  # from a round's first piece to its end; before that `Attempts` has its own patience
         self._unheard_since: float | None = None  # None while at least one edge listens, as far as we know
         self._grace_s = request.grace_s(claim.on_disconnect)
-        self._route: Route | None = None  # None until it has been chosen
-        self._attempts: Attempts | None = None  # the same
+        self._attempts: Attempts | None = None  # None until somebody may be asked
         self._label = claim.model
         self._input_tokens = 0
         self._output_tokens = 0
         self._written = 0  # tokens of the round under way, counted by us
         self._why: Why | None = None  # None unless it was stopped
-        self.fault: Reason | None = None  # None unless a patience ran out or the maker failed
         self._work: asyncio.Task[None] | None = None  # None before it runs
         self._room = asyncio.Event()
 
@@ -138,7 +136,6 @@ class Generation:
                 return
             end = self._stopped()
         except ProviderError as error:
-            self.fault = error.reason
             log.info("provider_failed", stream_id=self.stream_id, error_code=error.code, reason=error.reason)
             end = Failure(_now_ms(), error.code, error.message, error.retryable, error.retry_after_s, self._failures)
         except TokenrelayError as error:
@@ -159,7 +156,7 @@ class Generation:
     async def _answer(self) -> Completion:
         asked = request.unpack(self._claim.request)
         house = self._house
-        route = self._route = routing.route(asked, house.catalogue, house.providers.keys(), house.health.vitals())
+        route = routing.route(asked, house.catalogue, house.providers.keys(), house.health.vitals())
         attempts = self._attempts = Attempts(
             self.stream_id, asked, route,
             providers=house.providers, health=house.health, redis=house.redis, settings=house.settings,
@@ -230,10 +227,11 @@ class Generation:
     async def _wait_for_room(self, most: int) -> None:
         """Redis has been away for so long that the buffer is full: now the model waits."""
         log.warning("buffer_full", stream_id=self.stream_id, bytes=self.log.unacked_bytes)
+        self._is_writing = False  # it is not the model that is silent
         while self.log.unacked_bytes > most:
             self._room.clear()
             await self._room.wait()  # bounded by the generation's total time
-        self._piece_at = time.monotonic()
+        self._piece_at, self._is_writing = time.monotonic(), True
 
     async def _call_tools(self, calls: list[ToolUse], tools: Selection) -> list[Message]:
         """Run ours side by side; each call and each result is an event at the moment it happens."""
@@ -309,7 +307,6 @@ class Generation:
                 return self._timed_out("total", "the answer took longer than is allowed")
 
     def _timed_out(self, reason: Reason, message: str) -> Failure:
-        self.fault = reason
         self._house.metrics.failed(self._choice, reason)
         log.info("timed_out", stream_id=self.stream_id, reason=reason)
         return self._failure("TIMEOUT", message)

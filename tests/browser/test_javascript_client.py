@@ -12,7 +12,6 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,10 +27,6 @@ if TYPE_CHECKING:
 PATIENCE_MS = 30_000
 CLIENT = ROOT / "clients" / "javascript"
 KEY = "sesame"
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--no-first-run",
-]  # fmt: skip
 TRANSPORTS = ("sse", "websocket", "auto")
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>client</title><link rel="icon" href="data:,">
@@ -77,20 +72,6 @@ class Site:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(5)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    require(path, "Chromium on PATH")
-    require(find_spec("playwright"), "playwright (requirements-dev.txt)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,66 @@
+"""A model that waits because Redis is away is not a model that has fallen silent."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+from protocol import codec, request
+from protocol.scripts import AppendReply, Claim
+from tests.workers.test_generate_tools import OURS
+from workers.generate import Generation
+from workers.health import Health
+from workers.metrics import Metrics
+from workers.providers.base import Delta, Finish, ModelRequest, Piece
+from workers.settings import Settings
+from workers.tools.registry import Toolbox
+
+PIECES = 40
+PATIENCE_S = 10
+
+
+class Writes:
+    """A model that has everything to say at once."""
+
+    name = "Writes"
+
+    def left_out(self, asked: ModelRequest) -> tuple[str, ...]:
+        return ()
+
+    async def stream(self, asked: ModelRequest) -> AsyncIterator[Piece]:
+        for _ in range(PIECES):
+            yield Delta("x" * 4_000)
+        yield Finish("stop", 1, PIECES, "m")
+
+    async def aclose(self) -> None:
+        """Holds nothing."""
+
+
+def test_a_full_buffer_is_no_silence_of_the_model() -> None:
+    settings = Settings(buffer_bytes=65_536, between_tokens_timeout_s=5)
+    house: Any = SimpleNamespace(
+        settings=settings, writer=SimpleNamespace(mark=lambda _: None), catalogue=OURS, redis=None, metrics=Metrics(),
+        providers={"anthropic": Writes()}, tools=Toolbox(), health=Health(OURS.routing.health, "w", 1.0),
+    )  # fmt: skip
+
+    async def scene() -> None:
+        asked = request.from_object({"message": "x", "model": "claude"})
+        generation = Generation(house, Claim("s", 1, 0, 0, "claude", "continue", request.pack(asked)), time.monotonic())
+        running = asyncio.create_task(generation.run())
+        while generation.log.unacked_bytes <= settings.buffer_bytes:
+            await asyncio.sleep(0)
+        generation.check(time.monotonic() + settings.between_tokens_timeout_s + 1)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not running.done()
+        while not running.done():  # Redis is back
+            generation.log.take_reply(AppendReply("ok", generation.log.last_id, 1, cancel_wanted=False))
+            await asyncio.sleep(0)
+        written = [codec.unpack(raw) for raw in generation.log._entries]
+        assert len(written) == 1 + PIECES + 1
+        assert type(written[-1]).__name__ == "Completion"
+
+    asyncio.run(asyncio.wait_for(scene(), PATIENCE_S))
