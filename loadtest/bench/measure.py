@@ -52,10 +52,11 @@ class Size:
     cut_off: int = 1000
     stalled: int = 200
     stalled_tokens: int = 200_000
+    pairs: int = 40
 
 
 FULL: Final = Size()
-QUICK: Final = Size(10, 200, 50, 100, 3, 20, 1000, 200, 300, 200, 20, 200, 50, 60_000)
+QUICK: Final = Size(10, 200, 50, 100, 3, 20, 1000, 200, 300, 200, 20, 200, 50, 60_000, 6)
 
 Values: TypeAlias = dict[str, float]
 Kind: TypeAlias = type[Fleet]
@@ -159,37 +160,39 @@ def resume(size: Size, kind: Kind) -> Values:
 
 
 def stalled(size: Size, kind: Kind) -> Values:
-    """Readers that take nothing of a long answer, and what they cost; others before them, beside them and after
-    them."""
+    """Readers that take nothing of a long answer, and what they cost: memory, and the time of others' answers beside
+    that at a second fleet without them. Both are asked in turn and each pair is compared: a machine that is slower for
+    a while slows both."""
     fast = f"scripted?tokens={size.stalled_tokens}&interval_ms=0&first_ms=1500"
-    with kind(env=PATIENT) as fleet, Remote("127.0.0.1", fleet.port) as crowd:
+    free = f"scripted?tokens={size.free_tokens}&interval_ms=0"
+    with (
+        kind(env=PATIENT) as fleet, kind(env=PATIENT) as calm,
+        Remote("127.0.0.1", fleet.port) as beside, Remote("127.0.0.1", calm.port) as alone,
+        Remote("127.0.0.1", fleet.port) as stalled_readers,  # a process of their own: not they are measured
+    ):  # fmt: skip
+        runs = itertools.count()
 
-        def write(readers: Remote | None) -> None:
-            stream_id = crowd.open("writer", 1, model=fast)
+        def answers(crowd: Remote, number: int, model: str, readers: Remote | None = None) -> float:
+            group = f"others{next(runs)}"
+            stream_id = crowd.open(group, number, model=model)
             if readers is not None:
                 readers.open("stalled", size.stalled, stream_id=stream_id, reads=False)
-            crowd.ask("wait", group="writer")
+            return percentile(crowd.ask("wait", group=group)["durations_ms"], 0.5)
 
-        def others() -> float:
-            times: list[float] = []
-            for _ in range(5):
-                group = f"others{next(runs)}"
-                crowd.open(group, 20, model=f"scripted?tokens={size.free_tokens}&interval_ms=0")
-                times.append(percentile(crowd.ask("wait", group=group)["durations_ms"], 0.5))
-            return min(times)
-
-        runs = itertools.count()
-        write(None)
-        before = others()
+        for crowd in (beside, alone):  # both are warm
+            answers(crowd, 1, fast)
+            answers(crowd, 20, free)
         resident = fleet.resident_bytes("edge")
-        with Remote("127.0.0.1", fleet.port) as stalled_readers:  # a process of their own: not they are measured
-            write(stalled_readers)
-            time.sleep(1)
-            memory = (fleet.resident_bytes("edge") - resident) / size.stalled / 1024
-            beside = others()
+        answers(alone, 1, fast)
+        answers(beside, 1, fast, stalled_readers)
         time.sleep(1)
-        after = others()
-    return {"stalled_memory": memory, "stalled_slowing": (beside / min(before, after) - 1) * 100}
+        memory = (fleet.resident_bytes("edge") - resident) / size.stalled / 1024
+        ratios = []
+        for number in range(size.pairs):
+            order = (beside, alone) if number % 2 else (alone, beside)
+            took = {crowd: answers(crowd, 20, free) for crowd in order}
+            ratios.append(took[beside] / took[alone])
+    return {"stalled_memory": memory, "stalled_slowing": (percentile(ratios, 0.5) - 1) * 100}
 
 
 MEASUREMENTS: Final[tuple[Measurement, ...]] = (
