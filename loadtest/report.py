@@ -50,9 +50,7 @@ def generator_line(health: Mapping[str, Any]) -> str:
     return line
 
 
-def as_html(
-    record: Record, health: Mapping[str, Any], about: Mapping[str, str], machine: Mapping[str, str]
-) -> str:
+def as_html(record: Record, health: Mapping[str, Any], about: Mapping[str, str], machine: Mapping[str, str]) -> str:
     """`about`: scenario, command and the like, as rows of a table."""
     summary = record.summary()
     verdict = "bad" if record.trouble else "good"

@@ -42,7 +42,7 @@ class CorruptEntry(ValueError):
     """Bytes in the log that are not an entry."""
 
 
-_CAME_LATER: Final[dict[type[Event], int]] = {Completion: 2, Failure: 1}
+_CAME_LATER: Final[dict[type[Event], int]] = {Completion: 3, Failure: 1}
 """So many fields at the end are written only where they say something; an older reader does not know them."""
 
 _NO_ENTRY: Final = "an entry is an array that begins with a known tag"
@@ -199,6 +199,8 @@ def data_of(entry: Entry, stream_id: str) -> dict[str, Any]:
                 data["attempts"] = event.attempts
             if event.left_out:
                 data["left_out"] = event.left_out
+            if event.timing:
+                data["timing"] = event.timing
         case Failure():
             data = {
                 "token": "",

@@ -97,6 +97,7 @@ class Completion(msgspec.Struct, frozen=True):
     response_time_s: float
     attempts: list[dict[str, Any]] | None = None  # those that failed before, see `attempt`; None: the first answered
     left_out: list[str] | None = None  # fields of the request that the model does not take; None: it took all
+    timing: dict[str, float] | None = None  # where the time went, see `protocol.timing`; None: nobody asked
 
     def __post_init__(self) -> None:
         _need(self.finish_reason not in FINISH_REASONS, f"no finish reason is called {self.finish_reason!r}")

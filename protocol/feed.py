@@ -82,6 +82,11 @@ class Feed:
     def has_ended(self) -> bool:
         return bool(self._entries) and codec.is_terminal(self._entries[-1])
 
+    @property
+    def newest(self) -> Entry | None:
+        """The last entry; None while the window is empty."""
+        return self._entries[-1] if self._entries else None
+
     def anchor(self, last_id: int) -> Offer:
         """The log's last id, read after the subscription was acknowledged; then what came meanwhile is merged."""
         if self.is_anchored:

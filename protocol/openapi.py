@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias, get_args
 
 import msgspec
 
-from protocol import codec, cursor, errors, events, request, sse, ws
+from protocol import codec, cursor, errors, events, request, sse, timing, ws
 from protocol.lifecycle import PublicState
 
 Json: TypeAlias = dict[str, Any]
@@ -223,6 +223,13 @@ def _event(description: str, required: dict[str, Json], optional: dict[str, Json
     return _object(description, {**required, "timestamp": _TIMESTAMP}, optional)
 
 
+_TIMING: Final = {
+    "timing": _object(
+        "Where the time to the first token went, in milliseconds; there where `X-Debug-Timing: 1` was asked.",
+        {},
+        {name: {"type": "number", "minimum": 0} for name in (*timing.PARTS, "hops_ms", "ttft_ms")},
+    )
+}
 _USAGE: Final = {
     "total_tokens": _count("Input and output over all rounds."),
     "input_tokens": _count("Tokens read."),
@@ -287,7 +294,7 @@ _EVENTS: Final[dict[str, Json]] = {
     "CompletionEvent": _event(
         "The answer is whole, or was cancelled.",
         {"token": _NO_TOKEN, "done": _DONE, **_USAGE, **_ANSWERED, "stream_id": _text("The stream's id.")},
-        {**_ATTEMPTS, **_LEFT_OUT},
+        {**_ATTEMPTS, **_LEFT_OUT, **_TIMING},
     ),
     "ErrorEvent": _object(
         "The answer ends here without being whole; or the request was refused and `stream` was asked for.",
@@ -319,7 +326,7 @@ _SCHEMAS: Final[dict[str, Json]] = {
         "A whole answer.",
         {"response": _text("The text."), **_USAGE, **_ANSWERED, "stream_id": _text("The stream's id."),
          "tool_calls": {"type": "array", "items": _ref("ToolCall")}},
-        _ATTEMPTS,
+        {**_ATTEMPTS, **_TIMING},
     ),
     "Snapshot": _object(
         "A stream as it stands.",
@@ -427,6 +434,14 @@ _KEY: Final = {
     "name": "Idempotency-Key", "in": "header",
     "description": "A repeated call with the same key and body attaches to the same generation, never starts a second.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+}  # fmt: skip
+_DEBUG_TIMING: Final = {
+    "name": "X-Debug-Timing", "in": "header", "description": "`1`: the completion tells where the time went.",
+    "schema": {"type": "string"},
+}  # fmt: skip
+_TRACEPARENT: Final = {
+    "name": "traceparent", "in": "header", "schema": {"type": "string"},
+    "description": "W3C Trace Context; taken up where the operator collects traces. One that is not valid is ignored.",
 }  # fmt: skip
 _CURSORS: Final = (
     f"The id of the last event the client has, 0 to {cursor.MAX_ID}. From the start: nothing, `0`, `-` or `-1`."
@@ -578,7 +593,7 @@ _PATHS: Final[dict[str, Json]] = {
             },
             description="With `stream: true` and an `Accept` that does not name JSON, errors come with the same "
             "status as one `ErrorEvent`.",
-            parameters=[_KEY], requestBody=_CHAT_BODY,
+            parameters=[_KEY, _DEBUG_TIMING, _TRACEPARENT], requestBody=_CHAT_BODY,
         )
     },
     "/api/streams": {

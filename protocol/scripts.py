@@ -162,6 +162,7 @@ class NewStream(msgspec.Struct, frozen=True):
     on_disconnect: str
     idempotency_key: str | None
     fingerprint: str
+    context: bytes = b""  # see `protocol.context`; it has no text and stays
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -180,6 +181,8 @@ def start(new: NewStream, limits: Limits, *, job: bytes, job_ttl_ms: int, retent
     names = [keys.meta(new.stream_id), keys.owner(owner), keys.active(owner), keys.rate(owner), idem]
     fields: list[Argument] = ["owner", owner, "model", new.model, "request", new.request]
     fields += ["on_disconnect", new.on_disconnect]
+    if new.context:
+        fields += ["context", new.context]
     bounds = [limits.max_active, limits.per_minute]
     first: list[Argument] = [new.stream_id, new.fingerprint, limits.max_waiting, retention_ms, job, job_ttl_ms]
     return START.arguments(names, [*first, *bounds, *fields])
@@ -216,7 +219,7 @@ def start_reply(reply: Any) -> StartReply:
 
 # -- claim: a worker takes generations --------------------------------------------------------------------------------
 
-_CLAIM_FIELDS: Final = ("epoch", "last", "created", "model", "on_disconnect", "request")
+_CLAIM_FIELDS: Final = ("epoch", "last", "created", "model", "on_disconnect", "request", "context")
 
 CLAIM: Final = _script(
     "claim",
@@ -253,6 +256,7 @@ class Claim(msgspec.Struct, frozen=True):
     model: str
     on_disconnect: str
     request: bytes
+    context: bytes = b""
 
 
 def claim_reply(reply: Any) -> list[Claim]:
@@ -265,6 +269,7 @@ def claim_reply(reply: Any) -> list[Claim]:
             model=row[5].decode(),
             on_disconnect=row[6].decode(),
             request=row[7] or b"",
+            context=row[8] or b"",
         )
         for row in reply
     ]

@@ -64,7 +64,7 @@ class Snapshot:
         end = self.completion
         if end is None:
             raise LookupError("the answer has no completion")
-        told = {name: value for name in ("attempts", "left_out") if (value := getattr(end, name))}
+        told = {name: value for name in ("attempts", "left_out", "timing") if (value := getattr(end, name))}
         return {
             "response": self.text,
             "model": end.model,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -57,6 +60,7 @@ def _run_many(settings: Settings, number: int) -> int:
     # Held, not listened on: it fixes the port (0 becomes a number) and finds a port taken before any child starts.
     holder = process.bind(settings)
     settings = settings.model_copy(update={"port": holder.getsockname()[1]})
+    counts = Path(tempfile.mkdtemp(prefix="tokenrelay-edge-counts-"))
     stopping = False
 
     def stop(*_: int | FrameType | None) -> None:
@@ -73,7 +77,7 @@ def _run_many(settings: Settings, number: int) -> int:
             pause = RESTART_S[0] if time.monotonic() - started > 60 or not started else min(pause * 2, RESTART_S[1])
             started = time.monotonic()
             for index in dead:
-                children[index] = context.Process(target=process.run_child, args=(settings,))
+                children[index] = context.Process(target=process.run_child, args=(settings, counts, index))
                 children[index].start()  # type: ignore[union-attr]
         time.sleep(0.1)
     alive = [child for child in children if child is not None and child.is_alive()]
@@ -85,6 +89,7 @@ def _run_many(settings: Settings, number: int) -> int:
         if child.is_alive():
             child.kill()
     holder.close()
+    shutil.rmtree(counts, ignore_errors=True)
     return 0
 
 

@@ -13,6 +13,7 @@ from protocol import codec, openapi
 from protocol.errors import TokenrelayError
 from server import chat, health, pages, streams, tickets
 from server.edge import Edge, open_edge
+from server.exposition import Slot
 from server.http import Call, Endpoint, Handler
 from server.settings import Settings
 from server.ws import WebSocketDoor
@@ -40,15 +41,18 @@ STATIC: Final[dict[str, Handler]] = {"GET": pages.static}
 class App:
     """The edge as one plain ASGI application; `edge` is there while the lifespan is."""
 
-    def __init__(self, settings: Settings, *, on_ready: Callable[[Edge], None] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, on_ready: Callable[[Edge], None] | None = None, slot: Slot | None = None
+    ) -> None:
         self._settings = settings
+        self._slot = slot  # None unless it is one of several on this port
         self._on_ready = on_ready
         self._router: Router | None = None  # None outside the lifespan
         self._lifespan = Router(lifespan=self._run)
 
     @contextlib.asynccontextmanager
     async def _run(self, _: Any) -> AsyncIterator[None]:
-        async with open_edge(self._settings) as edge:
+        async with open_edge(self._settings, self._slot) as edge:
             routes: list[Any] = [Route(path, Endpoint(edge, handlers)) for path, handlers in ROUTES.items()]
             routes.append(Route("/static/{name:path}", Endpoint(edge, STATIC)))
             door = WebSocketDoor(edge)

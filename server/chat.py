@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import msgspec
+import structlog
 
 from protocol import codec, cursor, request, sse, ws
 from protocol.catalogue import NEUROSWITCH
@@ -19,9 +20,13 @@ from server.http import Call, Disconnected
 from server.hub import Channel
 from server.sse import SseDoor
 from server.streams import attach, find, read_all
+from server.timing import Start
 
 if TYPE_CHECKING:
     from server.edge import Edge
+
+
+log = structlog.get_logger()
 
 
 async def chat(call: Call) -> None:
@@ -32,12 +37,19 @@ async def chat(call: Call) -> None:
     body = request.parse_json(raw)
     key = ws.idempotency_key(call.headers.get("idempotency-key"))
     with edge.connection(identity):
-        await _start(call, identity, body, key)
+        start = call.begin()
+        try:
+            await _start(call, identity, body, key, start)
+        except TokenrelayError as error:
+            start.over(error.code)
+            raise
+        finally:
+            start.over()
 
 
-async def _start(call: Call, identity: Identity, body: ChatRequest, key: str | None) -> None:
+async def _start(call: Call, identity: Identity, body: ChatRequest, key: str | None, start: Start) -> None:
     edge = call.edge
-    stream_id, channel = await begin(edge, identity, body, key)
+    stream_id, channel = await begin(edge, identity, body, key, start)
     edge.metrics.started.labels("sse" if body.stream else "json").inc()
     if channel is None:  # a repeated POST: the generation is there already
         if body.stream:
@@ -49,7 +61,7 @@ async def _start(call: Call, identity: Identity, body: ChatRequest, key: str | N
     if not body.stream:
         await _answer(call, channel)
         return
-    door = SseDoor(edge, call, Session(stream_id, 0, is_compact=True, now=time.monotonic()), channel)
+    door = SseDoor(edge, call, Session(stream_id, 0, is_compact=True, now=time.monotonic()), channel, start)
     edge.hub.join(channel, door)
     try:
         await door.run(_accepted(call, stream_id, body))
@@ -63,7 +75,9 @@ def _accepted(call: Call, stream_id: str, body: ChatRequest) -> bytes:
     return sse.encode_frame(codec.to_json(data))
 
 
-async def begin(edge: Edge, identity: Identity, body: ChatRequest, key: str | None) -> tuple[str, Channel | None]:
+async def begin(
+    edge: Edge, identity: Identity, body: ChatRequest, key: str | None, start: Start
+) -> tuple[str, Channel | None]:
     """Queue a generation, its channel open before it exists, so that no event of it can be missed.
 
     The channel is None when an Idempotency-Key led to a generation that was there already.
@@ -75,11 +89,14 @@ async def begin(edge: Edge, identity: Identity, body: ChatRequest, key: str | No
     stream_id = edge.new_stream_id()
     channel: Channel = await edge.hub.open(stream_id, is_new=True)
     try:
-        reply = await edge.jobs.start(stream_id, identity.owner, model, body, key, edge.auth.limits(identity))
+        may = edge.auth.limits(identity)
+        reply = await edge.jobs.start(stream_id, identity.owner, model, body, key, may, start.context)
     except BaseException:
         edge.hub.leave(channel)
         raise
     if reply.outcome == "started":
+        start.enqueued(edge.metrics)
+        log.info("stream_started", stream_id=stream_id, request_id=start.context.request_id)
         return stream_id, channel
     edge.hub.leave(channel)
     return reply.stream_id, None

@@ -16,6 +16,7 @@ from protocol import catalogue
 from protocol.errors import TokenrelayError
 from server import departure, jobs, keeper
 from server.auth import Auth, Identity
+from server.exposition import Exposition, Slot
 from server.hub import Hub
 from server.limits import Limits
 from server.log import LogReader
@@ -24,6 +25,7 @@ from server.models import Models
 from server.redis import open_pool
 from server.replay import Replays
 from server.settings import Settings
+from server.tracing import open_tracing
 
 TICK_S: Final = 1.0
 CLOSE_S: Final = 2.0
@@ -53,16 +55,19 @@ class Door(Protocol):
 class Edge:
     """One per process."""
 
-    def __init__(self, settings: Settings, redis: Redis) -> None:
+    def __init__(self, settings: Settings, redis: Redis, slot: Slot | None = None) -> None:
         self.settings = settings
         self.redis = redis
         self.metrics = Metrics()
+        self.exposition = Exposition(self.metrics, lambda: self.metrics.look(self), slot)
+        self.queue_depth: int | None = None  # None but while somebody asks for the metrics
         self.reads = LogReader(redis)
-        self.replays = Replays(self.reads)
+        self.replays = Replays(self.reads, self.metrics.replayed.inc)
         self.jobs = jobs.Jobs(redis, settings)
         self.hub = Hub(redis, self.reads, self.metrics)
         self.models = Models(catalogue.parse(settings.catalogue.read_text(encoding="utf-8")), redis)
         self.auth = Auth(settings, redis)
+        self.tracing = open_tracing("tokenrelay-edge")
         self.doors: set[Door] = set()
         self.limits = Limits(settings)
         self._drained_at: float | None = None  # by the monotonic clock, the end of the window; None until it has begun
@@ -128,16 +133,17 @@ class Edge:
 
 
 @contextlib.asynccontextmanager
-async def open_edge(settings: Settings) -> AsyncIterator[Edge]:
+async def open_edge(settings: Settings, slot: Slot | None = None) -> AsyncIterator[Edge]:
     """An edge with its tasks; all of them end with the block. Redis need not be there yet: /readyz says so."""
     redis = open_pool(settings.redis_url)
-    edge = Edge(settings, redis)
+    edge = Edge(settings, redis, slot)
     try:
         async with edge.hub.running():
             owned = [
                 asyncio.create_task(edge.tick()),
                 asyncio.create_task(keeper.keep(edge.jobs, edge.metrics)),
                 asyncio.create_task(edge.models.keep_fresh()),
+                asyncio.create_task(edge.exposition.run()),
             ]
             try:
                 yield edge
@@ -146,6 +152,8 @@ async def open_edge(settings: Settings) -> AsyncIterator[Edge]:
                     task.cancel()
                 await asyncio.gather(*owned, return_exceptions=True)
                 await edge.replays.close()
+                edge.exposition.write()
+                await asyncio.to_thread(edge.tracing.close)
     finally:
         # A connection that hangs does not hold up a process that goes.
         with contextlib.suppress(Exception):

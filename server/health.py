@@ -8,7 +8,8 @@ from typing import Final
 
 from redis.exceptions import RedisError
 
-from server import metrics
+from protocol import keys
+from server import exposition
 from server.http import Call
 from server.redis import UNREACHABLE
 
@@ -51,5 +52,17 @@ async def _ping(call: Call) -> bool:
 
 async def counters(call: Call) -> None:
     """`GET /metrics`: Prometheus text."""
-    call.edge.metrics.probe_age.set(call.edge.hub.probe_age_s)
-    await call.answer(200, call.edge.metrics.text(), metrics.CONTENT_TYPE)
+    edge = call.edge
+    depth = await _queue_depth(call)
+    edge.queue_depth = depth
+    text = edge.exposition.text()
+    edge.queue_depth = None
+    await call.answer(200, text, exposition.CONTENT_TYPE)
+
+
+async def _queue_depth(call: Call) -> int | None:
+    try:
+        async with asyncio.timeout(PING_TIMEOUT_S):
+            return int(await call.edge.redis.zcard(keys.WAITING))
+    except (*UNREACHABLE, RedisError, TimeoutError):
+        return None

@@ -14,9 +14,11 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.types import Receive, Scope, Send
 
 from protocol import codec, sse
+from protocol.context import Context, of_headers
 from protocol.errors import TokenrelayError
 from server import origin
 from server.limits import must_not_be_crowded
+from server.timing import Start
 
 if TYPE_CHECKING:
     from server.auth import Identity
@@ -54,6 +56,7 @@ class Call:
         self.path: Mapping[str, str] = scope.get("path_params", {})
         self.request_id = request_id_of(self.headers)
         self.at_ms = int(time.time() * 1000)
+        self.received_at = time.monotonic()
         # Known for good once the body is read. A GET is an EventSource, which looks at the status only.
         self.wants_sse_error = self.method == "POST" and "text/event-stream" in self.headers.get("accept", "")
         self.identity: Identity | None = None  # None until it is known who asks
@@ -62,6 +65,10 @@ class Call:
     @property
     def method(self) -> str:
         return str(self.scope["method"])
+
+    def begin(self) -> Start:
+        """What a stream that this call starts is measured from, and what goes with it."""
+        return Start(self.edge.tracing, context_of(self.headers, self.request_id), self.received_at)
 
     @property
     def accepts_json(self) -> bool:
@@ -164,6 +171,11 @@ def request_id_of(headers: Mapping[str, str]) -> str:
     """The caller's own if it can stand in a header, else a new one."""
     given = headers.get("x-request-id", "")
     return given if _REQUEST_ID.match(given) else secrets.token_hex(8)
+
+
+def context_of(headers: Mapping[str, str], request_id: str) -> Context:
+    """What goes with every stream that this call or handshake starts."""
+    return of_headers(request_id, headers.get("traceparent"), headers.get("x-debug-timing"))
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[None]]

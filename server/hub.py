@@ -87,6 +87,7 @@ class Hub:
         self._probe = keys.probe(secrets.token_hex(8)).encode()
         self.probe_at = -math.inf  # when a probe last came back, by the monotonic clock
         self._connected_at = -math.inf  # when the live connection was made; it gets as long to bring a probe back
+        self._probed_at = self.probe_at  # when the last probe left
         self._live = LiveFeed(lambda: live_connection(redis), self._on_message, self._on_connected)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -103,6 +104,13 @@ class Hub:
     @property
     def readers(self) -> int:
         return sum(len(channel.readers) for channel in self._channels.values())
+
+    @property
+    def behind(self) -> int:
+        """Readers of live streams whose next entry is not in the shared window any more."""
+        return sum(
+            reader.session.is_behind(channel.feed) for channel in self._channels.values() for reader in channel.readers
+        )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Hub]:
@@ -180,6 +188,7 @@ class Hub:
         if channel is None:
             if name == self._probe:
                 self.probe_at = time.monotonic()
+                self._metrics.probe.observe(self.probe_at - self._probed_at)
             return
         try:
             first, entries = codec.unpack_publication(payload)
@@ -244,6 +253,7 @@ class Hub:
                     await asyncio.sleep(REFILL_PAUSE_S)
         finally:
             channel.refill = None
+            self._metrics.gap_over(feed.has_gap, channel.is_lost)
 
     def _lose(self, channel: Channel) -> None:
         """What is missing is nowhere any more; the readers end in words."""
@@ -292,6 +302,7 @@ class Hub:
         """Published through the commands' connection: a demoted primary looks healthy from the subscribing side."""
         if now - max(self.probe_at, self._connected_at) > PROBE_LOST_S:
             self._live.drop()
+        self._probed_at = time.monotonic()
         try:
             await self._redis.publish(self._probe, b"")
         except (*UNREACHABLE, RedisError):

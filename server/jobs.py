@@ -16,7 +16,8 @@ import structlog
 from arq.jobs import serialize_job
 from redis.asyncio import Redis
 
-from protocol import codec, request, scripts
+from protocol import codec, context, request, scripts
+from protocol.context import Context
 from protocol.errors import TABLE, TokenrelayError
 from protocol.events import Completion, Failure
 from protocol.request import ChatRequest
@@ -46,7 +47,14 @@ class Jobs:
         self._settings = settings
 
     async def start(
-        self, stream_id: str, owner: str, model: str, body: ChatRequest, key: str | None, may: KeyLimits
+        self,
+        stream_id: str,
+        owner: str,
+        model: str,
+        body: ChatRequest,
+        key: str | None,
+        may: KeyLimits,
+        goes_with: Context,
     ) -> StartReply:
         """Queue a generation; `may` is what its owner's key may, all numbers set.
 
@@ -63,6 +71,7 @@ class Jobs:
             on_disconnect=body.on_disconnect,
             idempotency_key=key,
             fingerprint=body.fingerprint(),
+            context=context.pack(goes_with),
         )
         settings = self._settings
         limits = Limits(settings.max_queue, may.concurrency or 0, may.rate or 0)

@@ -1,14 +1,20 @@
-"""Logs as one JSON line an event on stderr. An event has a name and fields, never a prompt or a token."""
+"""Logs as one line an event on stderr, JSON unless a person is to read it. Never a prompt or a token."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from typing import Any, Final
 
 import structlog
 
+_RENDERERS: Final[dict[str, list[Any]]] = {
+    "json": [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+    "console": [structlog.dev.ConsoleRenderer(colors=False)],
+}
 
-def configure(level: str) -> None:
+
+def configure(level: str, form: str = "json") -> None:
     """For this process; the standard library's loggers (uvicorn, redis) say only what needs a person."""
     number = logging.getLevelNamesMapping()[level]
     logging.basicConfig(
@@ -18,10 +24,10 @@ def configure(level: str) -> None:
     logging.getLogger("uvicorn.error").setLevel(max(number, logging.ERROR))
     structlog.configure(
         processors=[
+            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
+            *_RENDERERS[form],
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),

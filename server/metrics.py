@@ -1,48 +1,160 @@
-"""What an edge counts, under the names operators see. Knows no stream and no text."""
+"""What an edge counts, under the names operators see; docs/metrics.md is its table. Knows no stream and no text."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+from protocol.cursor import Answer
+from protocol.errors import TABLE, TokenrelayError
+from protocol.feed import Feed
+from protocol.instruments import Instruments
+from protocol.lifecycle import TOLD_NOTHING
+from protocol.session import Session
+from server.redis import round_trips
+
+if TYPE_CHECKING:
+    from server.edge import Edge
+
+TRANSPORTS: Final = ("sse", "ws")
+SAMPLED: Final = 31
+"""Delivery is timed at every 32nd event id: a mask, since this is asked of every write."""
 
 
-class Metrics:
-    """One registry a process."""
+class Metrics(Instruments):
+    """One a process."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self.started = Counter(
-            "tokenrelay_streams_started", "Generations asked for", ["transport"], registry=self._registry
+        super().__init__()
+        self._trips = 0  # of the round trips, those counted here already
+        codes = tuple(TABLE)
+        self.started = self.counter(
+            "tokenrelay_streams_started_total", "Generations asked for", transport=(*TRANSPORTS, "json")
         )
-        self.attached = Counter(
-            "tokenrelay_sessions_opened", "Readers that came", ["transport", "kind"], registry=self._registry
-        )
-        self.sessions = Gauge("tokenrelay_sessions", "Readers now", ["transport"], registry=self._registry)
-        self.errors = Counter(
-            "tokenrelay_errors", "Refusals by row of the error table", ["code"], registry=self._registry
-        )
-        self.send_timeouts = Counter(
-            "tokenrelay_send_timeouts", "Sockets closed because they took nothing", ["transport"],
-            registry=self._registry,
+        self.attached = self.counter(
+            "tokenrelay_sessions_opened_total", "Readers of a stream that was there: come back with a cursor, or late",
+            transport=TRANSPORTS, kind=("join", "resume"),
         )  # fmt: skip
-        self.vanished = Counter(
-            "tokenrelay_readers_vanished", "SSE readers whose system had fallen silent", registry=self._registry
+        self.resumes = self.counter(
+            "tokenrelay_resumes_total",
+            "Resumes by outcome: live, replayed from the log of an ended stream, nothing to send, or an error code",
+            transport=TRANSPORTS, outcome=("live", "replayed", "nothing", *codes),
+        )  # fmt: skip
+        self.sessions = self.gauge("tokenrelay_sessions", "Connections now", transport=TRANSPORTS)
+        self.readers = self.gauge("tokenrelay_readers", "Readers of live streams now, whatever their connection")
+        self.behind = self.gauge(
+            "tokenrelay_sessions_behind", "Readers of live streams that stand before the shared window and read the log"
         )
-        self.gaps = Counter(
-            "tokenrelay_gaps", "Times a feed lacked something and read the log", registry=self._registry
+        self.closed = self.counter(
+            "tokenrelay_sessions_closed_total", "Sessions that are over: read to the end, dropped, detached on purpose",
+            transport=TRANSPORTS, outcome=("read_to_end", "dropped", "detached"),
+        )  # fmt: skip
+        self.drops = self.counter(
+            "tokenrelay_drops_total",
+            "Sessions that ended before their stream's end was sent, by how far they were and why",
+            transport=TRANSPORTS, phase=("before_first_token", "mid_stream", "at_end"),
+            cause=("client", "vanished", "send_timeout", "closed_by_edge", "log_lost"),
+        )  # fmt: skip
+        self.entries_delivered = self.counter(
+            "tokenrelay_entries_delivered_total", "Log entries handed to sockets, counted when a session is over",
+            transport=TRANSPORTS,
+        )  # fmt: skip
+        self.replayed = self.counter(
+            "tokenrelay_entries_replayed_total", "Log entries read again for readers that were behind or came late"
         )
-        self.live_connects = Counter(
-            "tokenrelay_live_connects", "Times the live feed was connected", registry=self._registry
+        self.errors = self.counter("tokenrelay_errors_total", "Refusals by row of the error table", code=codes)
+        self.cancels = self.counter("tokenrelay_cancels_total", "Stops asked for", transport=(*TRANSPORTS, "http"))
+        self.send_timeouts = self.counter(
+            "tokenrelay_send_timeouts_total", "Sockets closed because they took nothing", transport=TRANSPORTS
         )
-        self.reaped = Counter(
-            "tokenrelay_reaped", "Overdue generations ended or queued again", ["outcome"], registry=self._registry
+        self.vanished = self.counter("tokenrelay_readers_vanished_total", "SSE readers whose system had fallen silent")
+        self.gaps = self.counter("tokenrelay_gaps_total", "Times a feed lacked something and read the log")
+        self.gaps_closed = self.counter(
+            "tokenrelay_gaps_closed_total", "Gaps by outcome: healed from the log, lost, or left by their last reader",
+            outcome=("healed", "lost", "left"),
+        )  # fmt: skip
+        self.live_connects = self.counter("tokenrelay_live_connects_total", "Times the live feed was connected")
+        self.probe_age = self.gauge(
+            "tokenrelay_probe_age_seconds", "Since the live feed last proved that it works", "max"
         )
-        self.probe_age = Gauge(
-            "tokenrelay_probe_age_seconds", "Since the live feed last proved that it works", registry=self._registry
+        self.probe = self.histogram(
+            "tokenrelay_probe_seconds", "Edge to Redis and back through the live feed, on one clock"
         )
+        self.round_trips = self.counter(
+            "tokenrelay_edge_redis_round_trips_total",
+            "Commands or pipelines sent to Redis, the live feed's not counted",
+        )
+        self.queue_depth = self.gauge(
+            "tokenrelay_queue_depth", "Generations that wait for a worker, in all; absent while Redis is away", "max"
+        )
+        self.reaped = self.counter(
+            "tokenrelay_reaped_total", "Overdue generations ended or queued again", outcome=("lost", "again", "late")
+        )
+        self.ttft = self.histogram(
+            "tokenrelay_ttft_seconds", "Request received to first token in the socket", transport=TRANSPORTS
+        )
+        self.stages = self.histogram(
+            "tokenrelay_edge_stage_seconds",
+            "Parts of the time to the first token: request received to enqueued; reached this edge to in the socket",
+            stage=("admit", "edge"),
+        )  # fmt: skip
+        self.delivery = self.histogram(
+            "tokenrelay_delivery_seconds",
+            "An entry's arrival at this edge to in the socket, at every 32nd id of a stream", transport=TRANSPORTS,
+        )  # fmt: skip
 
-    def text(self) -> bytes:
-        """The Prometheus text exposition."""
-        return generate_latest(self._registry)
+    def session_over(self, session: Session, feed: Feed | None, transport: str, cause: str, opened_at: int) -> None:
+        """A session has ended; `opened_at` is the cursor it came with, `cause` why it ended if it was not the end."""
+        self.entries_delivered.labels(transport).inc(session.cursor - opened_at)
+        if session.has_ended:
+            self.closed.labels(transport, "read_to_end").inc()
+        elif cause == "detached":
+            self.closed.labels(transport, "detached").inc()
+        else:
+            self.closed.labels(transport, "dropped").inc()
+            self.drops.labels(transport, phase_of(session, feed), cause).inc()
+
+    def gap_over(self, is_open: bool, is_lost: bool) -> None:
+        self.gaps_closed.labels("lost" if is_lost else "left" if is_open else "healed").inc()
+
+    @contextlib.contextmanager
+    def resuming(self, transport: str, after: int) -> Iterator[Callable[[Answer], Answer]]:
+        """Count what becomes of one who comes back with a cursor (0: nobody does): an answer, or the error raised."""
+        outcome = "live"
+
+        def answered(answer: Answer) -> Answer:
+            nonlocal outcome
+            outcome = _OUTCOMES[answer]
+            return answer
+
+        try:
+            yield answered
+        except TokenrelayError as error:
+            outcome = error.code
+            raise
+        finally:
+            if after:
+                self.resumes.labels(transport, outcome).inc()
+
+    def look(self, edge: Edge) -> None:
+        """Set the gauges that are only looked at when somebody asks."""
+        self.probe_age.set(edge.hub.probe_age_s)
+        self.readers.set(edge.hub.readers)
+        self.behind.set(edge.hub.behind)
+        trips = round_trips(edge.redis)
+        self.round_trips.inc(trips - self._trips)
+        self._trips = trips
+        self.queue_depth.clear()
+        if edge.queue_depth is not None:
+            self.queue_depth.set(edge.queue_depth)
+
+
+_OUTCOMES: Final = {Answer.FOLLOW: "live", Answer.REPLAY: "replayed", Answer.NOTHING_MORE: "nothing"}
+
+
+def phase_of(session: Session, feed: Feed | None) -> str:
+    """How far a reader was. Without a feed all of its stream was in the log: it was reading the end."""
+    if session.cursor <= TOLD_NOTHING:
+        return "before_first_token"
+    return "at_end" if feed is None or feed.has_ended else "mid_stream"

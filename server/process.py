@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -17,6 +18,7 @@ import uvicorn
 from server import guard, limits, logs, vanished
 from server.app import App
 from server.edge import Edge
+from server.exposition import Slot
 from server.settings import Settings
 
 BACKLOG: Final = 2048
@@ -86,11 +88,11 @@ def _give_up(loop: asyncio.AbstractEventLoop) -> None:
     os._exit(0)
 
 
-def run(settings: Settings, listener: socket.socket) -> None:
+def run(settings: Settings, listener: socket.socket, slot: Slot | None = None) -> None:
     """Serve until a signal; returns when everything is closed."""
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     servers: list[_Server] = []
-    app = App(settings, on_ready=lambda edge: servers[0].began(edge))
+    app = App(settings, on_ready=lambda edge: servers[0].began(edge), slot=slot)
     config = guard.Config(
         app,
         loop="uvloop",
@@ -124,6 +126,6 @@ def run(settings: Settings, listener: socket.socket) -> None:
     server.run(sockets=[listener])
 
 
-def run_child(settings: Settings) -> None:
-    """One of several on the same port: each has a socket of its own."""
-    run(settings, bind(settings))
+def run_child(settings: Settings, counts: Path, index: int) -> None:
+    """One of several on the same port: each has a socket of its own, and a place in the folder of counts."""
+    run(settings, bind(settings), Slot(counts, index))

@@ -29,6 +29,30 @@ WILL_NOT_WRITE = ("OOM ", "READONLY ", "LOADING ", "MISCONF ", "NOREPLICAS ", "M
 """Redis's words for a state that passes; a script's error has them in the middle of its text."""
 
 
+class _CountsTrips:
+    """A command, or a pipeline of them, takes a connection once: so that is how often Redis was asked."""
+
+    round_trips = 0
+
+    async def get_connection(self, *args: Any, **kwargs: Any) -> Any:
+        self.round_trips += 1
+        return await super().get_connection(*args, **kwargs)  # type: ignore[misc]
+
+
+class Pool(_CountsTrips, BlockingConnectionPool):
+    """redis-py's, counting."""
+
+
+class SentinelPool(_CountsTrips, SentinelConnectionPool):
+    """The same behind Sentinel."""
+
+
+def round_trips(redis: Redis) -> int:
+    """How often the commands' connections were used since the start."""
+    pool = redis.connection_pool
+    return pool.round_trips if isinstance(pool, _CountsTrips) else 0
+
+
 def open_pool(url: str) -> Redis:
     """A client with a bounded pool; a caller beyond the bound waits for at most `COMMAND_TIMEOUT_S`.
 
@@ -50,9 +74,7 @@ def open_pool(url: str) -> Redis:
     else:
         if url.startswith("unix:"):
             del options["socket_keepalive"]
-        pool = BlockingConnectionPool.from_url(
-            url, max_connections=MAX_CONNECTIONS, timeout=COMMAND_TIMEOUT_S, **options
-        )
+        pool = Pool.from_url(url, max_connections=MAX_CONNECTIONS, timeout=COMMAND_TIMEOUT_S, **options)
     pool.connection_class = _steady(pool.connection_class)
     return Redis.from_pool(pool)  # closing the client closes the pool
 
@@ -78,7 +100,7 @@ def _sentinel_pool(address: SentinelAddress, options: dict[str, Any]) -> Sentine
     own = {"socket_timeout": 1.0, "username": address.sentinel_username, "password": address.sentinel_password}
     sentinel = Sentinel(list(address.hosts), sentinel_kwargs=own)  # type: ignore[no-untyped-call]
     options |= {"db": address.db, "username": address.username, "password": address.password}
-    return SentinelConnectionPool(address.service, sentinel, max_connections=MAX_CONNECTIONS, **options)  # type: ignore[no-untyped-call]
+    return SentinelPool(address.service, sentinel, max_connections=MAX_CONNECTIONS, **options)  # type: ignore[no-untyped-call]
 
 
 def live_connection(redis: Redis) -> AbstractConnection:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
 import msgspec
@@ -37,8 +38,9 @@ class _Page(msgspec.Struct, frozen=True):
 class Replays:
     """One per process."""
 
-    def __init__(self, reads: LogReader) -> None:
+    def __init__(self, reads: LogReader, on_read: Callable[[int], None] = lambda _: None) -> None:
         self._reads = reads
+        self._on_read = on_read  # told how many entries each page had
         self._turn = asyncio.Semaphore(AT_ONCE)
         self._under_way: dict[Key, asyncio.Task[list[Chunk]]] = {}
         self._kept: OrderedDict[Key, _Page] = OrderedDict()  # the oldest first
@@ -78,6 +80,7 @@ class Replays:
         try:
             async with self._turn:
                 first, entries = await self._reads.page(session.stream_id, key[1])
+                self._on_read(len(entries))
                 chunks = session.chunks(first, entries, form)
         finally:
             del self._under_way[key]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     )
     heartbeat_s: float = Field(15, gt=0, description="silence after which a comment is sent")
     log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
+
+    log_format: Literal["json", "console"] = Field("json", description="`json`, or `console` for a person to read")
 
     @field_validator("log_level")
     @classmethod

@@ -11,10 +11,13 @@ import structlog
 
 from protocol import codec, formats, sse
 from protocol.errors import TokenrelayError
+from protocol.lifecycle import TOLD_NOTHING
 from protocol.session import Session, Step
 from server import departure, http, replay, vanished
 from server.http import Call
 from server.hub import Channel
+from server.metrics import SAMPLED
+from server.timing import Start
 
 if TYPE_CHECKING:
     from server.edge import Edge
@@ -30,8 +33,13 @@ class SseDoor:
 
     can_return = True
 
-    def __init__(self, edge: Edge, call: Call, session: Session, channel: Channel | None) -> None:
+    def __init__(
+        self, edge: Edge, call: Call, session: Session, channel: Channel | None, start: Start | None = None
+    ) -> None:
         self.session = session
+        self._start = start  # None for a stream that began elsewhere or earlier
+        self._opened_at = session.cursor
+        self._cause = "client"  # why it ends, unless its end is sent
         self._edge = edge
         self._call = call
         self._channel = channel
@@ -56,6 +64,7 @@ class SseDoor:
     def tick(self, now: float) -> None:
         if self.session.is_stalled(now, self._edge.settings.send_timeout_s):
             self._edge.metrics.send_timeouts.labels("sse").inc()
+            self._cause = "send_timeout"
             log.info("send_timeout", stream_id=self.session.stream_id, transport="sse")
             http.abort(self._call.send)
         elif self._call.identity is not None and self._edge.auth.has_ended(self._call.identity):
@@ -69,12 +78,14 @@ class SseDoor:
     def look(self) -> None:
         if vanished.has_vanished(self._call.send, self._edge.settings.heartbeat_s):
             self._edge.metrics.vanished.inc()
+            self._cause = "vanished"
             log.info("reader_vanished", stream_id=self.session.stream_id)
             http.abort(self._call.send)
 
     def close_soon(self) -> None:
         """End the response between two events; the client comes back with its cursor, after a drain elsewhere."""
         self._is_closing = True
+        self._cause = "closed_by_edge"
         self.wake()
 
     # -- the response
@@ -107,21 +118,29 @@ class SseDoor:
                 await self._call.write(b"", more=False)
         finally:
             gauge.dec()
+            feed = None if self._channel is None else self._channel.feed
+            self._edge.metrics.session_over(self.session, feed, "sse", self._cause, self._opened_at)
             self._edge.doors.discard(self)
             watcher.cancel()
 
     async def _pump(self) -> None:
-        feed = None if self._channel is None else self._channel.feed
+        channel = self._channel
+        feed = None if channel is None else channel.feed
         while not self._is_gone and not self._is_closing:
             step = self.session.next_step(feed)
-            if step is Step.TAKE and feed is not None:
+            if step is Step.TAKE and channel is not None and feed is not None:
                 chunk = feed.after(self.session.cursor, formats.SSE)
                 if chunk is not None:
+                    reached_at = channel.heard_at
+                    if chunk.is_last and self._start is not None:
+                        chunk = self._start.told(chunk, feed, formats.SSE, reached_at)
                     self.session.took(chunk)
                     await self._write(chunk.body)
+                    if self._start is not None or not chunk.cursor & SAMPLED:
+                        self._note(chunk.cursor, reached_at)
             elif step is Step.CLOSE:
                 return
-            elif self._channel is not None and self._channel.is_lost:
+            elif channel is not None and channel.is_lost:
                 await self._write_lost()
                 return
             elif step is Step.READ_LOG:
@@ -154,6 +173,7 @@ class SseDoor:
 
     async def _write_lost(self) -> None:
         """What the reader lacks is no longer anywhere: say so; this end is not in the log and has no id."""
+        self._cause = "log_lost"
         error = TokenrelayError("STREAM_EXPIRED", "what follows is no longer stored")
         await self._write(sse.encode_frame(codec.to_json(error.event_data(self._call.request_id))))
 
@@ -162,6 +182,16 @@ class SseDoor:
         await self._call.write(body)
         self.session.sending_since = None
         self.session.wrote_at = time.monotonic()
+
+    def _note(self, cursor: int, reached_at: float) -> None:
+        """Written: is it the first token, is it one of those whose way through this edge is timed?"""
+        metrics, now = self._edge.metrics, self.session.wrote_at
+        if self._start is not None and self._start.is_waiting and cursor > TOLD_NOTHING:
+            self._start.sent(metrics, "sse", reached_at, now)
+            if not self._start.wants_timing:
+                self._start = None
+        if not cursor & SAMPLED:
+            metrics.delivery.labels("sse").observe(now - reached_at)
 
     async def _wait(self) -> None:
         if not self._was_woken:

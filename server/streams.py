@@ -57,8 +57,9 @@ async def attach(
 ) -> None:
     """Stream what follows `after`; 204 for one who has it all. `first` goes before everything else."""
     edge = call.edge
-    found = await find(edge, identity, stream_id)
-    answer = cursor.answer(after, found.last_id, found.has_ended)
+    with edge.metrics.resuming("sse", after) as outcome:
+        found = await find(edge, identity, stream_id)
+        answer = outcome(cursor.answer(after, found.last_id, found.has_ended))
     if answer is Answer.NOTHING_MORE:
         await call.answer(204, b"", "", {"x-stream-id": stream_id})
         return
@@ -92,6 +93,7 @@ async def cancel(call: Call) -> None:
     """`POST /api/streams/{id}/cancel` and `DELETE /api/streams/{id}`."""
     identity = call.edge.auth.identify(call.headers.get("authorization"))
     found = await find(call.edge, identity, call.path["stream_id"])
+    call.edge.metrics.cancels.labels("http").inc()
     state = found.public_state if found.has_ended else await call.edge.jobs.cancel(found)
     await call.json(200, {"stream_id": found.stream_id, "state": state})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -13,17 +14,19 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.types import Receive, Scope, Send
 
 from protocol import codec, cursor, ws
+from protocol.context import Context, for_stream
 from protocol.cursor import Answer
 from protocol.errors import TokenrelayError
-from protocol.feed import MAX_CHUNK_BYTES, Chunk
+from protocol.feed import MAX_CHUNK_BYTES
 from protocol.session import Session, Step
 from protocol.ws import Close, Dialect
 from server import departure, http, origin, replay
+from server.attachment import Attachment
 from server.auth import Identity
 from server.chat import begin
-from server.hub import Channel
 from server.limits import BYTES_A_MESSAGE, must_not_be_crowded, too_many_messages
 from server.streams import find
+from server.timing import Frame, Start
 
 if TYPE_CHECKING:
     from server.edge import Edge
@@ -39,32 +42,15 @@ DENIED_S: Final = 5.0
 log = structlog.get_logger()
 
 
-class Attachment:
-    """One stream on a socket: a session, and the channel it follows (None: all of it is in the log)."""
-
-    def __init__(self, socket: Socket, session: Session, channel: Channel | None) -> None:
-        self.session = session
-        self.channel = channel
-        self.page: asyncio.Future[list[Chunk]] | None = None  # None unless it waits for a page of the log
-        self._socket = socket
-
-    def wake(self) -> None:
-        self._socket.is_ready(self)
-
-    def ask(self, page: asyncio.Future[list[Chunk]]) -> None:
-        """Wait for it without holding up the socket's other streams."""
-        self.page = page
-        page.add_done_callback(lambda _: self.wake())
-
-
 class Socket:
     """One client's connection. Reads commands in order; writes answers before events, events in frames of bounded
     size."""
 
     can_return = True
 
-    def __init__(self, edge: Edge, dialect: Dialect, identity: Identity, send: Send) -> None:
+    def __init__(self, edge: Edge, dialect: Dialect, identity: Identity, send: Send, context: Context) -> None:
         self._edge = edge
+        self._given = context  # what the handshake said, for all streams that start here
         self._dialect = dialect
         self._identity = identity
         self._send = send
@@ -76,12 +62,13 @@ class Socket:
         self._closing: tuple[Close, str] | None = None  # set once: why the socket is to be closed
         self._sending_since: float | None = None
         self._leave_at = departure.rotation_at(edge.settings.rotate_s, time.monotonic())
+        self._cause = "client"  # why sessions end with the socket
+        self._timed = Frame(edge.metrics)
 
     def __repr__(self) -> str:
         return f"<Socket {self._dialect.subprotocol} | {len(self._attachments)} streams>"
 
-    # -- what the hub and the edge say
-    # -----------------------------------------------------------------------------------
+    # -- what the hub and the edge say ---------------------------------------------------------------------------------
 
     def is_ready(self, attachment: Attachment) -> None:
         self._ready[attachment] = None
@@ -92,6 +79,7 @@ class Socket:
         if since is not None and now - since >= self._edge.settings.send_timeout_s:
             self._sending_since = None
             self._edge.metrics.send_timeouts.labels("ws").inc()
+            self._cause = "send_timeout"
             log.info("send_timeout", transport="ws", streams=len(self._attachments))
             http.abort(self._send)
         elif self._edge.auth.has_ended(self._identity):
@@ -112,6 +100,7 @@ class Socket:
 
     def _close(self, code: Close, reason: str) -> None:
         self._closing = self._closing or (code, reason)
+        self._cause = "closed_by_edge"
         self._something.set()
 
     def _say(self, message: bytes) -> None:
@@ -120,8 +109,7 @@ class Socket:
             self._close(Close.POLICY, "too many answers unread")
         self._something.set()
 
-    # -- reading
-    # ---------------------------------------------------------------------------------------------------------
+    # -- reading -------------------------------------------------------------------------------------------------------
 
     async def read(self, receive: Receive) -> None:
         """Take commands until the client is gone or breaks the rules."""
@@ -167,9 +155,10 @@ class Socket:
                     found = await find(self._edge, self._identity, command.stream_id)
                     if not found.has_ended:
                         self._identity.must_not_be_limited()
+                        self._edge.metrics.cancels.labels("ws").inc()
                         await self._edge.jobs.cancel(found)
                 case ws.Detach():
-                    self._detach(command.stream_id)
+                    self._detach(command.stream_id, "detached")
                 case ws.Ping():
                     self._say(ws.message(self._dialect, "pong", ref=command.ref))
                 case ws.Bad():
@@ -183,18 +172,25 @@ class Socket:
 
     async def _start(self, command: ws.Start) -> None:
         self._must_have_room()
-        stream_id, channel = await begin(self._edge, self._identity, command.body, command.idempotency_key)
+        start = Start(self._edge.tracing, for_stream(self._given, secrets.token_hex(8)), time.monotonic())
+        try:
+            stream_id, channel = await begin(self._edge, self._identity, command.body, command.idempotency_key, start)
+        except TokenrelayError as error:
+            start.over(error.code)
+            raise
         self._edge.metrics.started.labels("ws").inc()
         if channel is None:
+            start.over()
             await self._resume(ws.Resume(command.ref, stream_id, 0, is_exact=False))
             return
         session = Session(stream_id, 0, is_compact=True, now=time.monotonic())
-        self._attach(Attachment(self, session, channel), command.ref)
+        self._attach(Attachment(self, session, channel, self._dialect.events, start), command.ref)
 
     async def _resume(self, command: ws.Resume) -> None:
-        found = await find(self._edge, self._identity, command.stream_id)
-        answer = cursor.answer(command.after, found.last_id, found.has_ended)
-        self._detach(command.stream_id)
+        with self._edge.metrics.resuming("ws", command.after) as outcome:
+            found = await find(self._edge, self._identity, command.stream_id)
+            answer = outcome(cursor.answer(command.after, found.last_id, found.has_ended))
+        self._detach(command.stream_id, "detached")
         if answer is Answer.NOTHING_MORE:
             done = ws.message(self._dialect, "started", ref=command.ref, stream_id=found.stream_id, done=True)
             self._say(done)
@@ -206,7 +202,7 @@ class Socket:
             self._edge.must_not_drain()
             channel = await self._edge.hub.open(command.stream_id)
         session = Session(command.stream_id, command.after, is_compact=not command.is_exact, now=time.monotonic())
-        self._attach(Attachment(self, session, channel), command.ref)
+        self._attach(Attachment(self, session, channel, self._dialect.events), command.ref)
 
     def _must_have_room(self) -> None:
         if len(self._attachments) >= MAX_STREAMS:
@@ -220,10 +216,13 @@ class Socket:
         self._say(ws.message(self._dialect, "started", ref=ref, stream_id=stream_id))
         self.is_ready(attachment)
 
-    def _detach(self, stream_id: str) -> None:
+    def _detach(self, stream_id: str, cause: str) -> None:
         attachment = self._attachments.pop(stream_id, None)
         if attachment is not None:
             self._ready.pop(attachment, None)
+            attachment.over()
+            feed = None if attachment.channel is None else attachment.channel.feed
+            self._edge.metrics.session_over(attachment.session, feed, "ws", cause, attachment.opened_at)
             if attachment.page is not None:
                 replay.forget(attachment.page)
             if attachment.channel is not None:
@@ -231,10 +230,9 @@ class Socket:
 
     def detach_all(self) -> None:
         for stream_id in list(self._attachments):
-            self._detach(stream_id)
+            self._detach(stream_id, self._cause)
 
-    # -- writing
-    # ---------------------------------------------------------------------------------------------------------
+    # -- writing -------------------------------------------------------------------------------------------------------
 
     async def write(self) -> None:
         """Send what there is until the socket is to be closed, then close it."""
@@ -270,6 +268,7 @@ class Socket:
         self._sending_since = time.monotonic()
         await self._send({"type": "websocket.send", kind: frame})
         self._sending_since = None
+        self._timed.written()
 
     def _take(self, attachment: Attachment) -> list[tuple[bytes, int]]:
         """What one stream has for its session now; puts it back among the ready if there may be more."""
@@ -290,7 +289,7 @@ class Socket:
                 chunks = page.result()
             elif step is Step.TAKE and channel is not None:
                 chunk = channel.feed.after(session.cursor, form)
-                chunks = [] if chunk is None else [chunk]
+                chunks = [] if chunk is None else [self._timed.taking(attachment, chunk)]
             else:
                 attachment.ask(self._edge.replays.page(session, form))
                 return []
@@ -303,14 +302,14 @@ class Socket:
         for chunk in chunks:
             session.took(chunk)
         if session.has_ended:
-            self._detach(session.stream_id)
+            self._detach(session.stream_id, "client")
         elif self._attachments.get(session.stream_id) is attachment:
             self.is_ready(attachment)
         return [(chunk.body, chunk.count) for chunk in chunks]
 
     def _lost(self, attachment: Attachment) -> list[tuple[bytes, int]]:
         stream_id = attachment.session.stream_id
-        self._detach(stream_id)
+        self._detach(stream_id, "log_lost")
         error = TokenrelayError("STREAM_EXPIRED", "what follows is no longer stored")
         return [(ws.error_message(self._dialect, error, None, stream_id), 1)]
 
@@ -336,7 +335,9 @@ class WebSocketDoor:
             chosen = dialect.subprotocol if dialect.subprotocol in scope["subprotocols"] else None
             await send({"type": "websocket.accept", "subprotocol": chosen})
             http.hold_little(send)
-            await self._serve(Socket(self._edge, dialect, identity, send), receive)
+            headers = Headers(scope=scope)
+            given = http.context_of(headers, http.request_id_of(headers))
+            await self._serve(Socket(self._edge, dialect, identity, send, given), receive)
 
     async def deny(self, scope: Scope, receive: Receive, send: Send, error: TokenrelayError) -> None:
         """Refuse the handshake with the HTTP answer the same call would have had (ASGI: Websocket Denial Response)."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
 from pydantic import ValidationError
 
 from protocol import catalogue
-from workers import process
+from workers import listener, process
 from workers.settings import Settings
 
 RESTART_S: Final = (0.5, 10.0)
@@ -38,15 +41,24 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"TOKENRELAY_CATALOGUE: {error}", file=sys.stderr)
         return 2
-    if arguments.processes == 1:
-        process.run(settings)
-        return 0
-    return _run_many(settings, arguments.processes)
+    try:
+        if arguments.processes == 1:
+            process.run(settings)
+            return 0
+        return _run_many(settings, arguments.processes)
+    except OSError as error:
+        print(f"cannot listen on {settings.metrics_host}:{settings.metrics_port}: {error.strerror}", file=sys.stderr)
+        return 1
 
 
 def _run_many(settings: Settings, number: int) -> int:
     """Children that are started again when they die, until a signal; then they are told and waited for."""
     context = multiprocessing.get_context("spawn")
+    counts = Path(tempfile.mkdtemp(prefix="tokenrelay-worker-counts-"))
+    # Held, not listened on: it finds a port taken before any child starts.
+    holder = None
+    if settings.metrics_port:
+        holder = listener.bind(settings.metrics_host, settings.metrics_port, is_shared=True)
     stopping = False
 
     def stop(*_: int | FrameType | None) -> None:
@@ -63,7 +75,7 @@ def _run_many(settings: Settings, number: int) -> int:
             pause = RESTART_S[0] if time.monotonic() - started > 60 or not started else min(pause * 2, RESTART_S[1])
             started = time.monotonic()
             for index in dead:
-                children[index] = context.Process(target=process.run, args=(settings, index))
+                children[index] = context.Process(target=process.run_child, args=(settings, counts, index))
                 children[index].start()  # type: ignore[union-attr]
         time.sleep(0.1)
     alive = [child for child in children if child is not None and child.is_alive()]
@@ -74,6 +86,9 @@ def _run_many(settings: Settings, number: int) -> int:
         child.join(max(0.1, deadline - time.monotonic()))
         if child.is_alive():
             child.kill()
+    if holder is not None:
+        holder.close()
+    shutil.rmtree(counts, ignore_errors=True)
     return 0
 
 

@@ -18,14 +18,16 @@ from arq import ArqRedis
 
 from protocol import events, scripted
 from protocol.catalogue import Choice
+from protocol.context import Context
 from protocol.request import ChatRequest
 from workers.health import Health
-from workers.metrics import Metrics
+from workers.metrics import Metrics, whose
 from workers.providers.base import Message, ModelRequest, Piece, Provider, ProviderError
 from workers.routing import Route
 from workers.routing.ladder import Ladder, Limits
 from workers.settings import Settings
 from workers.tools.registry import Selection
+from workers.tracing import Span, Tracing
 
 log = structlog.get_logger()
 
@@ -36,6 +38,7 @@ class Opened(msgspec.Struct, frozen=True):
     choice: Choice
     first: Piece
     pieces: AsyncIterator[Piece]
+    asked_at: float  # this maker, by the monotonic clock
 
 
 class Attempts:
@@ -52,6 +55,8 @@ class Attempts:
         redis: ArqRedis,
         settings: Settings,
         metrics: Metrics,
+        tracing: Tracing,
+        context: Context,
     ) -> None:
         self.choice = route.choice  # who was asked last
         self.failures: list[dict[str, Any]] = []
@@ -64,8 +69,12 @@ class Attempts:
         self._providers = providers
         self._health = health
         self._redis = redis
-        self._metrics = metrics
         self._errors: list[ProviderError] = []  # of the round under way
+        self._first_asked: Choice | None = None  # in the round under way; None before it
+        self._metrics = metrics
+        self._tracing = tracing
+        self._span = Span("")  # the call that is open
+        self._context = context
 
     def __repr__(self) -> str:
         return f"<Attempts {self.choice.model.id} | {len(self.failures)} failed | {self._ladder!r}>"
@@ -73,6 +82,7 @@ class Attempts:
     async def open(self, messages: Sequence[Message], tools: Selection) -> Opened:
         """Whoever begins to answer. Raises ProviderError when nobody does within the limits."""
         self._errors = []
+        self._first_asked = None
         self._ladder.begin(time.monotonic(), self.choice)
         while True:
             step = self._ladder.next(time.monotonic(), self._is_resting)
@@ -82,6 +92,7 @@ class Attempts:
                 await asyncio.sleep(step)
             elif await self._health.may_ask(self._redis, step):
                 self.choice = step
+                self._first_asked = self._first_asked or step
                 began_at = time.monotonic()
                 try:
                     return await self._ask(step, messages, tools)
@@ -93,13 +104,20 @@ class Attempts:
 
     def broke_off(self, error: ProviderError) -> None:
         """The call that was open has failed in the middle of its answer."""
-        self._metrics.failed(self.choice, error.reason)
+        self._metrics.timed_out(self.choice, error.reason)
         if error.blame not in ("request", "room"):
             self._health.failed(self.choice)
 
+    def over(self, error: str = "") -> None:
+        """The call that was open has ended."""
+        self._span.end(error)
+
     async def _ask(self, choice: Choice, messages: Sequence[Message], tools: Selection) -> Opened:
+        maker, row = whose(choice)
+        span = self._tracing.span("provider call", self._context.traceparent, "client", provider=maker, model=row)
+        context = msgspec.structs.replace(self._context, traceparent=span.traceparent)
         provider = self._providers[choice.model.dialect]
-        request = _model_request(self._asked, choice, messages, tools)
+        request = _model_request(self._asked, choice, messages, tools, context)
         self.left_out = provider.left_out(request)
         if tools.specs and not request.tools:
             self.left_out = (*self.left_out, "tools")
@@ -117,16 +135,18 @@ class Attempts:
             raise ProviderError("the model stopped without saying why", retryable=True) from None
         finally:
             if first is None:
+                span.end("failed")
                 await close(pieces)
         took_s = time.monotonic() - began_at
         self._health.succeeded(choice, took_s * 1000)
-        self._metrics.answered(choice, took_s)
-        return Opened(choice, first, pieces)
+        self._span = span
+        self._metrics.answered(self._first_asked or choice, choice, took_s)
+        return Opened(choice, first, pieces, began_at)
 
     def _note(self, choice: Choice, error: ProviderError, seconds: float) -> None:
         model = choice.model
+        self._metrics.attempt_failed(choice, error)
         self._errors.append(error)
-        self._metrics.failed(choice, error.reason)
         self.failures.append(
             events.attempt(model.id, model.provider, error.code, error.message, round(max(0.0, seconds), 3))
         )
@@ -170,7 +190,9 @@ async def close(pieces: AsyncIterator[Piece]) -> None:
         await end()
 
 
-def _model_request(asked: ChatRequest, choice: Choice, messages: Sequence[Message], tools: Selection) -> ModelRequest:
+def _model_request(
+    asked: ChatRequest, choice: Choice, messages: Sequence[Message], tools: Selection, context: Context
+) -> ModelRequest:
     name = asked.model or ""
     return ModelRequest(
         model=name if choice.model.dialect == "scripted" and scripted.is_scripted(name) else choice.upstream,
@@ -181,4 +203,6 @@ def _model_request(asked: ChatRequest, choice: Choice, messages: Sequence[Messag
         stop=asked.stops,
         seed=asked.seed,
         tools=tools.specs if choice.model.tools else (),
+        request_id=context.request_id,
+        traceparent=context.traceparent,
     )

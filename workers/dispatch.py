@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -84,6 +85,7 @@ class LeaseWorker(Worker):
         claims = scripts.claim_reply(await run(self._house.redis, scripts.CLAIM, arguments))
         for claim in claims:
             self._house.claims[claim.stream_id] = claim
+            self._house.taken_at[claim.stream_id] = time.monotonic()
             task = asyncio.create_task(self.run_job(claim.stream_id, 0))
             self.tasks[claim.stream_id] = task
             task.add_done_callback(self._done(claim.stream_id))
@@ -94,6 +96,7 @@ class LeaseWorker(Worker):
             if self.tasks.get(job_id) is task:
                 del self.tasks[job_id]
             self._house.claims.pop(job_id, None)
+            self._house.taken_at.pop(job_id, None)
             self.wake()
             if not task.cancelled() and task.exception() is not None:
                 log.error("job_failed", stream_id=job_id, error=repr(task.exception()))
@@ -119,6 +122,7 @@ async def listen(house: House, worker: LeaseWorker) -> None:
         pubsub: PubSub = house.redis.pubsub()
         try:
             await pubsub.subscribe(keys.WAKE, keys.CANCEL)
+            house.metrics.wake_connects.inc()
             worker.wake()
             while True:
                 message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=LISTEN_S)

@@ -9,9 +9,10 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+import msgspec
 import structlog
 
-from protocol import codec, lifecycle, request
+from protocol import codec, context, lifecycle, request
 from protocol.catalogue import Choice
 from protocol.errors import TABLE, TokenrelayError
 from protocol.events import Completion, Event, Failure, Started, Terminal, ToolCall, ToolResult
@@ -19,10 +20,13 @@ from protocol.scripts import Claim
 from workers import routing
 from workers.attempts import Attempts, close
 from workers.log import Log
+from workers.metrics import SAMPLED, whose
 from workers.providers.base import Delta, Finish, Message, ProviderError, Reason, ToolUse
 from workers.routing import Route
+from workers.timing import Timing
 from workers.tools.base import Outcome
 from workers.tools.registry import Selection
+from workers.tracing import Span
 
 if TYPE_CHECKING:
     from workers.house import House
@@ -48,11 +52,14 @@ log = structlog.get_logger()
 class Generation:
     """One answer being written by this process."""
 
-    def __init__(self, house: House, claim: Claim, now: float) -> None:
+    def __init__(self, house: House, claim: Claim, now: float, taken_at: float | None = None) -> None:
         self.stream_id = claim.stream_id
         self.epoch = claim.epoch
         self.log = Log(claim, house.settings.retention_ms, self, house.writer.mark)
         self._house = house
+        self.context = context.unpack(claim.context)
+        self._timing = Timing(house.metrics, now if taken_at is None else taken_at, claim.age_ms / 1000)
+        self._span = Span(self.context.traceparent)
         self._claim = claim
         self._asked_at = now - claim.age_ms / 1000  # by the monotonic clock
         self._began_at = now
@@ -79,12 +86,13 @@ class Generation:
         """The first reason counts. The provider's call is closed on the way out."""
         if self._why is None and not self.log.has_end:
             self._why = why
+            self._house.metrics.stopped.labels(why.replace(" ", "_")).inc()
             if self._work is not None:
                 self._work.cancel()
 
     def log_lost(self) -> None:
-        self._house.metrics.fenced()
         log.warning("fenced", stream_id=self.stream_id, epoch=self.epoch)
+        self._house.metrics.fenced.inc()
         self.stop("lost")
 
     def log_cancelled(self) -> None:
@@ -95,6 +103,8 @@ class Generation:
 
     def log_acked(self) -> None:
         self._room.set()
+        if self._timing.is_open:
+            self._timing.acked(time.monotonic())
 
     def heard(self, is_heard: bool) -> None:
         """Whether any edge listens, that is, whether there is a viewer anywhere."""
@@ -125,6 +135,7 @@ class Generation:
     async def run(self) -> None:
         """Returns when the end is in the log's hands, or when it is no longer ours to end. Never raises."""
         self._work = asyncio.current_task()
+        self._begin_span()
         try:
             if self._why is not None:
                 raise asyncio.CancelledError
@@ -143,9 +154,30 @@ class Generation:
         except Exception:
             log.exception("generation_failed", stream_id=self.stream_id)
             end = self._failure("INTERNAL_ERROR", "something went wrong here; it has been noted")
-        self._house.metrics.ended(self._choice, end)
         if not self.log.is_closed:
-            self.log.end(codec.pack(end), lifecycle.state_after(end))
+            self.log.end(codec.pack(await self._timed(end)), lifecycle.state_after(end))
+            self._house.metrics.stream_ended(end, self._choice)
+            provider, model = whose(self._choice)
+            state = lifecycle.state_after(end)
+            log.info("generation_ended", stream_id=self.stream_id, state=state, provider=provider, model=model)
+        self._span.end(end.code if isinstance(end, Failure) else "")
+
+    def _begin_span(self) -> None:
+        """The wait that is over, and what begins now; calls of makers and tools are below it."""
+        tracing, above, waited_s = self._house.tracing, self.context.traceparent, self._claim.age_ms / 1000
+        tracing.span("queue wait", above, "consumer", waited_s).end()
+        self._span = tracing.span(
+            "generation", above, "consumer", stream_id=self.stream_id, request_id=self.context.request_id
+        )
+        self.context = msgspec.structs.replace(self.context, traceparent=self._span.traceparent)
+
+    async def _timed(self, end: Terminal) -> Terminal:
+        """With where the time went, if the caller wants to know; then the first token must have been acknowledged."""
+        if not self.context.wants_timing or not isinstance(end, Completion):
+            return end
+        if self._timing.is_open:
+            await self._house.writer.flushed(1.0)
+        return msgspec.structs.replace(end, timing=self._timing.fields())
 
     async def settled(self) -> None:
         """Returns when the end is in Redis, or when nothing is ours to write any more; until then the lease is kept."""
@@ -160,7 +192,7 @@ class Generation:
         attempts = self._attempts = Attempts(
             self.stream_id, asked, route,
             providers=house.providers, health=house.health, redis=house.redis, settings=house.settings,
-            metrics=house.metrics,
+            metrics=house.metrics, tracing=house.tracing, context=self.context,
         )  # fmt: skip
         self._label = route.label
         if not self.log.last_id:  # an attempt before this one may have said so already
@@ -184,14 +216,20 @@ class Generation:
         calls: list[ToolUse] = []
         texts: list[str] = []  # kept only where a tool may be called, for the next round
         self._written = 0
+        opened_at = time.monotonic()
         opened = await attempts.open(messages, tools)
+        self._timing.answered(opened_at, opened.asked_at, time.monotonic())
+        gap = self._house.metrics.gap.labels(*whose(opened.choice))
         self._label = route.label_of(opened.choice)
         keeps, most = bool(tools.specs), self._house.settings.buffer_bytes
         piece, step = opened.first, opened.pieces.__anext__  # `async for`, but for the first piece, which is here
         self._is_writing = True
         try:
             while True:
-                self._piece_at = time.monotonic()
+                now = time.monotonic()
+                if not (self._written + 1) & SAMPLED:
+                    gap.observe(now - self._piece_at)
+                self._piece_at = now
                 if type(piece) is Delta:
                     self._token(piece.text)
                     if keeps:
@@ -210,9 +248,11 @@ class Generation:
             raise ProviderError("the model stopped without saying why", retryable=True) from None
         except ProviderError as error:
             attempts.broke_off(error)
+            attempts.over(error.code)
             raise
         finally:
             self._is_writing = False
+            attempts.over()
             await close(opened.pieces)
 
     def _token(self, text: str) -> None:
@@ -244,14 +284,25 @@ class Generation:
         if not is_run:
             outcome = Outcome(f"at most {MAX_CALLS} calls at once", failed=True)
         elif self._may_call(use.name, tools):
-            outcome = await self._house.tools.call(use.name, use.arguments)
+            outcome = await self._run_tool(use)
         else:
             outcome = Outcome(f"there is no tool called {use.name[:80]!r}", failed=True)
-        self._house.metrics.called(failed=outcome.failed)
         self._append(
             ToolResult(_now_ms(), self._label, use.call_id, use.name, use.arguments, outcome.text, outcome.failed)
         )
         return Message("tool", outcome.text, tool_call_id=use.call_id)
+
+    async def _run_tool(self, use: ToolUse) -> Outcome:
+        house, began_at = self._house, time.monotonic()
+        span = house.tracing.span("tool call", self.context.traceparent, tool=house.tools.label(use.name))
+        try:
+            outcome = await house.tools.call(use.name, use.arguments)
+        except BaseException:
+            span.end("cancelled")
+            raise
+        span.end("failed" if outcome.failed else "")
+        house.metrics.tool_called(house.tools.label(use.name), outcome.failed, time.monotonic() - began_at)
+        return outcome
 
     def _may_call(self, name: str, tools: Selection) -> bool:
         """What was not offered is not run, whatever a model makes up. The scripted one's script is the caller's."""
@@ -307,7 +358,7 @@ class Generation:
                 return self._timed_out("total", "the answer took longer than is allowed")
 
     def _timed_out(self, reason: Reason, message: str) -> Failure:
-        self._house.metrics.failed(self._choice, reason)
+        self._house.metrics.timed_out(self._choice, reason)
         log.info("timed_out", stream_id=self.stream_id, reason=reason)
         return self._failure("TIMEOUT", message)
 

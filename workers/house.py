@@ -21,9 +21,10 @@ from workers.generate import Generation
 from workers.health import SYNC_S, Health
 from workers.metrics import Metrics
 from workers.providers.base import Provider
-from workers.redis import AWAY, own_connection, run
+from workers.redis import AWAY, own_connection, round_trips, run
 from workers.settings import Settings
 from workers.tools.registry import Toolbox
+from workers.tracing import Tracing
 from workers.writer import Writer
 
 PULSE_S: Final = 0.5
@@ -43,6 +44,7 @@ class House:
         providers: dict[str, Provider],
         lacks: dict[str, str],
         tools: Toolbox | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.settings = settings
         self.redis = redis
@@ -51,10 +53,12 @@ class House:
         self.lacks = lacks
         self.tools = tools or Toolbox()
         self.worker_id = secrets.token_hex(6)
-        self.metrics = Metrics()
         self.health = Health(catalogue.routing.health, self.worker_id, settings.first_token_timeout_s)
-        self.writer = Writer(lambda: own_connection(redis))
+        self.metrics = Metrics()
+        self.tracing = tracing or Tracing()
+        self.writer = Writer(lambda: own_connection(redis), self.metrics)
         self.claims: dict[str, Claim] = {}  # taken from the queue, not begun yet
+        self.taken_at: dict[str, float] = {}  # when each of them was, by the monotonic clock
         self.generations: dict[str, Generation] = {}
         self.is_leaving = False
         self._renewed_at = 0.0  # by the monotonic clock
@@ -63,14 +67,21 @@ class House:
     def __repr__(self) -> str:
         return f"<House {self.worker_id} | {len(self.generations)} generations | {self.writer!r}>"
 
+    @property
+    def round_trips(self) -> int:
+        """How often Redis was asked, appends not counted."""
+        return round_trips(self.redis)
+
     async def generate(self, ctx: dict[Any, Any], stream_id: str) -> None:
         """arq's one job. Its claim was made by the dispatcher; without one it is not ours to run."""
         claim = self.claims.pop(stream_id, None)
         if claim is None:
             log.warning("job_without_claim", stream_id=stream_id, job_try=ctx.get("job_try"))
             return
-        self.metrics.claimed(claim.age_ms / 1000)
-        generation = Generation(self, claim, time.monotonic())
+        now = time.monotonic()
+        generation = Generation(self, claim, now, self.taken_at.pop(stream_id, now))
+        # Every line that is logged below this task has them, down to the call of the maker.
+        structlog.contextvars.bind_contextvars(stream_id=stream_id, request_id=generation.context.request_id)
         self.generations[stream_id] = generation
         try:
             # A task of its own: stopping it must not look like arq's own cancelling.

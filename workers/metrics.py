@@ -1,116 +1,172 @@
-"""What a worker counts, under the names operators see, and the port where Prometheus reads it. Knows no text.
+"""What a worker counts, under the names operators see; docs/metrics.md is its table. Knows no text and no caller.
 
-Nothing is counted for a token: what happens that often is read from plain numbers when Prometheus asks. Labels hold
-rows of the catalogue and words of ours, never what a caller typed, so that their number is bounded.
+A model's label is the id of its row in the catalogue, never what somebody typed; an id passed through is `other`.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-
 from protocol.catalogue import Choice
+from protocol.errors import TABLE
 from protocol.events import Completion, Terminal
+from protocol.instruments import LATENCY_S, Instruments
 
 if TYPE_CHECKING:
     from workers.house import House
+    from workers.providers.base import ProviderError, Reason
 
-SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-NOBODY: Final = "none"
+TIMEOUTS: Final = ("connect", "first_token", "between_tokens", "total")
+OUTCOMES: Final = ("completed", "cancelled", "failed")
+BLAMES: Final = ("request", "room", "model", "key", "maker")
+STAGES: Final = ("queue", "pickup", "failed", "provider", "append")
+SAMPLED: Final = 15
+"""The gap before every 16th token of a round is measured: a mask."""
 
-log = structlog.get_logger()
+SIZES: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0)
+CIRCUIT: Final = {"closed": 0.0, "half_open": 1.0, "open": 2.0}
 
 
-class Metrics:
-    """One registry a process."""
+class Metrics(Instruments):
+    """One a process. `models` and `tools` have no values known here: they are the operator's."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self._ended = Counter(
-            "tokenrelay_generations", "Generations ended here, by finish reason or error code",
-            ["outcome", "provider", "model"], registry=self.registry,
+        super().__init__()
+        of_whom: dict[str, tuple[str, ...]] = {"provider": (), "model": ()}
+        codes = tuple(TABLE)
+        self.ended = self.counter(
+            "tokenrelay_streams_ended_total", "Generations that this worker ended, by outcome, maker and model",
+            outcome=OUTCOMES, **of_whom,
         )  # fmt: skip
-        self._failures = Counter(
-            "tokenrelay_provider_failures",
-            "Calls that failed: patience that ran out (connect, first_token, between_tokens, total), or provider",
-            ["reason", "provider", "model"],
-            registry=self.registry,
+        self.failed = self.counter(
+            "tokenrelay_streams_failed_total", "Failed generations by row of the error table", code=codes, **of_whom
         )
-        self._first = Histogram(
-            "tokenrelay_provider_first_token_seconds", "From a call of a maker to its first piece",
-            ["provider", "model"], buckets=SECONDS, registry=self.registry,
+        self.tokens = self.counter(
+            "tokenrelay_tokens_total", "Tokens as the makers count them, read and written",
+            direction=("input", "output"), **of_whom,
         )  # fmt: skip
-        self._waited = Histogram(
-            "tokenrelay_queue_wait_seconds", "From the request to the claim", buckets=SECONDS, registry=self.registry
+        self.stages = self.histogram(
+            "tokenrelay_worker_stage_seconds",
+            "Parts of the time to the first token: waiting in the queue; taken to asked; calls that failed before; "
+            "asked to first piece; first piece to in the log",
+            stage=STAGES,
+        )  # fmt: skip
+        self.first_piece = self.histogram(
+            "tokenrelay_provider_first_token_seconds", "A maker's call to its first piece", LATENCY_S, **of_whom
         )
-        self._tools = Counter("tokenrelay_tool_calls", "Tools run here", ["outcome"], registry=self.registry)
-        self._fenced = Counter(
-            "tokenrelay_fenced", "Generations that another attempt had taken over", registry=self.registry
+        self.gap = self.histogram(
+            "tokenrelay_token_gap_seconds",
+            "Between two pieces of one answer, before every 16th of a round",
+            LATENCY_S,
+            **of_whom,
         )
+        self.generations = self.gauge("tokenrelay_generations", "Generations under way")
+        self.most = self.gauge("tokenrelay_generations_max", "Generations that may be under way at once")
+        self.dirty = self.gauge("tokenrelay_dirty_logs", "Logs with something that Redis lacks")
+        self.buffered = self.gauge("tokenrelay_buffered_bytes", "Written by models, not yet acknowledged by Redis")
+        self.attempts = self.counter(
+            "tokenrelay_attempts_failed_total", "Calls of makers that failed before their first piece", blame=BLAMES,
+            **of_whom,
+        )  # fmt: skip
+        self.failovers = self.counter(
+            "tokenrelay_failovers_total", "Rounds that another model answered than was asked first, by that first one",
+            **of_whom,
+        )  # fmt: skip
+        self.timeouts = self.counter(
+            "tokenrelay_provider_timeouts_total", "Makers that took too long, by what was waited for", kind=TIMEOUTS,
+            **of_whom,
+        )  # fmt: skip
+        self.circuit = self.gauge(
+            "tokenrelay_circuit_state",
+            "Of a model, as all workers see it: 0 closed, 1 half open, 2 open",
+            "max",
+            model=(),
+        )
+        self.tool_calls = self.counter(
+            "tokenrelay_tool_calls_total", "Tools that were called here; `other` is a name that no tool has",
+            tool=(), outcome=("ok", "failed"),
+        )  # fmt: skip
+        self.tool_seconds = self.histogram("tokenrelay_tool_seconds", "How long a tool took", tool=())
+        self.stopped = self.counter(
+            "tokenrelay_generations_stopped_total", "Generations stopped before their model's end, by why",
+            why=("cancel", "unheard", "lost", "leaving", "between_tokens", "total"),
+        )  # fmt: skip
+        self.fenced = self.counter(
+            "tokenrelay_appends_fenced_total", "Generations that somebody else may write now, or that Redis lost"
+        )
+        self.writer_connects = self.counter(
+            "tokenrelay_writer_connects_total", "Times the connection that all appends take was opened"
+        )
+        self.wake_connects = self.counter(
+            "tokenrelay_wake_connects_total", "Times the feed of wake-ups and cancels was subscribed"
+        )
+        self.trips = self.counter(
+            "tokenrelay_worker_redis_round_trips_total", "Times Redis was asked: appends, or everything else",
+            kind=("append", "other"),
+        )  # fmt: skip
+        self.batch = self.histogram("tokenrelay_append_batch_entries", "Entries in one round trip of appends", SIZES)
+        self.trip_seconds = self.histogram("tokenrelay_append_seconds", "One round trip of appends")
+        self.entries = self.counter("tokenrelay_entries_appended_total", "Log entries sent to Redis")
+        self._counted = {"append": 0, "other": 0, "entries": 0}  # of what others count for us, what stands here already
 
-    def claimed(self, waited_s: float) -> None:
-        self._waited.observe(max(0.0, waited_s))
+    # -- what happens now and then -------------------------------------------------------------------------------------
 
-    def answered(self, choice: Choice, seconds: float) -> None:
-        """A maker gave its first piece."""
-        self._first.labels(choice.model.provider, choice.model.id).observe(seconds)
+    def stream_ended(self, end: Terminal, choice: Choice | None) -> None:
+        """`choice` is who wrote, or was asked last; None: nobody was."""
+        whom = whose(choice)
+        if isinstance(end, Completion):
+            outcome = "cancelled" if end.finish_reason == "cancelled" else "completed"
+            self.tokens.labels("input", *whom).inc(end.input_tokens)
+            self.tokens.labels("output", *whom).inc(end.output_tokens)
+        else:
+            outcome = "failed"
+            self.failed.labels(end.code if end.code in TABLE else "INTERNAL_ERROR", *whom).inc()
+        self.ended.labels(outcome, *whom).inc()
 
-    def failed(self, choice: Choice | None, reason: str) -> None:
-        """A call of a maker came to nothing, or broke off."""
-        self._failures.labels(reason, *_names(choice)).inc()
+    def attempt_failed(self, choice: Choice, error: ProviderError) -> None:
+        self.attempts.labels(error.blame, *whose(choice)).inc()
+        self.timed_out(choice, error.reason)
 
-    def ended(self, choice: Choice | None, end: Terminal) -> None:
-        outcome = end.finish_reason if isinstance(end, Completion) else end.code
-        self._ended.labels(outcome, *_names(choice)).inc()
+    def timed_out(self, choice: Choice | None, reason: Reason) -> None:
+        """Counts it if a patience ran out."""
+        if reason != "provider":
+            self.timeouts.labels(reason, *whose(choice)).inc()
 
-    def called(self, *, failed: bool) -> None:
-        self._tools.labels("failed" if failed else "ok").inc()
+    def answered(self, asked: Choice, choice: Choice, seconds: float) -> None:
+        """A round has its first piece from `choice`; `asked` was asked first."""
+        self.first_piece.labels(*whose(choice)).observe(seconds)
+        if choice is not asked:
+            self.failovers.labels(*whose(asked)).inc()
 
-    def fenced(self) -> None:
-        self._fenced.inc()
+    def tool_called(self, tool: str, failed: bool, seconds: float) -> None:
+        self.tool_calls.labels(tool, "failed" if failed else "ok").inc()
+        self.tool_seconds.labels(tool).observe(seconds)
 
-    @contextlib.contextmanager
-    def served(self, house: House, host: str, port: int) -> Iterator[None]:
-        """Prometheus can read inside this block. With port 0 it cannot, nor where the port is taken: a worker without
-        metrics is better than none, and its log says so."""
-        self.registry.register(_Now(house))
-        try:
-            server, thread = start_http_server(port, host, self.registry) if port else (None, None)
-        except OSError as error:
-            log.error("metrics_port_taken", host=host, port=port, error=error.strerror)
-            server, thread = None, None
-        if server is None or thread is None:
-            yield
-            return
-        log.info("metrics_listening", host=host, port=server.server_port)
-        try:
-            yield
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join(timeout=1)
+    # -- what is looked at when somebody asks --------------------------------------------------------------------------
 
+    def look(self, house: House) -> None:
+        """Set the gauges, and take over what the writer and the pool count for themselves."""
+        self.generations.set(len(house.generations))
+        self.most.set(house.settings.max_jobs)
+        self.buffered.set(sum(item.log.unacked_bytes for item in house.generations.values()))
+        self.dirty.set(house.writer.dirty)
+        self.circuit.clear()
+        for model, vitals in house.health.vitals().items():
+            if any(row.id == model for row in house.catalogue.models):  # a record may outlive its row
+                self.circuit.labels(model).set(CIRCUIT[vitals.circuit])
+        self._take("append", house.writer.trips, self.trips.labels("append").inc)
+        self._take("other", house.round_trips, self.trips.labels("other").inc)
+        self._take("entries", house.writer.entries, self.entries.inc)
 
-class _Now(Collector):
-    """Numbers that the worker has anyway. Read in the server's own thread: single values, nothing is gone over."""
-
-    def __init__(self, house: House) -> None:
-        self._house = house
-
-    def collect(self) -> Iterator[Metric]:
-        house, writer = self._house, self._house.writer
-        yield GaugeMetricFamily("tokenrelay_active_generations", "Being written now", len(house.generations))
-        yield GaugeMetricFamily("tokenrelay_dirty_logs", "Logs with something that Redis lacks", writer.dirty)
-        yield CounterMetricFamily("tokenrelay_append_trips", "Round trips of the group commit", writer.trips)
-        yield CounterMetricFamily("tokenrelay_appended_entries", "Entries sent in them", writer.entries)
-        yield CounterMetricFamily("tokenrelay_writer_connects", "Times the writer was connected", writer.connects)
+    def _take(self, name: str, now: int, inc: Callable[[float], None]) -> None:
+        inc(now - self._counted[name])
+        self._counted[name] = now
 
 
-def _names(choice: Choice | None) -> tuple[str, str]:
-    return (NOBODY, NOBODY) if choice is None else (choice.model.provider, choice.model.id)
+def whose(choice: Choice | None) -> tuple[str, str]:
+    """The labels `provider` and `model`."""
+    if choice is None:
+        return "none", "none"
+    row = choice.model
+    return row.provider, row.id if choice.upstream == row.upstream or row.dialect == "scripted" else "other"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 import time
+from pathlib import Path
 from typing import Final
 
 import aiohttp
@@ -13,8 +15,9 @@ import structlog
 import uvloop
 
 from protocol import catalogue, keys
-from workers import logs
+from workers import listener, logs
 from workers.dispatch import LeaseWorker, listen
+from workers.exposition import Exposition, Slot
 from workers.house import House
 from workers.providers import local, makers
 from workers.providers.base import ProviderError
@@ -23,6 +26,7 @@ from workers.settings import Settings
 from workers.tools import servers
 from workers.tools.mcp import Server
 from workers.tools.registry import Toolbox
+from workers.tracing import open_tracing
 
 FLUSH_S: Final = 3.0
 FIRST_SYNC_S: Final = 1.0
@@ -31,14 +35,21 @@ CLOSE_S: Final = 2.0
 log = structlog.get_logger()
 
 
-def run(settings: Settings, number: int = 0) -> None:
-    """Work until a signal; returns when what ran has ended or was handed back. `number` counts the processes of one
-    box."""
-    logs.configure(settings.log_level)
-    uvloop.run(_main(settings, number))
+def run(settings: Settings, slot: Slot | None = None) -> None:
+    """Work until a signal; returns when what ran has ended or was handed back."""
+    logs.configure(settings.log_level, settings.log_format)
+    door = None
+    if settings.metrics_port:  # here, so that a port that is taken is said before anything is opened
+        door = listener.bind(settings.metrics_host, settings.metrics_port, is_shared=slot is not None)
+    uvloop.run(_main(settings, slot, door))
 
 
-async def _main(settings: Settings, number: int) -> None:
+def run_child(settings: Settings, counts: Path, index: int) -> None:
+    """One of several: it has a place in the folder of counts."""
+    run(settings, Slot(counts, index))
+
+
+async def _main(settings: Settings, slot: Slot | None, door: socket.socket | None) -> None:
     redis = open_pool(settings.redis_url, keys.WAITING)
     models = catalogue.parse(settings.catalogue.read_text(encoding="utf-8"))
     # One pool for all makers. It bounds connections by the jobs that could want one; times are the providers' own.
@@ -47,22 +58,30 @@ async def _main(settings: Settings, number: int) -> None:
     )
     providers, lacks = makers.open_providers(settings, models, session)
     tools = open_toolbox(settings)
-    house = House(settings, redis, models, providers, lacks, tools)
+    tracing = open_tracing("tokenrelay-worker")
+    house = House(settings, redis, models, providers, lacks, tools, tracing)
+    exposition = Exposition(house.metrics, lambda: house.metrics.look(house), slot)
     # What the others know comes before the first claim; with Redis away it comes with the pulse.
     with contextlib.suppress(*AWAY, TimeoutError):
         async with asyncio.timeout(FIRST_SYNC_S):
             await house.health.sync(redis)
-    shown = contextlib.ExitStack()
-    port = settings.metrics_port and settings.metrics_port + number
-    shown.enter_context(house.metrics.served(house, settings.metrics_host, port))
     worker = LeaseWorker(house)
     leaving = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, leaving.set)
     loops = [
         asyncio.create_task(loop)
-        for loop in (house.writer.run(), house.pulse(), worker.main(), listen(house, worker), tools.run())
+        for loop in (
+            house.writer.run(),
+            house.pulse(),
+            worker.main(),
+            listen(house, worker),
+            tools.run(),
+            exposition.run(),
+        )
     ]
+    if door is not None:
+        loops.append(asyncio.create_task(listener.serve(exposition, door)))
     model = providers.get("local")
     if settings.warm and isinstance(model, local.Local):
         loops.append(asyncio.create_task(_warm(model)))
@@ -79,8 +98,9 @@ async def _main(settings: Settings, number: int) -> None:
         for result in await asyncio.gather(*loops, return_exceptions=True):
             if isinstance(result, Exception):
                 log.error("loop_failed", error=repr(result))
-        shown.close()
+        exposition.write()
         tools.close()
+        await asyncio.to_thread(tracing.close)
         for provider in providers.values():
             await provider.aclose()
         await session.close()

@@ -26,6 +26,30 @@ AWAY = (RedisError, OSError)
 """What redis-py raises when Redis is away or will not work."""
 
 
+class _CountsTrips:
+    """A command, or a pipeline of them, takes a connection once: so that is how often Redis was asked."""
+
+    round_trips = 0
+
+    async def get_connection(self, *args: Any, **kwargs: Any) -> Any:
+        self.round_trips += 1
+        return await super().get_connection(*args, **kwargs)  # type: ignore[misc]
+
+
+class Pool(_CountsTrips, BlockingConnectionPool):
+    """redis-py's, counting."""
+
+
+class SentinelPool(_CountsTrips, SentinelConnectionPool):
+    """The same behind Sentinel."""
+
+
+def round_trips(redis: ArqRedis) -> int:
+    """How often the commands' connections were used since the start."""
+    pool = redis.connection_pool
+    return pool.round_trips if isinstance(pool, _CountsTrips) else 0
+
+
 def open_pool(url: str, queue_name: str) -> ArqRedis:
     """A client with a bounded pool, in the form arq wants. Jobs are msgpack, never pickle.
 
@@ -46,9 +70,7 @@ def open_pool(url: str, queue_name: str) -> ArqRedis:
     else:
         if url.startswith("unix:"):
             del options["socket_keepalive"]
-        pool = BlockingConnectionPool.from_url(
-            url, max_connections=MAX_CONNECTIONS, timeout=COMMAND_TIMEOUT_S, **options
-        )
+        pool = Pool.from_url(url, max_connections=MAX_CONNECTIONS, timeout=COMMAND_TIMEOUT_S, **options)
     pool.connection_class = _steady(pool.connection_class)
     return ArqRedis(
         pool_or_conn=pool,
@@ -79,7 +101,7 @@ def _sentinel_pool(address: SentinelAddress, options: dict[str, Any]) -> Sentine
     own = {"socket_timeout": 1.0, "username": address.sentinel_username, "password": address.sentinel_password}
     sentinel = Sentinel(list(address.hosts), sentinel_kwargs=own)  # type: ignore[no-untyped-call]
     options |= {"db": address.db, "username": address.username, "password": address.password}
-    return SentinelConnectionPool(address.service, sentinel, max_connections=MAX_CONNECTIONS, **options)  # type: ignore[no-untyped-call]
+    return SentinelPool(address.service, sentinel, max_connections=MAX_CONNECTIONS, **options)  # type: ignore[no-untyped-call]
 
 
 def own_connection(redis: ArqRedis) -> AbstractConnection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -37,12 +37,12 @@ class Settings(BaseSettings):
     gemini_base_url: str = Field(
         "https://generativelanguage.googleapis.com", description="as Google's own SDK takes it"
     )
-    metrics_host: str = Field("127.0.0.1", description="address where a worker shows its metrics")
+    metrics_host: str = Field("127.0.0.1", description="address of a worker's `GET /metrics`, which asks for no key")
     metrics_port: int = Field(
         0,
         ge=0,
-        le=65_279,
-        description="port of a worker's `GET /metrics`, of further processes the next ones; 0: none",
+        le=65_535,
+        description="port of a worker's `GET /metrics`, shared by its `--processes`; 0: none",
     )
     max_jobs: int = Field(500, ge=1, description="generations one worker process runs at once")
     retention_s: int = Field(3_600, ge=1, description="how long a stream can be read after its last event")
@@ -83,6 +83,8 @@ class Settings(BaseSettings):
         description="what one generation may write ahead while Redis is away; then its model has to wait",
     )
     log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
+
+    log_format: Literal["json", "console"] = Field("json", description="`json`, or `console` for a person to read")
 
     @field_validator("log_level")
     @classmethod

@@ -21,6 +21,7 @@ from redis.asyncio.connection import AbstractConnection
 
 from protocol import lifecycle, scripts
 from workers.log import Log
+from workers.metrics import Metrics
 from workers.redis import AWAY, wire_of
 
 READ_BYTES: Final = 64 * 1024
@@ -41,8 +42,9 @@ class Refused(Exception):
 class Writer:
     """Owns the connection that every append of this process takes."""
 
-    def __init__(self, connect: Callable[[], AbstractConnection]) -> None:
+    def __init__(self, connect: Callable[[], AbstractConnection], metrics: Metrics) -> None:
         self._connect = connect
+        self._metrics = metrics
         self._dirty: dict[Log, None] = {}  # in the order in which they became so
         self._loop: asyncio.AbstractEventLoop | None = None  # None before it runs
         self._go = asyncio.Event()  # the next trip may begin
@@ -110,6 +112,7 @@ class Writer:
                     raise Refused(str(loaded)[:80])
                 failures = 0
                 self.connects += 1
+                self._metrics.writer_connects.inc()
                 self._go.set()
                 while True:
                     await self._go.wait()
@@ -128,7 +131,7 @@ class Writer:
         """One round trip. What fails stays dirty and is sent again: the script knows what it has."""
         logs: list[Log] = []
         commands: list[tuple[Any, ...]] = []
-        size = 0
+        size, had = 0, self.entries
         for item in self._dirty:
             if not item.is_dirty:
                 continue
@@ -142,12 +145,14 @@ class Writer:
                 break
         if commands:
             self.trips += 1
+            self._metrics.batch.observe(self.entries - had)
             refused = ""
             for item, reply in zip(logs, await wire.ask(commands), strict=True):
                 if isinstance(reply, hiredis.ReplyError):
                     refused = str(reply)[:80]  # it stays dirty; the others' replies count all the same
                 else:
                     item.take_reply(scripts.append_reply(reply))
+            self._metrics.trip_seconds.observe(asyncio.get_running_loop().time() - self._began_at)
             if refused:
                 raise Refused(refused)
         for item in [item for item in self._dirty if not item.is_dirty]:

@@ -169,7 +169,7 @@ def test_json_is_one_line_of_ascii_that_gives_the_object_back(event: Event) -> N
 
 
 @given(tokens)
-@example(Token(0, "", "\x00\x7f\u2028\U0010ffff\"\\/"))
+@example(Token(0, "", '\x00\x7f\u2028\U0010ffff"\\/'))
 @pure
 def test_the_short_cuts_of_a_token_equal_the_long_way(event: Token) -> None:
     assert codec.pack_token(event.at_ms, event.model, event.text) == codec.pack(event)

@@ -82,7 +82,7 @@ def test_the_metadata_has_the_fields_that_the_scripts_write() -> None:
         for command, fields in re.findall(WRITES, script.text):
             words = [word.strip(" '") for word in fields.split(",")]
             written |= set(words[::2] if command != "HDEL" else words)
-    assert told == {word for word in written if "(" not in word} | {"owner", "model", "on_disconnect"}
+    assert told == {word for word in written if "(" not in word} | {"owner", "model", "on_disconnect", "context"}
 
 
 def test_scripts_and_what_append_replies_are_there() -> None:
@@ -101,7 +101,7 @@ def test_events_have_the_fields_that_the_code_gives_them() -> None:
         ("started", events.Started(0, "m", {})),
         ("token", events.Token(0, "m", "a")),
         ("tool call", events.ToolCall(0, "m", "c", "n", {})),
-        ("completion", events.Completion(0, "m", "u", "p", "stop", 1, 1, 1.0, [{}], ["seed"])),
+        ("completion", events.Completion(0, "m", "u", "p", "stop", 1, 1, 1.0, [{}], ["seed"], {"queue_ms": 1.0})),
         ("error", events.Failure(0, "TIMEOUT", "t", True, 1.0, [{}])),
     ]
     for name, event in given:

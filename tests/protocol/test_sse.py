@@ -87,7 +87,7 @@ def test_a_client_that_splits_lines_and_appends_token_has_exactly_the_text(event
     assert answer == "".join(getattr(event, "text", "") for event in events)
 
 
-@given(st.text("ab:\"\\ {}é", max_size=20), st.none() | st.integers(1, 2**53 - 1))
+@given(st.text('ab:"\\ {}é', max_size=20), st.none() | st.integers(1, 2**53 - 1))
 @pure
 def test_one_frame_gives_back_its_data_and_id(data: str, event_id: int | None) -> None:
     [frame] = Decoder().feed(sse.encode_frame(data, event_id))

@@ -112,9 +112,7 @@ def test_its_root_has_what_the_specification_asks() -> None:
     assert {"title", "version"} <= DOCUMENT["info"].keys()
     assert DOCUMENT.keys() <= {"openapi", "info", "servers", "tags", "security", "paths", "components"}
     assert all(path.startswith("/") for path in DOCUMENT["paths"])
-    assert all(
-        re.fullmatch(r"[a-zA-Z0-9._-]+", name) for kind in DOCUMENT["components"].values() for name in kind
-    )
+    assert all(re.fullmatch(r"[a-zA-Z0-9._-]+", name) for kind in DOCUMENT["components"].values() for name in kind)
 
 
 def test_every_reference_leads_somewhere() -> None:
@@ -127,9 +125,7 @@ def test_every_reference_leads_somewhere() -> None:
 def test_every_component_is_used() -> None:
     refs = {node["$ref"] for node in nodes(DOCUMENT) if "$ref" in node}
     named = {
-        f"#/components/{kind}/{name}"
-        for kind in ("schemas", "responses")
-        for name in DOCUMENT["components"][kind]
+        f"#/components/{kind}/{name}" for kind in ("schemas", "responses") for name in DOCUMENT["components"][kind]
     }
     assert named - refs == set()
 

@@ -26,6 +26,7 @@ from workers.providers.gemini import Gemini
 from workers.providers.responses import Responses
 from workers.settings import Settings
 from workers.tools.registry import Toolbox
+from workers.tracing import Tracing
 
 CATALOGUE: Final = Path(routing.__file__).parent.parent / "catalogue.toml"
 OURS: Final = catalogue.parse(CATALOGUE.read_text(encoding="utf-8"))
@@ -82,6 +83,7 @@ class Chain:
     def __init__(self, scripts: dict[str, Script | None], **settings: Any) -> None:
         given = {"first_token_timeout_s": 0.3, "first_token_budget_s": 5.0, **settings}
         self.settings = Settings(**given)
+        self.metrics = Metrics()
         self.health = Health(OURS.routing.health, "w", 1.0)
         self.upstreams = {dialect: Upstream(script) for dialect, script in scripts.items() if script is not None}
         self._scripts = scripts
@@ -120,7 +122,7 @@ class Chain:
         house: Any = SimpleNamespace(
             settings=self.settings, writer=SimpleNamespace(mark=lambda _: None), catalogue=OURS,
             providers=self.providers, tools=Toolbox(), health=self.health, redis=None,
-            metrics=Metrics(),
+            metrics=self.metrics, tracing=Tracing(),
         )  # fmt: skip
         claim = Claim("s", 1, 0, 0, asked.model or "neuroswitch", "continue", request.pack(asked))
         generation = Generation(house, claim, 0.0)

@@ -328,6 +328,7 @@ def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | No
 
 # -- a real server, byte for byte ------------------------------------------------------------------------------------
 
+
 def with_upstream(
     script: Script, use: Callable[[ChatCompletions, Upstream], Awaitable[T]], timeouts: Timeouts | None = None
 ) -> T:

@@ -19,6 +19,7 @@ from workers.metrics import Metrics
 from workers.providers.base import Delta, Finish, ModelRequest, Piece, ToolUse
 from workers.settings import Settings
 from workers.tools.registry import Toolbox
+from workers.tracing import Tracing
 
 OURS = catalogue.parse((Path(routing.__file__).parent.parent / "catalogue.toml").read_text(encoding="utf-8"))
 SUM = ToolUse("c1", "calculator", {"expression": "6*7"})
@@ -60,7 +61,7 @@ def told(caller: Caller, **fields: Any) -> list[dict[str, Any]]:
         house: Any = SimpleNamespace(
             settings=Settings(), writer=SimpleNamespace(mark=lambda _: None), catalogue=OURS,
             providers={"anthropic": caller}, tools=Toolbox(), health=Health(OURS.routing.health, "w", 1.0), redis=None,
-            metrics=Metrics(),
+            metrics=Metrics(), tracing=Tracing(),
         )  # fmt: skip
         entries: list[bytes] = []
         generation = Generation(house, claim(asked), 0.0)

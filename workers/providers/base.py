@@ -45,7 +45,8 @@ class ToolSpec(msgspec.Struct, frozen=True):
 
 
 class ModelRequest(msgspec.Struct, frozen=True):
-    """One round. `model` is the upstream id; None means: leave it to the model."""
+    """One round. `model` is the upstream id; None means: leave it to the model. `request_id` and `traceparent` say who
+    asks, for the maker's logs and a trace; "" for none."""
 
     model: str
     messages: Sequence[Message]
@@ -55,6 +56,8 @@ class ModelRequest(msgspec.Struct, frozen=True):
     stop: Sequence[str] = ()
     seed: int | None = None
     tools: Sequence[ToolSpec] = ()
+    request_id: str = ""
+    traceparent: str = ""
 
 
 class Accepts(msgspec.Struct, frozen=True):

@@ -207,6 +207,8 @@ class ChatCompletions(Upstream):
     """
 
     parser = Parser
+    # https://platform.openai.com/docs/api-reference/debugging-requests
+    request_id_header = "X-Client-Request-Id"
 
     def __init__(
         self,

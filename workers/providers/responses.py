@@ -224,6 +224,8 @@ class Responses(Upstream):
 
     takes = Accepts(stop=False, seed=False)
     parser = Parser
+    # https://platform.openai.com/docs/api-reference/debugging-requests
+    request_id_header = "X-Client-Request-Id"
 
     def __init__(
         self,

@@ -53,6 +53,9 @@ class Upstream:
 
     parser: ClassVar[type[Parser]]
 
+    request_id_header: ClassVar[str] = "X-Request-Id"
+    """Where the caller's id goes; not every maker looks at one, none minds it."""
+
     def __init__(
         self,
         *,
@@ -116,7 +119,7 @@ class Upstream:
         base_url = self._base_url if isinstance(self._base_url, str) else await self._base_url()
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
-        answer = await self._ask(base_url.rstrip("/") + self.path(request), body)
+        answer = await self._ask(base_url.rstrip("/") + self.path(request), body, self._headers_of(request))
         try:
             silent_s = loop.time() - asked_at  # since the model was last seen at work; only waiting counts
             while not parser.is_done:
@@ -144,11 +147,15 @@ class Upstream:
     async def aclose(self) -> None:
         """Holds nothing: the session is its owner's."""
 
-    async def _ask(self, url: str, body: bytes) -> aiohttp.ClientResponse:
+    def _headers_of(self, request: ModelRequest) -> Mapping[str, str]:
+        known = ((self.request_id_header, request.request_id), ("traceparent", request.traceparent))
+        return {**self._headers, **{name: value for name, value in known if value}}
+
+    async def _ask(self, url: str, body: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """The answer once its head says 200. Raises ProviderError."""
         try:
             async with asyncio.timeout(self._timeouts.first_token_s):
-                answer = await self._post(url, body)
+                answer = await self._post(url, body, headers)
                 if answer.status == 200:
                     return answer
                 try:
@@ -167,14 +174,12 @@ class Upstream:
             log.warning("upstream_unreachable", provider=self.name, error=type(error).__name__)
             raise ProviderError("the model's maker cannot be reached", retryable=True) from None
 
-    async def _post(self, url: str, body: bytes) -> aiohttp.ClientResponse:
+    async def _post(self, url: str, body: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         limits = aiohttp.ClientTimeout(total=None, connect=self._timeouts.connect_s)
 
         async def post() -> aiohttp.ClientResponse:
             # A redirected POST becomes a GET, and the key would go along.
-            return await self._session.post(
-                url, data=body, headers=self._headers, timeout=limits, allow_redirects=False
-            )
+            return await self._session.post(url, data=body, headers=headers, timeout=limits, allow_redirects=False)
 
         try:
             return await post()

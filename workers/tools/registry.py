@@ -167,6 +167,14 @@ class Toolbox:
     # -- calls
     # ------------------------------------------------------------------------------------------------------------
 
+    def label(self, name: str) -> str:
+        """The tool's name where metrics and traces show it; `other` for what no tool is called, made up by a model."""
+        known = ALIASES.get(name.lower(), name.lower())
+        if known in self._built_in:
+            return known
+        server = self._servers.get(name.partition(".")[0])
+        return name if server is not None and name in server.tools else "other"
+
     async def call(self, name: str, arguments: Mapping[str, Any]) -> Outcome:
         """Run a tool. Whatever goes wrong is the outcome's text, so that the model can go on."""
         tool = await self._find(name)
