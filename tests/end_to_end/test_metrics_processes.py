@@ -114,8 +114,10 @@ def test_two_processes_are_one_and_the_gauges_of_a_dead_one_go(pair: Pair) -> No
                 item.status == psutil.CONN_ESTABLISHED and item.laddr.port == pair.port
                 for item in psutil.Process(edge).net_connections()
             )
+            pair.parents[0].send_signal(signal.SIGSTOP)  # so that nobody takes its place yet
             os.kill(edge, signal.SIGKILL)
             await until_all_say(pair, SESSIONS, HELD - theirs)
+            pair.parents[0].send_signal(signal.SIGCONT)
             os.kill(worker, signal.SIGKILL)
             # What the dead ones counted happened all the same, also once others have taken their place.
             await until_all_say(pair, STARTED, 20 + HELD)
