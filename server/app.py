@@ -14,9 +14,9 @@ from protocol.errors import TokenrelayError
 from server import chat, health, pages, streams, tickets
 from server.edge import Edge, open_edge
 from server.exposition import Slot
+from server.handshake import WebSocketDoor
 from server.http import Call, Endpoint, Handler
 from server.settings import Settings
-from server.ws import WebSocketDoor
 
 _OPENAPI: Final = codec.to_json(openapi.DOCUMENT).encode()
 

@@ -48,7 +48,7 @@ class Door(Protocol):
         ...
 
     def look(self) -> None:
-        """A heartbeat's time has passed: is there anybody at the other end?"""
+        """Half a heartbeat's time has passed: is there anybody at the other end?"""
         ...
 
 
@@ -106,7 +106,7 @@ class Edge:
             for door in list(self.doors):
                 door.tick(now)
             self.replays.forget_old(now)
-            if now - looked_at >= self.settings.heartbeat_s:
+            if now - looked_at >= self.settings.heartbeat_s / 2:
                 looked_at = now
                 for door in list(self.doors):
                     door.look()

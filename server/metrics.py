@@ -68,7 +68,9 @@ class Metrics(Instruments):
         self.send_timeouts = self.counter(
             "tokenrelay_send_timeouts_total", "Sockets closed because they took nothing", transport=TRANSPORTS
         )
-        self.vanished = self.counter("tokenrelay_readers_vanished_total", "SSE readers whose system had fallen silent")
+        self.vanished = self.counter(
+            "tokenrelay_readers_vanished_total", "Connections whose other end had fallen silent", transport=TRANSPORTS
+        )
         self.gaps = self.counter("tokenrelay_gaps_total", "Times a feed lacked something and read the log")
         self.gaps_closed = self.counter(
             "tokenrelay_gaps_closed_total", "Gaps by outcome: healed from the log, lost, or left by their last reader",

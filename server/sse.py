@@ -77,9 +77,9 @@ class SseDoor:
 
     def look(self) -> None:
         if vanished.has_vanished(self._call.send, self._edge.settings.heartbeat_s):
-            self._edge.metrics.vanished.inc()
+            self._edge.metrics.vanished.labels("sse").inc()
             self._cause = "vanished"
-            log.info("reader_vanished", stream_id=self.session.stream_id)
+            log.info("reader_vanished", transport="sse", stream_id=self.session.stream_id)
             http.abort(self._call.send)
 
     def close_soon(self) -> None:

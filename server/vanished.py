@@ -24,18 +24,19 @@ _INFO_BYTES: Final = 60
 def keep_alive(listener: socket.socket, heartbeat_s: float) -> None:
     """For connections on which nothing is written for long. Accepted sockets inherit it.
 
-    tcp(7): the first probe after one heartbeat's time of silence, given up after another.
+    tcp(7): the first probe after half a heartbeat's time of silence, given up after the other half.
     """
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, seconds in (("TCP_KEEPIDLE", heartbeat_s), ("TCP_KEEPINTVL", heartbeat_s / 3)):
+    for name, seconds in (("TCP_KEEPIDLE", heartbeat_s / 2), ("TCP_KEEPINTVL", heartbeat_s / 6)):
         if hasattr(socket, name):  # macOS has other names
-            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, round(seconds)))
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, int(seconds)))
     if hasattr(socket, "TCP_KEEPCNT"):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
 
 
-def has_vanished(send: Send, patience_s: float) -> bool:
-    """True when the peer behind an ASGI `send` owes an acknowledgement and has been silent for longer than that.
+def has_vanished(send: Send, heartbeat_s: float) -> bool:
+    """True when the peer behind an ASGI `send` owes an acknowledgement and has been silent for half that time: asked
+    as often, it is noticed within a heartbeat.
 
     False where it cannot be known: another system than Linux, a Unix socket.
     """
@@ -43,7 +44,7 @@ def has_vanished(send: Send, patience_s: float) -> bool:
     if transport is None or not hasattr(socket, "TCP_INFO"):
         return False
     try:
-        return is_silent(transport.get_extra_info("socket"), patience_s)
+        return is_silent(transport.get_extra_info("socket"), heartbeat_s / 2)
     except (OSError, AttributeError):
         return False  # closed meanwhile, or not TCP
 

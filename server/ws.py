@@ -1,17 +1,14 @@
-"""The WebSocket door: many sessions on one socket, read and written by two loops. Knows how to write, not what to
-read."""
+"""A WebSocket: many sessions on one socket, read and written by two loops. Knows how to write, not what to read."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import time
 from typing import TYPE_CHECKING, Final
 
 import structlog
-from starlette.datastructures import Headers, QueryParams
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Send
 
 from protocol import codec, cursor, ws
 from protocol.context import Context, for_stream
@@ -20,11 +17,11 @@ from protocol.errors import TokenrelayError
 from protocol.feed import MAX_CHUNK_BYTES
 from protocol.session import Session, Step
 from protocol.ws import Close, Dialect
-from server import departure, http, origin, replay
+from server import departure, http, replay, vanished
 from server.attachment import Attachment
 from server.auth import Identity
 from server.chat import begin
-from server.limits import BYTES_A_MESSAGE, must_not_be_crowded, too_many_messages
+from server.limits import BYTES_A_MESSAGE, too_many_messages
 from server.streams import find
 from server.timing import Frame, Start
 
@@ -36,8 +33,6 @@ MAX_STREAMS: Final = 256
 
 MAX_OUTBOX: Final = 1_024
 """Answers waiting on one socket; a client that asks more without reading is closed."""
-
-DENIED_S: Final = 5.0
 
 log = structlog.get_logger()
 
@@ -68,6 +63,10 @@ class Socket:
     def __repr__(self) -> str:
         return f"<Socket {self._dialect.subprotocol} | {len(self._attachments)} streams>"
 
+    @property
+    def is_closing(self) -> bool:
+        return self._closing is not None
+
     # -- what the hub and the edge say ---------------------------------------------------------------------------------
 
     def is_ready(self, attachment: Attachment) -> None:
@@ -90,7 +89,11 @@ class Socket:
             self.close_soon()
 
     def look(self) -> None:
-        """Its pings find out who is gone (uvicorn)."""
+        if vanished.has_vanished(self._send, self._edge.settings.heartbeat_s):
+            self._edge.metrics.vanished.labels("ws").inc()
+            self._cause = "vanished"
+            log.info("reader_vanished", transport="ws", streams=len(self._attachments))
+            http.abort(self._send)
 
     def close_soon(self) -> None:
         """Advise, then close: what follows is read over the next connection."""
@@ -312,90 +315,3 @@ class Socket:
         self._detach(stream_id, "log_lost")
         error = TokenrelayError("STREAM_EXPIRED", "what follows is no longer stored")
         return [(ws.error_message(self._dialect, error, None, stream_id), 1)]
-
-
-class WebSocketDoor:
-    """`WS /api/ws`. A plain ASGI application."""
-
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "websocket":
-            await http.Endpoint(self._edge, {"GET": _upgrade_required})(scope, receive, send)
-            return
-        with contextlib.ExitStack() as stack:
-            try:
-                identity, dialect = await self._admit(scope)
-                stack.enter_context(self._edge.connection(identity))
-            except TokenrelayError as error:
-                await self.deny(scope, receive, send, error)
-                return
-            await receive()  # websocket.connect
-            chosen = dialect.subprotocol if dialect.subprotocol in scope["subprotocols"] else None
-            await send({"type": "websocket.accept", "subprotocol": chosen})
-            http.hold_little(send)
-            headers = Headers(scope=scope)
-            given = http.context_of(headers, http.request_id_of(headers))
-            await self._serve(Socket(self._edge, dialect, identity, send, given), receive)
-
-    async def deny(self, scope: Scope, receive: Receive, send: Send, error: TokenrelayError) -> None:
-        """Refuse the handshake with the HTTP answer the same call would have had (ASGI: Websocket Denial Response)."""
-        self._edge.metrics.errors.labels(error.code).inc()
-        await receive()  # websocket.connect
-        request_id = http.request_id_of(Headers(scope=scope))
-        body = codec.to_json(error.body(request_id)).encode()
-        lines = {
-            "content-type": "application/json", "content-length": str(len(body)), "cache-control": "no-store",
-            "x-request-id": request_id, **http.error_headers(error),
-        }  # fmt: skip
-        headers = [*origin.SECURITY_HEADERS, origin.NOT_A_PAGE]
-        headers += [(name.encode(), value.encode()) for name, value in lines.items()]
-        await send({"type": "websocket.http.response.start", "status": error.status, "headers": headers})
-        await send({"type": "websocket.http.response.body", "body": body})
-        # uvicorn takes a denied handshake for an unfinished one, and logs that, until the connection is lost: the
-        # first of these messages says that we closed, the second that it is.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DENIED_S):
-                await receive()
-                await receive()
-
-    async def _admit(self, scope: Scope) -> tuple[Identity, Dialect]:
-        must_not_be_crowded(scope)
-        headers, query = Headers(scope=scope), QueryParams(scope["query_string"])
-        origin.check(headers, self._edge.settings)
-        identity = await self._edge.auth.identify_with_ticket(headers.get("authorization"), query.get("ticket"))
-        self._edge.must_not_drain()
-        offered = scope["subprotocols"]
-        for name in offered:
-            if name in ws.DIALECTS:
-                return identity, ws.DIALECTS[name]
-        if offered:
-            raise TokenrelayError("INVALID_REQUEST", f"expected a subprotocol of {', '.join(ws.DIALECTS)}")
-        return identity, ws.JSON
-
-    async def _serve(self, socket: Socket, receive: Receive) -> None:
-        self._edge.enter(socket)
-        gauge = self._edge.metrics.sessions.labels("ws")
-        gauge.inc()
-        reading = asyncio.create_task(socket.read(receive))
-        writing = asyncio.create_task(socket.write())
-        try:
-            # Reading ends first when the client goes, writing when we close; a broken rule ends both, in this order.
-            await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
-            if not writing.done() and socket._closing is not None:  # noqa: SLF001
-                await asyncio.wait({writing}, timeout=self._edge.settings.send_timeout_s)
-        finally:
-            gauge.dec()
-            self._edge.doors.discard(socket)
-            socket.detach_all()
-            for task in (reading, writing):
-                task.cancel()
-            for result in await asyncio.gather(reading, writing, return_exceptions=True):
-                # A client that has gone while we wrote is an OSError: uvicorn's ClientDisconnected.
-                if isinstance(result, Exception) and not isinstance(result, OSError):
-                    log.error("socket_failed", error=repr(result))
-
-
-async def _upgrade_required(_: http.Call) -> None:
-    raise TokenrelayError("INVALID_REQUEST", "this path speaks WebSocket; send an upgrade")

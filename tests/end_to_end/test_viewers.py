@@ -88,7 +88,7 @@ def test_a_socket_that_answers_no_ping_is_gone_within_two_heartbeats() -> None:
 # ----------------------------------------------------------------------------------------------
 
 
-def test_a_reader_whose_network_goes_away_is_noticed_and_counts_as_gone() -> None:
+def test_readers_whose_network_goes_away_are_noticed_and_count_as_gone() -> None:
     _in_a_network_of_its_own(_vanish)
 
 
@@ -97,13 +97,15 @@ def _vanish() -> None:
 
     async def scene(fleet: Fleet) -> None:
         body = {"message": "hello", "model": LONG, "on_disconnect": "cancel"}
-        async with Sse.post(fleet.urls[0], body) as stream:
+        async with Sse.post(fleet.urls[0], body) as stream, Ws(fleet.urls[0]) as other:
             await stream.take(3)
-            _set_loopback(
-                is_up=False
-            )  # not one packet passes any more, and no end hears of it; Redis is on a Unix socket
-            redis, meta = fleet.redis(), keys.meta(stream.stream_id)
-            await asyncio.to_thread(until, lambda: redis.hget(meta, "state") == b"cancelled", "it is read by nobody")
+            ids = (stream.stream_id, await other.start(body))
+            # Not one packet passes any more, and no end hears of it; Redis is on a Unix socket.
+            _set_loopback(is_up=False)
+            redis = fleet.redis()
+            for stream_id in ids:
+                meta = keys.meta(stream_id)
+                await asyncio.to_thread(until, lambda: redis.hget(meta, "state") == b"cancelled", "nobody reads it")  # noqa: B023
             assert "reader_vanished" in fleet.said()
 
     with Fleet(edges=1, workers=1, env={"TOKENRELAY_HEARTBEAT_S": "1"}) as fleet:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
+from protocol import ws
+from protocol.context import Context
 from server import departure, vanished
+from server.auth import Identity
 from server.edge import Edge
 from server.redis import open_pool
 from server.settings import Settings
+from server.ws import Socket
 
 
 def test_a_thousand_are_spread_evenly_over_their_share_of_the_window() -> None:
@@ -49,7 +54,7 @@ def test_a_reader_is_back_before_its_generation_takes_it_for_gone() -> None:
 
 def test_a_peer_that_acknowledges_has_not_vanished_and_one_that_does_not_has() -> None:
     """The kernel's own record first; then one as it looks after a while with the network gone (tests/end_to_end/
-    test_vanished.py takes a real one away)."""
+    test_viewers.py takes a real one away)."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         vanished.keep_alive(listener, 15)
         with socket.create_connection(listener.getsockname()) as client:
@@ -65,6 +70,40 @@ def test_what_is_no_tcp_socket_has_not_vanished() -> None:
     async def send(_: object) -> None: ...
 
     assert not vanished.has_vanished(send, 0.0)
+
+
+class _Peer:
+    """What is behind an ASGI `send`: a transport whose socket's record says that the other end owes us something."""
+
+    def __init__(self, silent_ms: int) -> None:
+        self.transport = self
+        self.was_aborted = False
+        self._record = bytearray(60)
+        self._record[24:28] = (1).to_bytes(4, sys.byteorder)
+        self._record[56:60] = silent_ms.to_bytes(4, sys.byteorder)
+
+    async def send(self, _: object) -> None: ...
+
+    def get_extra_info(self, _: str) -> _Peer:
+        return self
+
+    def getsockopt(self, *_: object) -> bytes:
+        return bytes(self._record)
+
+    def abort(self) -> None:
+        self.was_aborted = True
+
+
+@pytest.mark.parametrize(("silent_ms", "is_gone"), [(7_000, False), (8_000, True)])
+def test_a_socket_whose_other_end_owes_an_answer_for_half_a_heartbeat_is_dropped(silent_ms: int, is_gone: bool) -> None:
+    async def scene() -> None:
+        edge = Edge(Settings(heartbeat_s=15), open_pool("redis://127.0.0.1:1"))
+        peer = _Peer(silent_ms)
+        Socket(edge, ws.JSON, Identity("somebody", "nobody"), peer.send, Context()).look()
+        assert peer.was_aborted is is_gone
+        assert edge.metrics.vanished.labels("ws").values == [is_gone]
+
+    asyncio.run(scene())
 
 
 class Door:
