@@ -17,6 +17,7 @@ from workers.metrics import Metrics
 from workers.providers.base import Delta, Finish, ModelRequest, Piece
 from workers.settings import Settings
 from workers.tools.registry import Toolbox
+from workers.tracing import Tracing
 
 PIECES = 40
 PATIENCE_S = 10
@@ -43,6 +44,7 @@ def test_a_full_buffer_is_no_silence_of_the_model() -> None:
     settings = Settings(buffer_bytes=65_536, between_tokens_timeout_s=5)
     house: Any = SimpleNamespace(
         settings=settings, writer=SimpleNamespace(mark=lambda _: None), catalogue=OURS, redis=None, metrics=Metrics(),
+        tracing=Tracing(),
         providers={"anthropic": Writes()}, tools=Toolbox(), health=Health(OURS.routing.health, "w", 1.0),
     )  # fmt: skip
 
