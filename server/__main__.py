@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import shutil
-import signal
 import sys
-import tempfile
-import time
-from multiprocessing.process import BaseProcess
-from pathlib import Path
-from types import FrameType
-from typing import Final
 
 from pydantic import ValidationError
 
+from protocol.runtime import children
 from server import process
 from server.auth import must_read
 from server.settings import Refused, Settings, check_exposure
-
-RESTART_S: Final = (0.5, 10.0)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,41 +45,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run_many(settings: Settings, number: int) -> int:
-    """Children that are started again when they die, until a signal; then they are told and waited for."""
-    context = multiprocessing.get_context("spawn")
     # Held, not listened on: it fixes the port (0 becomes a number) and finds a port taken before any child starts.
-    holder = process.bind(settings)
-    settings = settings.model_copy(update={"port": holder.getsockname()[1]})
-    counts = Path(tempfile.mkdtemp(prefix="tokenrelay-edge-counts-"))
-    stopping = False
-
-    def stop(*_: int | FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    children: list[BaseProcess | None] = [None] * number
-    pause, started = RESTART_S[0], 0.0
-    while not stopping:
-        dead = [index for index, child in enumerate(children) if child is None or not child.is_alive()]
-        if dead and time.monotonic() - started >= pause:
-            pause = RESTART_S[0] if time.monotonic() - started > 60 or not started else min(pause * 2, RESTART_S[1])
-            started = time.monotonic()
-            for index in dead:
-                children[index] = context.Process(target=process.run_child, args=(settings, counts, index))
-                children[index].start()  # type: ignore[union-attr]
-        time.sleep(0.1)
-    alive = [child for child in children if child is not None and child.is_alive()]
-    for child in alive:
-        child.terminate()
-    deadline = time.monotonic() + settings.drain_s + 2 * process.AFTER_DRAIN_S
-    for child in alive:
-        child.join(max(0.1, deadline - time.monotonic()))
-        if child.is_alive():
-            child.kill()
-    holder.close()
-    shutil.rmtree(counts, ignore_errors=True)
+    with process.bind(settings) as holder:
+        settings = settings.model_copy(update={"port": holder.getsockname()[1]})
+        children.run(process.run_child, settings, number, settings.drain_s + 2 * process.AFTER_DRAIN_S)
     return 0
 
 

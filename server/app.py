@@ -11,9 +11,9 @@ from starlette.types import Receive, Scope, Send
 
 from protocol import codec, openapi
 from protocol.errors import TokenrelayError
+from protocol.runtime.exposition import Slot
 from server import chat, health, pages, streams, tickets
 from server.edge import Edge, open_edge
-from server.exposition import Slot
 from server.handshake import WebSocketDoor
 from server.http import Call, Endpoint, Handler
 from server.settings import Settings

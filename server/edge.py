@@ -14,9 +14,10 @@ from redis.asyncio import Redis
 
 from protocol import catalogue
 from protocol.errors import TokenrelayError
+from protocol.runtime.exposition import Exposition, Slot
+from protocol.runtime.tracing import open_tracing
 from server import departure, jobs, keeper
 from server.auth import Auth, Identity
-from server.exposition import Exposition, Slot
 from server.hub import Hub
 from server.limits import Limits
 from server.log import LogReader
@@ -25,7 +26,6 @@ from server.models import Models
 from server.redis import open_pool
 from server.replay import Replays
 from server.settings import Settings
-from server.tracing import open_tracing
 
 TICK_S: Final = 1.0
 CLOSE_S: Final = 2.0

@@ -9,7 +9,7 @@ from typing import Final
 from redis.exceptions import RedisError
 
 from protocol import keys
-from server import exposition
+from protocol.runtime import exposition
 from server.http import Call
 from server.redis import UNREACHABLE
 

@@ -6,16 +6,20 @@ from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import msgspec
+import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.asyncio.client import Pipeline
+from redis.exceptions import RedisError, ResponseError
 
 from protocol import codec, keys, lifecycle
 from protocol.codec import Entry
 from protocol.session import PAGE_ENTRIES
-from server.redis import UNREACHABLE, away
+from server.redis import asking, refusal
 
 _FIELDS: Final = ("owner", "state", "last", "model", "created", "cancel", "ended")
 LISTED: Final = 100
+
+log = structlog.get_logger()
 
 
 class Description(msgspec.Struct, frozen=True):
@@ -59,22 +63,22 @@ class LogReader:
     async def page(self, stream_id: str, after: int, most: int = PAGE_ENTRIES) -> tuple[int, list[Entry]]:
         """Entries after an id: the id of the first and the entries; (0, []) when there are none.
 
-        Ids are dense, so the page's ids follow from its first.
+        Ids are dense, so the page's ids follow from its first. Raises CorruptEntry for what is no log of ours.
         """
-        rows = await self._ask("XRANGE", keys.log(stream_id), f"{after + 1}-0", "+", "COUNT", most)
+        try:
+            rows = await self._ask("XRANGE", keys.log(stream_id), f"{after + 1}-0", "+", "COUNT", most)
+        except ResponseError as error:
+            raise codec.CorruptEntry("what is under the log's name is no log") from error
         if not rows:
             return 0, []
         return int(rows[0][0].partition(b"-")[0]), [codec.unpack_entry(fields[b"e"]) for _, fields in rows]
 
     async def last_ids(self, stream_ids: Sequence[str]) -> list[int | None]:
         """The logs' last ids in one round trip; None for a stream whose metadata is gone."""
-        try:
-            pipe = self._redis.pipeline(transaction=False)
-            for stream_id in stream_ids:
-                pipe.hget(keys.meta(stream_id), "last")
-            return [None if value is None else int(value) for value in await pipe.execute()]
-        except (*UNREACHABLE, RedisError) as error:
-            raise away() from error
+        pipe = self._redis.pipeline(transaction=False)
+        for stream_id in stream_ids:
+            pipe.hget(keys.meta(stream_id), "last")
+        return [None if value is None else int(value) for value in await _values(pipe)]
 
     async def of_owner(self, owner: str) -> list[Description]:
         """The owner's streams that can still be read, newest first, at most `LISTED`."""
@@ -83,22 +87,32 @@ class LogReader:
         return [item for item in found if item is not None and not item.is_expired]
 
     async def _describe(self, stream_ids: Sequence[str]) -> list[Description | None]:
-        try:
-            pipe = self._redis.pipeline(transaction=False)
-            for stream_id in stream_ids:
-                pipe.hmget(keys.meta(stream_id), list(_FIELDS))
-                pipe.exists(keys.log(stream_id))
-            values = await pipe.execute()
-        except (*UNREACHABLE, RedisError) as error:
-            raise away() from error
+        pipe = self._redis.pipeline(transaction=False)
+        for stream_id in stream_ids:
+            pipe.hmget(keys.meta(stream_id), list(_FIELDS))
+            pipe.exists(keys.log(stream_id))
+        values = await _values(pipe)
         rows = zip(stream_ids, values[::2], values[1::2], strict=True)
-        return [_description(stream_id, row, bool(exists)) for stream_id, row, exists in rows]
+        return [None if row is None else _description(stream_id, row, bool(exists)) for stream_id, row, exists in rows]
 
     async def _ask(self, *command: Any) -> Any:
-        try:
+        with asking():
             return await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]
-        except (*UNREACHABLE, RedisError) as error:
-            raise away() from error
+
+
+async def _values(pipe: Pipeline) -> list[Any]:
+    """The answers to a pipeline of reads; None for a key that is of another kind than ours are.
+
+    Raises TokenrelayError SERVICE_UNAVAILABLE.
+    """
+    with asking():
+        values: list[Any] = await pipe.execute(raise_on_error=False)
+    for value in values:
+        if isinstance(value, RedisError):
+            if (refused := refusal(value)) is not None:
+                raise refused
+            log.error("key_of_another_kind", error=str(value))
+    return [None if isinstance(value, RedisError) else value for value in values]
 
 
 def _description(stream_id: str, row: Sequence[bytes | None], has_log: bool) -> Description | None:

@@ -11,8 +11,8 @@ from protocol.errors import TABLE, TokenrelayError
 from protocol.feed import Feed
 from protocol.instruments import Instruments
 from protocol.lifecycle import TOLD_NOTHING
+from protocol.runtime.redis import round_trips
 from protocol.session import Session
-from server.redis import round_trips
 
 if TYPE_CHECKING:
     from server.edge import Edge

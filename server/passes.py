@@ -20,11 +20,10 @@ from typing import Any, Final
 import jwt
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from protocol import keys
 from protocol.errors import TokenrelayError
-from server.redis import UNREACHABLE, away
+from server.redis import asking, away
 
 TICKET_S: Final = 60
 AGAIN_S: Final = 0.2
@@ -113,22 +112,18 @@ class Passes:
     async def _read(self) -> None:
         current = self._period()
         periods = (current - 1, current, current + 1)
-        try:
+        with asking():
             values = await self._redis.mget([keys.secret(period) for period in periods])
-        except (*UNREACHABLE, RedisError) as error:
-            raise away() from error
         self._secrets = {period: value for period, value in zip(periods, values, strict=True) if value is not None}
 
     async def _make(self, period: int) -> bytes:
         """The period's secret, always as Redis has it now: tickets are rare, and every edge must take them."""
-        try:
+        with asking():
             pipe = self._redis.pipeline(transaction=False)
             # Long enough for the period before and the one after.
             pipe.set(keys.secret(period), secrets.token_hex(32), nx=True, ex=3 * self._rotate_s)
             pipe.get(keys.secret(period))
             _, value = await pipe.execute()
-        except (*UNREACHABLE, RedisError) as error:
-            raise away() from error
         if value is None:
             raise away()
         current = self._period()

@@ -15,10 +15,11 @@ from typing import Final
 import structlog
 import uvicorn
 
-from server import guard, limits, logs, vanished
+from protocol.runtime import logs
+from protocol.runtime.exposition import Slot
+from server import guard, limits, vanished
 from server.app import App
 from server.edge import Edge
-from server.exposition import Slot
 from server.settings import Settings
 
 BACKLOG: Final = 2048

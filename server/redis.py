@@ -1,146 +1,66 @@
-"""How an edge opens Redis: one pool for commands; refuses to know what the commands mean."""
+"""How an edge uses Redis, and what it says to its callers when that fails."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-from typing import Any
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
-from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from protocol.address import SentinelAddress, parse_sentinel
 from protocol.errors import TokenrelayError
+from protocol.runtime import redis as runtime
 from protocol.scripts import Argument, Script
 
-COMMAND_TIMEOUT_S = 5.0
-MAX_CONNECTIONS = 32
+MAX_CONNECTIONS: Final = 32
 
-UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError)
+UNREACHABLE: Final = (RedisConnectionError, RedisTimeoutError, OSError)
 """What redis-py raises when Redis is away."""
 
-WILL_NOT_WRITE = ("OOM ", "READONLY ", "LOADING ", "MISCONF ", "NOREPLICAS ", "MASTERDOWN ")
+WILL_NOT_WRITE: Final = ("OOM ", "READONLY ", "LOADING ", "MISCONF ", "NOREPLICAS ", "MASTERDOWN ")
 """Redis's words for a state that passes; a script's error has them in the middle of its text."""
 
 
-class _CountsTrips:
-    """A command, or a pipeline of them, takes a connection once: so that is how often Redis was asked."""
-
-    round_trips = 0
-
-    async def get_connection(self, *args: Any, **kwargs: Any) -> Any:
-        self.round_trips += 1
-        return await super().get_connection(*args, **kwargs)  # type: ignore[misc]
-
-
-class Pool(_CountsTrips, BlockingConnectionPool):
-    """redis-py's, counting."""
-
-
-class SentinelPool(_CountsTrips, SentinelConnectionPool):
-    """The same behind Sentinel."""
-
-
-def round_trips(redis: Redis) -> int:
-    """How often the commands' connections were used since the start."""
-    pool = redis.connection_pool
-    return pool.round_trips if isinstance(pool, _CountsTrips) else 0
-
-
 def open_pool(url: str) -> Redis:
-    """A client with a bounded pool; a caller beyond the bound waits for at most `COMMAND_TIMEOUT_S`.
-
-    A `redis+sentinel://` address (see `protocol.address`) follows the primary. Raises ValueError for a bad address.
-    """
-    options: dict[str, Any] = {
-        "socket_timeout": COMMAND_TIMEOUT_S,
-        "socket_connect_timeout": COMMAND_TIMEOUT_S,
-        "socket_keepalive": True,
-        "health_check_interval": 15,
-        # One more try: the first command after a restart of Redis finds a dead connection in the pool.
-        "retry": Retry(ExponentialBackoff(cap=0.2, base=0.02), 1),
-        "retry_on_error": [RedisConnectionError],
-    }
-    sentinel = parse_sentinel(url)
-    pool: ConnectionPool
-    if sentinel is not None:
-        pool = _sentinel_pool(sentinel, options)
-    else:
-        if url.startswith("unix:"):
-            del options["socket_keepalive"]
-        pool = Pool.from_url(url, max_connections=MAX_CONNECTIONS, timeout=COMMAND_TIMEOUT_S, **options)
-    pool.connection_class = _steady(pool.connection_class)
-    return Redis.from_pool(pool)  # closing the client closes the pool
-
-
-def _steady(kind: type[AbstractConnection]) -> type[AbstractConnection]:
-    """A kind of connection whose every loss is one that redis-py knows, and tries again after.
-
-    uvloop says RuntimeError ("the handler is closed") of a write to a socket that was reset while nobody read from it;
-    asyncio's own loop does not, and redis-py hands it on.
-    """
-
-    class Steady(kind):  # type: ignore[misc,valid-type]
-        async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-            try:
-                await super().send_packed_command(command, check_health)
-            except RuntimeError as error:
-                raise RedisConnectionError("the connection was closed") from error
-
-    return Steady
-
-
-def _sentinel_pool(address: SentinelAddress, options: dict[str, Any]) -> SentinelConnectionPool:
-    own = {"socket_timeout": 1.0, "username": address.sentinel_username, "password": address.sentinel_password}
-    sentinel = Sentinel(list(address.hosts), sentinel_kwargs=own)  # type: ignore[no-untyped-call]
-    options |= {"db": address.db, "username": address.username, "password": address.password}
-    return SentinelPool(address.service, sentinel, max_connections=MAX_CONNECTIONS, **options)  # type: ignore[no-untyped-call]
+    """A client with a bounded pool. Raises ValueError for a bad address."""
+    return Redis.from_pool(runtime.open_pool(url, MAX_CONNECTIONS))  # closing the client closes the pool
 
 
 def live_connection(redis: Redis) -> AbstractConnection:
-    """A connection of its own with the pool's address and credentials, to stay subscribed on."""
-    kwargs = {**redis.connection_pool.connection_kwargs, "socket_timeout": None, "health_check_interval": 0}
-    return redis.connection_pool.connection_class(**kwargs)
-
-
-def wire_of(connection: AbstractConnection) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """The streams of an open connection, for the one place here where redis-py's own reading costs too much.
-
-    Private to redis-py, which is pinned below 6 (arq needs that). Raises ConnectionError when it is not open.
-    """
-    reader, writer = connection._reader, connection._writer  # noqa: SLF001
-    if reader is None or writer is None:
-        raise ConnectionError("the connection is not open")
-    return reader, writer
+    """A connection of its own, to stay subscribed on."""
+    return runtime.own_connection(redis, socket_timeout=None)
 
 
 async def run(redis: Redis, script: Script, arguments: Sequence[Argument]) -> Any:
-    """Run a script by its SHA; a Redis that does not know it (restart, SCRIPT FLUSH) is given the text.
+    """Run a script. Raises TokenrelayError SERVICE_UNAVAILABLE when Redis is away or writes nothing now; RedisError:
+    our own fault."""
+    with asking():
+        return await runtime.run(redis, script, arguments)
 
-    Raises TokenrelayError SERVICE_UNAVAILABLE when Redis is away or writes nothing now; RedisError: our own fault.
-    """
+
+@contextlib.contextmanager
+def asking() -> Iterator[None]:
+    """Around what asks Redis: its failures leave as `refusal` words them, our own faults as they are."""
     try:
-        try:
-            return await redis.execute_command("EVALSHA", *arguments)  # type: ignore[no-untyped-call]
-        except NoScriptError:
-            return await redis.execute_command("EVAL", script.text, *arguments[1:])  # type: ignore[no-untyped-call]
-    except UNREACHABLE as error:
-        raise away() from error
-    except RedisError as error:
-        if _will_pass(error):
-            raise TokenrelayError("SERVICE_UNAVAILABLE", "the store takes nothing now", retry_after=5) from error
-        raise
+        yield
+    except (*UNREACHABLE, RedisError) as error:
+        refused = refusal(error)
+        if refused is None:
+            raise
+        raise refused from error
 
 
-def _will_pass(error: RedisError) -> bool:
-    """True for a Redis that answers but does not write: full, a replica, loading."""
-    return isinstance(error, (OutOfMemoryError, ReadOnlyError)) or any(word in str(error) for word in WILL_NOT_WRITE)
+def refusal(error: Exception) -> TokenrelayError | None:
+    """SERVICE_UNAVAILABLE where it helps to come again; None for what is our own fault."""
+    if isinstance(error, UNREACHABLE):
+        return away()
+    if isinstance(error, (OutOfMemoryError, ReadOnlyError)) or any(word in str(error) for word in WILL_NOT_WRITE):
+        return TokenrelayError("SERVICE_UNAVAILABLE", "the store takes nothing now", retry_after=5)
+    return None
 
 
 def away() -> TokenrelayError:

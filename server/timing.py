@@ -11,8 +11,8 @@ from protocol import timing
 from protocol.context import Context
 from protocol.feed import Chunk, Feed, Format
 from protocol.lifecycle import TOLD_NOTHING
+from protocol.runtime.tracing import Tracing
 from server.metrics import SAMPLED, Metrics
-from server.tracing import Tracing
 
 if TYPE_CHECKING:
     from server.attachment import Attachment

@@ -24,7 +24,9 @@ ARROWS = {
 # The console script loads the terminal client and the benchmark, each in the one command that needs it.
 DOORS = {("server/cli.py", "clients"), ("server/cli.py", "loadtest")}
 
-# What a pure room may know: nothing that waits, connects or reads a clock.
+# What a pure room may know: nothing that waits, connects or reads a clock. One folder of `protocol` is no part of that:
+# what edges and workers share as processes, for whom it would otherwise be written twice.
+RUNTIME = ROOT / "protocol" / "runtime"
 PURE_PACKAGES = {"msgpack", "msgspec"}
 IMPURE_STDLIB = {
     "asyncio", "concurrent", "http", "multiprocessing", "os", "random", "secrets", "select", "selectors", "signal",
@@ -43,6 +45,10 @@ LONG_BY_NATURE = {
 def modules(*rooms: str) -> Iterator[Path]:
     for room in rooms:
         yield from sorted(path for path in (ROOT / room).rglob("*.py") if "node_modules" not in path.parts)
+
+
+def pure_modules() -> Iterator[Path]:
+    return (path for path in modules("protocol") if not path.is_relative_to(RUNTIME))
 
 
 def name_of(path: Path) -> str:
@@ -83,23 +89,28 @@ def test_server_and_workers_never_meet() -> None:
 
 def test_protocol_is_pure() -> None:
     allowed = (set(sys.stdlib_module_names) - IMPURE_STDLIB) | PURE_PACKAGES | {"protocol"}
-    wrong = {name_of(path): imported(path) - allowed for path in modules("protocol") if imported(path) - allowed}
+    wrong = {name_of(path): imported(path) - allowed for path in pure_modules() if imported(path) - allowed}
     assert not wrong
 
 
 def test_protocol_reads_no_clock_and_no_file() -> None:
     calls = [
         (name_of(path), node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", ""))
-        for path in modules("protocol")
+        for path in pure_modules()
         for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Call)
     ]
     assert not [call for call in calls if call[1] in CLOCKS | {"open", "read_text", "read_bytes", "print", "input"}]
 
 
+def test_only_processes_know_what_processes_share() -> None:
+    strangers = [*pure_modules(), *modules("clients", "loadtest")]
+    assert not [name_of(path) for path in strangers if "protocol.runtime" in path.read_text(encoding="utf-8")]
+
+
 def test_protocol_waits_for_nothing() -> None:
     waiting = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)
-    nodes = [(name_of(path), node) for path in modules("protocol") for node in ast.walk(tree_of(path))]
+    nodes = [(name_of(path), node) for path in pure_modules() for node in ast.walk(tree_of(path))]
     assert not [name for name, node in nodes if isinstance(node, waiting)]
 
 

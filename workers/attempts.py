@@ -20,6 +20,7 @@ from protocol import events, scripted
 from protocol.catalogue import Choice
 from protocol.context import Context
 from protocol.request import ChatRequest
+from protocol.runtime.tracing import Span, Tracing
 from workers.health import Health
 from workers.metrics import Metrics, whose
 from workers.providers.base import Message, ModelRequest, Piece, Provider, ProviderError
@@ -27,7 +28,6 @@ from workers.routing import Route
 from workers.routing.ladder import Ladder, Limits
 from workers.settings import Settings
 from workers.tools.registry import Selection
-from workers.tracing import Span, Tracing
 
 log = structlog.get_logger()
 

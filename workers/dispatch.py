@@ -22,8 +22,9 @@ from arq import Worker, func
 from redis.asyncio.client import PubSub
 
 from protocol import keys, scripts
+from protocol.runtime.redis import run
 from workers.house import House
-from workers.redis import AWAY, run
+from workers.redis import AWAY
 
 JOB: Final = "generate"
 POLL_S: Final = 0.25

@@ -16,6 +16,7 @@ from protocol import codec, context, lifecycle, request
 from protocol.catalogue import Choice
 from protocol.errors import TABLE, TokenrelayError
 from protocol.events import Completion, Event, Failure, Started, Terminal, ToolCall, ToolResult
+from protocol.runtime.tracing import Span
 from protocol.scripts import Claim
 from workers import routing
 from workers.attempts import Attempts, close
@@ -26,7 +27,6 @@ from workers.routing import Route
 from workers.timing import Timing
 from workers.tools.base import Outcome
 from workers.tools.registry import Selection
-from workers.tracing import Span
 
 if TYPE_CHECKING:
     from workers.house import House

@@ -15,8 +15,9 @@ from protocol import health, keys, scripts
 from protocol.catalogue import Choice
 from protocol.health import Outcome, Record, Vitals
 from protocol.rules import HealthRules
+from protocol.runtime.redis import run
 from protocol.scripts import Share
-from workers.redis import AWAY, run
+from workers.redis import AWAY
 
 SYNC_S: Final = 1.0
 TRIES: Final = 3

@@ -16,15 +16,16 @@ from arq import ArqRedis
 from protocol import keys, offers, scripts
 from protocol.catalogue import Catalogue
 from protocol.offers import OFFER_MS, Offer
+from protocol.runtime.redis import own_connection, round_trips, run
+from protocol.runtime.tracing import Tracing
 from protocol.scripts import Claim
 from workers.generate import Generation
 from workers.health import SYNC_S, Health
 from workers.metrics import Metrics
 from workers.providers.base import Provider
-from workers.redis import AWAY, own_connection, round_trips, run
+from workers.redis import AWAY
 from workers.settings import Settings
 from workers.tools.registry import Toolbox
-from workers.tracing import Tracing
 from workers.writer import Writer
 
 PULSE_S: Final = 0.5

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from workers.exposition import CONTENT_TYPE, Exposition
+from protocol.runtime.exposition import CONTENT_TYPE, Exposition
 
 BACKLOG: Final = 16
 

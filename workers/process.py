@@ -15,9 +15,11 @@ import structlog
 import uvloop
 
 from protocol import catalogue, keys
-from workers import listener, logs
+from protocol.runtime import logs
+from protocol.runtime.exposition import Exposition, Slot
+from protocol.runtime.tracing import open_tracing
+from workers import listener
 from workers.dispatch import LeaseWorker, listen
-from workers.exposition import Exposition, Slot
 from workers.house import House
 from workers.providers import local, makers
 from workers.providers.base import ProviderError
@@ -26,7 +28,6 @@ from workers.settings import Settings
 from workers.tools import servers
 from workers.tools.mcp import Server
 from workers.tools.registry import Toolbox
-from workers.tracing import open_tracing
 
 FLUSH_S: Final = 3.0
 FIRST_SYNC_S: Final = 1.0

@@ -20,9 +20,10 @@ import structlog
 from redis.asyncio.connection import AbstractConnection
 
 from protocol import lifecycle, scripts
+from protocol.runtime.redis import wire_of
 from workers.log import Log
 from workers.metrics import Metrics
-from workers.redis import AWAY, wire_of
+from workers.redis import AWAY
 
 READ_BYTES: Final = 64 * 1024
 REPLY_TIMEOUT_S: Final = 5.0

@@ -12,7 +12,7 @@ import uvloop
 import server.redis
 import workers.redis
 from protocol import keys
-from server.redis import wire_of
+from protocol.runtime.redis import wire_of
 from tests.fleet import Fleet
 
 OPENERS: dict[str, Callable[[str], Any]] = {

@@ -12,6 +12,7 @@ from typing import Any, Final
 import aiohttp
 
 from protocol import catalogue, codec, request
+from protocol.runtime.tracing import Tracing
 from protocol.scripts import Claim
 from tests.end_to_end.test_makers import ANTHROPIC, GEMINI, RESPONSES
 from tests.fleet import free_port
@@ -26,7 +27,6 @@ from workers.providers.gemini import Gemini
 from workers.providers.responses import Responses
 from workers.settings import Settings
 from workers.tools.registry import Toolbox
-from workers.tracing import Tracing
 
 CATALOGUE: Final = Path(routing.__file__).parent.parent / "catalogue.toml"
 OURS: Final = catalogue.parse(CATALOGUE.read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from protocol import codec, request
+from protocol.runtime.tracing import Tracing
 from protocol.scripts import AppendReply, Claim
 from tests.workers.test_generate_tools import OURS
 from workers.generate import Generation
@@ -17,7 +18,6 @@ from workers.metrics import Metrics
 from workers.providers.base import Delta, Finish, ModelRequest, Piece
 from workers.settings import Settings
 from workers.tools.registry import Toolbox
-from workers.tracing import Tracing
 
 PIECES = 40
 PATIENCE_S = 10

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from protocol import catalogue, codec, request
+from protocol.runtime.tracing import Tracing
 from protocol.scripts import Claim
 from workers import routing
 from workers.generate import MAX_CALLS, Generation
@@ -19,7 +20,6 @@ from workers.metrics import Metrics
 from workers.providers.base import Delta, Finish, ModelRequest, Piece, ToolUse
 from workers.settings import Settings
 from workers.tools.registry import Toolbox
-from workers.tracing import Tracing
 
 OURS = catalogue.parse((Path(routing.__file__).parent.parent / "catalogue.toml").read_text(encoding="utf-8"))
 SUM = ToolUse("c1", "calculator", {"expression": "6*7"})

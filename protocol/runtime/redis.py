@@ -1,0 +1,127 @@
+"""How a process opens Redis: a bounded pool that survives what happens to connections. Knows no command's meaning."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError
+
+from protocol.address import SentinelAddress, parse_sentinel
+from protocol.scripts import Argument, Script
+
+COMMAND_TIMEOUT_S: Final = 5.0
+_SENTINEL_TIMEOUT_S: Final = 1.0
+
+
+class _CountsTrips:
+    """A command, or a pipeline of them, takes a connection once: so that is how often Redis was asked."""
+
+    round_trips = 0
+
+    async def get_connection(self, *args: Any, **kwargs: Any) -> Any:
+        self.round_trips += 1
+        return await super().get_connection(*args, **kwargs)  # type: ignore[misc]
+
+
+class Pool(_CountsTrips, BlockingConnectionPool):
+    """redis-py's, counting."""
+
+
+class SentinelPool(_CountsTrips, SentinelConnectionPool):
+    """The same behind Sentinel."""
+
+
+def open_pool(url: str, most: int) -> ConnectionPool:
+    """At most so many connections; a caller beyond them waits for at most `COMMAND_TIMEOUT_S`.
+
+    A `redis+sentinel://` address (see `protocol.address`) follows the primary. Raises ValueError for a bad address.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": COMMAND_TIMEOUT_S,
+        "socket_connect_timeout": COMMAND_TIMEOUT_S,
+        "socket_keepalive": True,
+        "health_check_interval": 15,
+        # One more try: the first command after a restart of Redis finds a dead connection in the pool.
+        "retry": Retry(ExponentialBackoff(cap=0.2, base=0.02), 1),
+        "retry_on_error": [RedisConnectionError],
+    }
+    sentinel = parse_sentinel(url)
+    pool: ConnectionPool
+    if sentinel is not None:
+        pool = _sentinel_pool(sentinel, options, most)
+    else:
+        if url.startswith("unix:"):
+            del options["socket_keepalive"]
+        pool = Pool.from_url(url, max_connections=most, timeout=COMMAND_TIMEOUT_S, **options)
+    pool.connection_class = _steady(pool.connection_class)
+    return pool
+
+
+def _sentinel_pool(address: SentinelAddress, options: dict[str, Any], most: int) -> SentinelConnectionPool:
+    own = {
+        "socket_timeout": _SENTINEL_TIMEOUT_S,
+        "username": address.sentinel_username,
+        "password": address.sentinel_password,
+    }
+    sentinel = Sentinel(list(address.hosts), sentinel_kwargs=own)  # type: ignore[no-untyped-call]
+    options |= {"db": address.db, "username": address.username, "password": address.password}
+    return SentinelPool(address.service, sentinel, max_connections=most, **options)  # type: ignore[no-untyped-call]
+
+
+def _steady(kind: type[AbstractConnection]) -> type[AbstractConnection]:
+    """A kind of connection whose every loss is one that redis-py knows, and tries again after.
+
+    uvloop says RuntimeError ("the handler is closed") of a write to a socket that was reset while nobody read from it;
+    asyncio's own loop does not, and redis-py hands it on.
+    """
+
+    class Steady(kind):  # type: ignore[misc,valid-type]
+        async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+            try:
+                await super().send_packed_command(command, check_health)
+            except RuntimeError as error:
+                raise RedisConnectionError("the connection was closed") from error
+
+    return Steady
+
+
+def own_connection(redis: Redis, **changes: Any) -> AbstractConnection:
+    """A connection beside the pool's, with its address and credentials; `changes` to redis-py's options."""
+    kwargs = {**redis.connection_pool.connection_kwargs, "health_check_interval": 0, **changes}
+    return redis.connection_pool.connection_class(**kwargs)
+
+
+def wire_of(connection: AbstractConnection) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """The streams of an open connection, for the one place in a process where redis-py's own reading costs too much.
+
+    Private to redis-py, which is pinned below 6 (arq needs that). Raises ConnectionError when it is not open.
+    """
+    reader, writer = connection._reader, connection._writer  # noqa: SLF001
+    if reader is None or writer is None:
+        raise ConnectionError("the connection is not open")
+    return reader, writer
+
+
+async def run(redis: Redis, script: Script, arguments: Sequence[Argument]) -> Any:
+    """Run a script by its SHA; a Redis that does not know it (restart, SCRIPT FLUSH) is given the text.
+
+    Raises RedisError and OSError.
+    """
+    try:
+        return await redis.execute_command("EVALSHA", *arguments)  # type: ignore[no-untyped-call]
+    except NoScriptError:
+        return await redis.execute_command("EVAL", script.text, *arguments[1:])  # type: ignore[no-untyped-call]
+
+
+def round_trips(redis: Redis) -> int:
+    """How often the commands' connections were used since the start."""
+    pool = redis.connection_pool
+    return pool.round_trips if isinstance(pool, _CountsTrips) else 0
