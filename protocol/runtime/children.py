@@ -20,8 +20,8 @@ _LOOK_S: Final = 0.1
 
 
 def run(target: Callable[..., None], settings: Any, number: int, patience_s: float) -> None:
-    """Each runs `target(settings, folder, index)`, where `folder` is theirs alone, empty at first; returns after a SIGTERM or
-    SIGINT, once all are gone or were killed because they took longer than `patience_s` for it."""
+    """Each runs `target(settings, folder, index)`; `folder` is theirs alone, empty at first. Returns after a SIGTERM
+    or SIGINT, once all are gone or were killed because they took longer than `patience_s` for it."""
     stopping = False
 
     def stop(*_: int | FrameType | None) -> None:
