@@ -16,7 +16,7 @@ tr:secret:PERIOD string  signs the tickets of a period; shared by all edges
 tr:wake         channel  something is waiting
 tr:cancel       channel  a stream that runs shall stop
 tr:probe:ID     channel  an edge's word to itself: the live feed works
-arq:job:ID, arq:retry:ID  strings  arq's own
+arq:job:ID       string   arq's own
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ HEALTH: Final = "tr:health"
 WAKE: Final = "tr:wake"
 CANCEL: Final = "tr:cancel"
 ARQ_JOB: Final = "arq:job:"
-ARQ_RETRY: Final = "arq:retry:"
 STREAM: Final = "tr:"
 
 _STREAM_ID: Final = re.compile(r"[A-Za-z0-9_-]{8,64}\Z")

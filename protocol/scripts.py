@@ -57,7 +57,7 @@ local function name(id, part) return '{keys.STREAM}{{' .. id .. '}}:' .. part en
 local function leave_queue(id)
   redis.call('ZREM', '{keys.WAITING}', id)
   redis.call('ZREM', '{keys.LEASES}', id)
-  redis.call('DEL', '{keys.ARQ_JOB}' .. id, '{keys.ARQ_RETRY}' .. id)
+  redis.call('DEL', '{keys.ARQ_JOB}' .. id)
 end
 -- The end of a generation: state, no prompt any more, retention begins.
 local function settle(id, state, retention)
@@ -232,7 +232,8 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', '{keys.WAITING}', '-inf', now, '
     redis.call('HINCRBY', meta, 'epoch', 1)
     redis.call('HSET', meta, 'state', 'running', 'worker', ARGV[3])
     redis.call('ZADD', '{keys.LEASES}', now + lease, id)
-    claims[#claims + 1] = {{id, now, unpack(redis.call('HMGET', meta, {", ".join(map(repr, _CLAIM_FIELDS))}))}}
+    local job = redis.call('GET', '{keys.ARQ_JOB}' .. id) or ''
+    claims[#claims + 1] = {{id, now, job, unpack(redis.call('HMGET', meta, {", ".join(map(repr, _CLAIM_FIELDS))}))}}
   else
     leave_queue(id)
   end
@@ -247,7 +248,8 @@ def claim(most: int, lease_ms: int, worker_id: str) -> list[Argument]:
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A generation that is ours until the lease ends. `age_ms` is how long ago it was asked for, by Redis's clock."""
+    """A generation that is ours until the lease ends. `age_ms` is how long ago it was asked for, by Redis's clock;
+    `job` is arq's own, serialised."""
 
     stream_id: str
     epoch: int
@@ -257,19 +259,21 @@ class Claim(msgspec.Struct, frozen=True):
     on_disconnect: str
     request: bytes
     context: bytes = b""
+    job: bytes = b""
 
 
 def claim_reply(reply: Any) -> list[Claim]:
     return [
         Claim(
             stream_id=row[0].decode(),
-            epoch=int(row[2]),
-            last_id=int(row[3]),
-            age_ms=max(0, int(row[1]) - int(row[4])),
-            model=row[5].decode(),
-            on_disconnect=row[6].decode(),
-            request=row[7] or b"",
-            context=row[8] or b"",
+            epoch=int(row[3]),
+            last_id=int(row[4]),
+            age_ms=max(0, int(row[1]) - int(row[5])),
+            model=row[6].decode(),
+            on_disconnect=row[7].decode(),
+            request=row[8] or b"",
+            context=row[9] or b"",
+            job=row[2],
         )
         for row in reply
     ]

@@ -86,8 +86,8 @@ async def begin(
     identity.must_not_be_limited()
     edge.must_not_drain()
     model = edge.models.check(body)
-    stream_id = edge.new_stream_id()
-    channel: Channel = await edge.hub.open(stream_id, is_new=True)
+    channel: Channel = await edge.hub.create()
+    stream_id = channel.feed.stream_id
     try:
         may = edge.auth.limits(identity)
         reply = await edge.jobs.start(stream_id, identity.owner, model, body, key, may, start.context)

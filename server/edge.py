@@ -71,7 +71,6 @@ class Edge:
         self.doors: set[Door] = set()
         self.limits = Limits(settings)
         self._drained_at: float | None = None  # by the monotonic clock, the end of the window; None until it has begun
-        self.new_stream_id = jobs.new_stream_id
 
     def __repr__(self) -> str:
         state = "draining" if self.is_draining else "serving"

@@ -21,11 +21,13 @@ from redis.exceptions import RedisError
 from protocol import codec, keys
 from protocol.errors import TokenrelayError
 from protocol.feed import Feed, Offer
+from protocol.runtime.live import LiveFeed
 from protocol.session import Session
-from server.live import LiveFeed
+from server.jobs import new_stream_id
 from server.log import LogReader
 from server.metrics import Metrics
 from server.redis import UNREACHABLE, live_connection
+from server.spares import Spares
 
 TICK_S: Final = 1.0
 QUIET_S: Final = 3.0
@@ -89,6 +91,8 @@ class Hub:
         self._connected_at = -math.inf  # when the live connection was made; it gets as long to bring a probe back
         self._probed_at = self.probe_at  # when the last probe left
         self._live = LiveFeed(lambda: live_connection(redis), self._on_message, self._on_connected)
+        self._spares = Spares(self._live, new_stream_id)
+        self._filling: asyncio.Task[None] | None = None  # None unless spare streams are being subscribed to
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -123,6 +127,20 @@ class Hub:
             for task in [*owned, *self._tasks]:
                 task.cancel()
             await asyncio.gather(*owned, *self._tasks, return_exceptions=True)
+
+    async def create(self) -> Channel:
+        """The channel of a generation that is to be made; its id is the feed's. For the rest as `open`."""
+        spare = self._spares.take()
+        if self._spares.is_low:
+            self._fill_spares()
+        if spare is None:
+            return await self.open(new_stream_id(), is_new=True)
+        channel = Channel(spare, time.monotonic(), is_new=True)
+        channel.feed.anchor(0)
+        channel.ready.set_result(None)
+        channel.coming = 1
+        self._channels[channel.name] = channel
+        return channel
 
     async def open(self, stream_id: str, *, is_new: bool = False) -> Channel:
         """The channel of a generation, subscribed and anchored. Every `open` is followed by a `join` or a `leave`.
@@ -215,6 +233,7 @@ class Hub:
         self._own(self._send_probe(self._connected_at))  # that it is connected proves nothing: does it bring anything?
         anchored = [channel for channel in self._channels.values() if channel.feed.is_anchored]
         self._own(self._ask_logs(anchored))
+        self._fill_spares()
 
     # -- what is fetched
     # ------------------------------------------------------------------------------------------------
@@ -307,6 +326,10 @@ class Hub:
             await self._redis.publish(self._probe, b"")
         except (*UNREACHABLE, RedisError):
             return  # the probe's age says it
+
+    def _fill_spares(self) -> None:
+        if self._filling is None or self._filling.done():
+            self._filling = self._own(self._spares.fill())
 
     def _own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine)

@@ -14,15 +14,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast
 
 import structlog
-from arq import Worker, func
-from redis.asyncio.client import PubSub
+from arq import ArqRedis, Worker, func
 
 from protocol import keys, scripts
-from protocol.runtime.redis import run
+from protocol.runtime.live import LiveFeed
+from protocol.runtime.redis import own_connection, run
+from protocol.scripts import Claim
 from workers.house import House
 from workers.redis import AWAY
 
@@ -31,9 +32,44 @@ POLL_S: Final = 0.25
 CLAIM_AT_ONCE: Final = 16
 """So that a burst is shared by all workers that were woken."""
 
-LISTEN_S: Final = 5.0
+_WAKE: Final = keys.WAKE.encode()
+_CANCEL: Final = keys.CANCEL.encode()
 
 log = structlog.get_logger()
+
+
+class _Brought:
+    """Stands where arq has its pool while it begins a job: what it would ask Redis for came with the claim."""
+
+    def __init__(self, claims: Mapping[str, Claim]) -> None:
+        self._claims = claims
+
+    def pipeline(self, *, transaction: bool) -> _Trip:  # noqa: ARG002  redis-py's signature
+        return _Trip(self._claims)
+
+
+class _Trip:
+    """The one pipeline of `Worker.run_job`: the job, how often it was tried, and that this is remembered."""
+
+    def __init__(self, claims: Mapping[str, Claim]) -> None:
+        self._claims = claims
+        self._job_id = ""
+
+    async def __aenter__(self) -> _Trip:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    def get(self, key: str) -> None:
+        self._job_id = key.removeprefix(keys.ARQ_JOB)
+
+    def incr(self, key: str) -> None: ...
+
+    def expire(self, key: str, seconds: int) -> None: ...
+
+    async def execute(self) -> tuple[bytes, int, bool]:
+        claim = self._claims[self._job_id]
+        return claim.job, claim.epoch, True  # each attempt has an epoch of its own
 
 
 class LeaseWorker(Worker):
@@ -56,6 +92,7 @@ class LeaseWorker(Worker):
             job_deserializer=house.redis.job_deserializer,
             log_results=False,
         )
+        self._pool = cast(ArqRedis, _Brought(house.claims))
         self._house = house
         self._woken = asyncio.Event()
         self.is_claiming = True
@@ -119,23 +156,18 @@ async def listen(house: House, worker: LeaseWorker) -> None:
 
     Owned by the process; ends only by being cancelled.
     """
-    while True:
-        pubsub: PubSub = house.redis.pubsub()
-        try:
-            await pubsub.subscribe(keys.WAKE, keys.CANCEL)
-            house.metrics.wake_connects.inc()
+
+    def heard(channel: bytes, data: bytes) -> None:
+        if channel == _CANCEL:
+            house.stop(data.decode("ascii", "replace"))
+        else:
             worker.wake()
-            while True:
-                message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=LISTEN_S)
-                if message is None:
-                    continue
-                if message["channel"] == keys.CANCEL.encode():
-                    house.stop(message["data"].decode("ascii", "replace"))
-                else:
-                    worker.wake()
-        except AWAY as error:
-            log.warning("wake_feed_lost", error=type(error).__name__)
-        finally:
-            with contextlib.suppress(Exception):
-                await asyncio.shield(pubsub.aclose())  # type: ignore[no-untyped-call]
-        await asyncio.sleep(0.1)
+
+    def connected() -> None:
+        house.metrics.wake_connects.inc()
+        worker.wake()  # what was said meanwhile was not heard
+
+    feed = LiveFeed(lambda: own_connection(house.redis, socket_timeout=None), heard, connected)
+    feed.want(_WAKE)
+    feed.want(_CANCEL)
+    await feed.run()

@@ -74,7 +74,6 @@ def test_after_the_end_nothing_is_written_but_the_end_itself_can_be_sent_again(s
 def test_the_end_settles_everything(store: Store) -> None:
     store.start(key="k")
     store.claim()
-    store.redis.set(keys.ARQ_RETRY + "stream-1", 1)
     store.append(1, FIRST, end="completed")
     assert (store.meta("state"), store.meta("request")) == ("completed", None)
     left = {name.decode() for name in store.redis.keys("*")}

@@ -62,4 +62,3 @@ def test_no_two_names_are_the_same() -> None:
 
 def test_arqs_names_are_arqs() -> None:
     assert constants.job_key_prefix == keys.ARQ_JOB
-    assert constants.retry_key_prefix == keys.ARQ_RETRY

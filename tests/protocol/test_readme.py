@@ -70,7 +70,7 @@ def test_every_name_in_redis_is_there() -> None:
         keys.log(STREAM), keys.meta(STREAM), keys.live(STREAM), *of_owner, digest.sub("HASH", keys.idempotency("", "")),
         keys.WAITING, keys.LEASES, keys.WORKERS, keys.WAKE, keys.CANCEL, keys.probe("ID"), keys.HEALTH,
         digest.sub("MODEL", keys.trial("a")), keys.secret(7).replace("7", "PERIOD"),
-        keys.ARQ_JOB + "ID", keys.ARQ_RETRY + "ID",
+        keys.ARQ_JOB + "ID",
     }  # fmt: skip
 
 

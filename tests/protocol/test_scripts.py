@@ -40,7 +40,7 @@ def test_a_script_asks_nobody_but_redis_for_the_time(script: Script) -> None:
 
 def test_names_in_the_scripts_are_the_names_of_keys() -> None:
     named = {name for script in scripts.ALL for name in re.findall(r"'(tr:[a-z]*|arq:[a-z]+:)", script.text)}
-    known = {keys.WAITING, keys.LEASES, keys.WAKE, keys.CANCEL, keys.HEALTH, keys.ARQ_JOB, keys.ARQ_RETRY, keys.STREAM}
+    known = {keys.WAITING, keys.LEASES, keys.WAKE, keys.CANCEL, keys.HEALTH, keys.ARQ_JOB, keys.STREAM}
     assert named == known
 
 
@@ -112,10 +112,10 @@ REPLIES: list[tuple[str, Any, Any]] = [
     ("overloaded", scripts.start_reply([b"overloaded", 7]), StartReply("overloaded", bound=7)),
     ("busy", scripts.start_reply([b"busy", 3]), StartReply("busy", bound=3)),
     ("limited", scripts.start_reply([b"limited", 5, 700]), StartReply("limited", bound=5, retry_ms=700)),
-    ("claimed", scripts.claim_reply([[ID, 1_000, b"2", b"1", b"400", b"m", b"cancel", b"asked", b"with"]]),
-     [Claim(STREAM, 2, 1, 600, "m", "cancel", b"asked", b"with")]),
+    ("claimed", scripts.claim_reply([[ID, 1_000, b"job", b"2", b"1", b"400", b"m", b"cancel", b"asked", b"with"]]),
+     [Claim(STREAM, 2, 1, 600, "m", "cancel", b"asked", b"with", b"job")]),
     ("claimed without a request, a clock that went back",
-     scripts.claim_reply([[ID, 1_000, b"1", b"0", b"1500", b"m", b"continue", None, None]]),
+     scripts.claim_reply([[ID, 1_000, b"", b"1", b"0", b"1500", b"m", b"continue", None, None]]),
      [Claim(STREAM, 1, 0, 0, "m", "continue", b"")]),
     ("nothing to claim", scripts.claim_reply([]), []),
     ("appended", scripts.append_reply([b"ok", 9, 2, 0]), AppendReply("ok", 9, 2, False)),

@@ -16,6 +16,7 @@ from protocol import codec, formats, keys
 from protocol.events import Completion, Token
 from protocol.session import Session, Step
 from server import hub as hub_module
+from server import spares
 from server.hub import Channel, Hub
 from server.log import LogReader
 from server.metrics import Metrics
@@ -229,6 +230,31 @@ def test_the_last_reader_to_leave_closes_the_channel(fleet: Fleet) -> None:
             while store.redis.pubsub_numsub(keys.live("stream-1"))[0][1]:
                 await asyncio.sleep(0.01)
         assert await hub.open("stream-1") is not channel
+
+    play(fleet, scene)
+
+
+def test_streams_that_are_made_here_are_heard_from_their_first_entry_also_more_than_were_prepared(fleet: Fleet) -> None:
+    async def scene(hub: Hub, reads: LogReader, store: Store) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while len(store.redis.pubsub_channels("tr:*:live")) < spares.MOST:
+                await asyncio.sleep(0.01)
+            channels = [await hub.create() for _ in range(spares.MOST + 5)]
+        readers = []
+        for channel in channels:
+            reader = Reader(channel, reads)
+            hub.join(channel, reader)
+            readers.append(asyncio.create_task(reader.run()))
+            store.start(channel.feed.stream_id)
+        for claim in store.claim(len(channels)):
+            store.append(1, STARTED, token(0), END, end="completed", stream_id=claim.stream_id)
+        assert [ids_in(text) for text in await asyncio.gather(*readers)] == [[1, 2, 3]] * len(channels)
+        for channel in channels:
+            hub.leave(channel, next(iter(channel.readers)))
+        names = [channel.name for channel in channels]
+        async with asyncio.timeout(PATIENCE_S):
+            while any(number for _, number in store.redis.pubsub_numsub(*names)):  # no subscription is left behind
+                await asyncio.sleep(0.01)
 
     play(fleet, scene)
 

@@ -52,6 +52,10 @@ class LiveFeed:
         state = "connected" if self._connection is not None else "away"
         return f"<LiveFeed {state} | {len(self._wanted)} channels | {self.connects} connects>"
 
+    @property
+    def is_connected(self) -> bool:
+        return self._connection is not None
+
     async def subscribe(self, channel: bytes) -> None:
         """Returns when Redis has acknowledged; what is published from then on arrives.
 

@@ -1,0 +1,95 @@
+"""Streams that are subscribed to before they exist: the next start finds one, unless its subscription proves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+import pytest
+
+from protocol import keys
+from protocol.runtime.live import LiveFeed
+from server import spares
+from server.spares import Spares
+
+
+class Live:
+    """A live feed whose Redis acknowledges at once, or (`answers` False) never."""
+
+    def __init__(self) -> None:
+        self.connects = 1
+        self.is_connected = True
+        self.answers = True
+        self.wanted: set[bytes] = set()
+
+    async def subscribe(self, channel: bytes) -> None:
+        self.wanted.add(channel)
+        await asyncio.sleep(0)
+        if not self.answers:
+            raise TimeoutError
+
+    def unsubscribe(self, channel: bytes) -> None:
+        self.wanted.discard(channel)
+
+
+def play(scene: Callable[[Live, Spares], Coroutine[Any, Any, None]]) -> None:
+    live, numbers = Live(), itertools.count()
+    asyncio.run(scene(live, Spares(cast(LiveFeed, live), lambda: f"{next(numbers):032x}")))
+
+
+def test_each_is_taken_once_and_stays_subscribed() -> None:
+    async def scene(live: Live, some: Spares) -> None:
+        assert some.take() is None
+        await some.fill()
+        taken = [some.take() for _ in range(spares.MOST)]
+        assert len(set(taken)) == spares.MOST
+        assert live.wanted == {keys.live(stream_id).encode() for stream_id in taken if stream_id}
+        assert some.take() is None
+
+    play(scene)
+
+
+def test_they_are_filled_up_when_half_are_gone() -> None:
+    async def scene(_: Live, some: Spares) -> None:
+        await some.fill()
+        assert not some.is_low
+        for _ in range(spares.MOST // 2):
+            some.take()
+        assert some.is_low
+        await some.fill()
+        assert len({some.take() for _ in range(spares.MOST)}) == spares.MOST
+
+    play(scene)
+
+
+def test_those_of_another_connection_are_not_taken_and_are_given_up() -> None:
+    async def scene(live: Live, some: Spares) -> None:
+        await some.fill()
+        before = set(live.wanted)
+        live.is_connected = False
+        assert some.take() is None
+        live.is_connected, live.connects = True, 2
+        assert some.take() is None
+        await some.fill()
+        assert len(live.wanted) == spares.MOST
+        assert not before & live.wanted
+        assert some.take() is not None
+
+    play(scene)
+
+
+@pytest.mark.parametrize("goes_away", [False, True])
+def test_what_is_not_acknowledged_is_given_up(goes_away: bool) -> None:
+    async def scene(live: Live, some: Spares) -> None:
+        live.answers = goes_away
+        filling = asyncio.create_task(some.fill())
+        await asyncio.sleep(0)
+        if goes_away:
+            live.connects = 2
+        await filling
+        assert some.take() is None
+        assert not live.wanted
+
+    play(scene)
