@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from protocol.runtime.settings import Shared
 
 MIN_SECRET: Final = 32
-CATALOGUE: Final = Path(__file__).resolve().parent.parent / "workers" / "catalogue.toml"
 
 
-class Settings(BaseSettings):
-    """One field a variable; the description is the text of README's table."""
+class Settings(Shared):
+    """Those of an edge."""
 
-    model_config = SettingsConfigDict(env_prefix="TOKENRELAY_", frozen=True)
-
-    redis_url: str = Field("redis://127.0.0.1:6379/0", repr=False, description="where edges and workers meet")
     host: str = Field("127.0.0.1", description="address an edge listens on; anything but loopback needs keys")
     port: int = Field(8000, ge=0, le=65535, description="port an edge listens on; 0 takes any free one")
     api_keys: str = Field(
@@ -34,7 +31,6 @@ class Settings(BaseSettings):
     jwt_issuer: str = Field("", description="what a token's `iss` must be; empty: anything")
     jwt_audience: str = Field("", description="what a token's `aud` must hold; empty: anything")
     ticket_rotate_s: int = Field(3_600, ge=60, description="how often edges change the secret that signs tickets")
-    catalogue: Path = Field(CATALOGUE, description="path of the model catalogue")
     allowed_origins: str = Field(
         "", description="web origins, beside its own, that may call it; comma separated, `*`: all"
     )
@@ -42,7 +38,6 @@ class Settings(BaseSettings):
     key_concurrency: int = Field(0, ge=0, description="streams one key may have under way; 0: no limit")
     key_rate: int = Field(0, ge=0, description="streams one key may start a minute; 0: no limit")
     queue_timeout_s: float = Field(120, gt=0, description="how long a generation may wait before it ends in `TIMEOUT`")
-    retention_s: int = Field(3_600, ge=1, description="how long a stream can be read after its last event")
     send_timeout_s: float = Field(30, gt=0, description="a socket that takes nothing for this long is closed")
     drain_s: float = Field(
         10,
@@ -71,16 +66,6 @@ class Settings(BaseSettings):
         0, ge=0, description="largest `max_tokens`, and what a request without gets; 0: what the model does by itself"
     )
     heartbeat_s: float = Field(15, gt=0, description="silence after which a comment is sent")
-    log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
-
-    log_format: Literal["json", "console"] = Field("json", description="`json`, or `console` for a person to read")
-
-    @field_validator("log_level")
-    @classmethod
-    def _known_level(cls, value: str) -> str:
-        if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-            raise ValueError(f"expected DEBUG, INFO, WARNING or ERROR, got {value!r}")
-        return value.upper()
 
     @field_validator("jwt_secret")
     @classmethod
@@ -94,10 +79,6 @@ class Settings(BaseSettings):
     def _pairs(cls, value: str) -> str:
         parse_keys(value)
         return value
-
-    @property
-    def retention_ms(self) -> int:
-        return self.retention_s * 1000
 
     @property
     def is_open(self) -> bool:

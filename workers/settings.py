@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Final, Literal
-
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from protocol.runtime.settings import Shared
 from workers.tools import servers
 
-CATALOGUE: Final = Path(__file__).resolve().parent / "catalogue.toml"
 
+class Settings(Shared):
+    """Those of a worker."""
 
-class Settings(BaseSettings):
-    """One field a variable; the description is the text of README's table."""
-
-    model_config = SettingsConfigDict(env_prefix="TOKENRELAY_", frozen=True, populate_by_name=True)
-
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="where edges and workers meet")
-    catalogue: Path = Field(CATALOGUE, description="path of the model catalogue")
     scripted: bool = Field(False, description="1 offers the scripted model; on in `make run`")
     local: bool = Field(True, description="0 does not offer the bundled local model")
     warm: bool = Field(False, description="1 loads the local model at the start, not at first use; on in `make run`")
@@ -45,7 +36,6 @@ class Settings(BaseSettings):
         description="port of a worker's `GET /metrics`, shared by its `--processes`; 0: none",
     )
     max_jobs: int = Field(500, ge=1, description="generations one worker process runs at once")
-    retention_s: int = Field(3_600, ge=1, description="how long a stream can be read after its last event")
     connect_timeout_s: float = Field(
         10, gt=0, description="a maker that cannot be reached for this long ends in `TIMEOUT`"
     )
@@ -82,16 +72,6 @@ class Settings(BaseSettings):
         ge=65_536,
         description="what one generation may write ahead while Redis is away; then its model has to wait",
     )
-    log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
-
-    log_format: Literal["json", "console"] = Field("json", description="`json`, or `console` for a person to read")
-
-    @field_validator("log_level")
-    @classmethod
-    def _known_level(cls, value: str) -> str:
-        if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-            raise ValueError(f"expected DEBUG, INFO, WARNING or ERROR, got {value!r}")
-        return value.upper()
 
     @field_validator("mcp_servers")
     @classmethod
@@ -101,7 +81,3 @@ class Settings(BaseSettings):
         except OSError as error:
             raise ValueError(f"{value}: {error.strerror}") from error
         return value
-
-    @property
-    def retention_ms(self) -> int:
-        return self.retention_s * 1000
