@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -87,6 +87,9 @@ def chat(
     key: Annotated[str | None, typer.Option(envvar="TOKENRELAY_KEY", help="Where the server asks for one.")] = None,
     model: Annotated[str | None, typer.Option(help="Model; the server chooses where none is named.")] = None,
     resume: Annotated[str | None, typer.Option(help="Carry on reading this stream.")] = None,
+    transport: Annotated[
+        Literal["auto", "websocket", "sse"], typer.Option(help="How answers come; auto: one where the other breaks.")
+    ] = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="Print every event as one line of JSON.")] = False,
 ) -> None:
     """Chat in the terminal; a dropped connection is picked up where it was, Ctrl-C stops the answer.
@@ -97,7 +100,7 @@ def chat(
         from clients.python import terminal
     except ImportError as error:
         fail(f"the terminal client cannot be loaded: {error}", 1)
-    raise typer.Exit(terminal.run(url, key, model, resume, json_output, message))
+    raise typer.Exit(terminal.run(url, key, model, resume, json_output, message, transport))
 
 
 @app.command()

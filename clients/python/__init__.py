@@ -10,8 +10,9 @@ from clients.python.client import Client
 from clients.python.errors import Failed, Refused, TokenrelayError, Unreachable
 from clients.python.stream import State, Stream
 from clients.python.sync import SyncClient, SyncStream
+from clients.python.transport import Choice, TransportName
 
 __all__ = [
-    "Client", "Event", "Failed", "Refused", "State", "Stream", "SyncClient", "SyncStream", "TokenrelayError",
-    "Unreachable",
+    "Choice", "Client", "Event", "Failed", "Refused", "State", "Stream", "SyncClient", "SyncStream", "TokenrelayError",
+    "TransportName", "Unreachable",
 ]  # fmt: skip

@@ -7,9 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from protocol.errors import ROWS, TABLE
+
+FINAL_CLOSES: Final = {
+    1000: "SERVICE_UNAVAILABLE",
+    1003: "INVALID_REQUEST",
+    1007: "INVALID_REQUEST",
+    1009: "PAYLOAD_TOO_LARGE",
+    4401: "UNAUTHORIZED",
+    4403: "FORBIDDEN",
+}
+"""Closes of a socket after which a client does not come back (section 5), and what each of them says."""
 
 
 class TokenrelayError(Exception):
@@ -55,8 +65,9 @@ class Unreachable(TokenrelayError):
         super().__init__("UNREACHABLE", message, status=0, retryable=True)
 
 
-def refusal_of(problem: Mapping[str, Any], status: int, retry_after: str | None = None) -> Refused:
-    """The error of an HTTP answer. `problem` is empty where it is none of ours (a proxy's page)."""
+def refusal_of(problem: Mapping[str, Any], status: int | None, retry_after: str | None = None) -> Refused:
+    """The error of an HTTP answer, or of a message (`status` None). `problem` is empty where it is none of ours (a
+    proxy's page)."""
     code = str(problem.get("error_code") or _code_of(status))
     message = str(problem.get("error") or f"the server answered {status}")
     advice = _seconds(problem.get("retry_after", retry_after))
@@ -84,7 +95,7 @@ def may_pass(error: TokenrelayError, is_cursor_ours: bool) -> bool:
     return error.retryable and "field" not in error.details
 
 
-def _code_of(status: int) -> str:
+def _code_of(status: int | None) -> str:
     return next((row.code for row in ROWS if row.status == status), "INTERNAL_ERROR")
 
 

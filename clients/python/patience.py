@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from clients.python.errors import TokenrelayError, Unreachable, may_pass
+from clients.python.transport import Dropped, Said
 
 FIRST_RETRY_S: Final = 1.0
 """Before the server has said anything; it says 0.5 to 2.5 itself."""
@@ -16,20 +17,11 @@ MAX_REFUSALS: Final = 5
 """How often a request that is refused for the moment (429, a start at 503) is sent again."""
 
 
-class Ended(NamedTuple):
-    """Nothing follows."""
+class Wait(NamedTuple):
+    """Before the next try. `is_firm`: the server named the time, and nothing cuts it short but a stop."""
 
-
-class Dropped(NamedTuple):
-    """More may follow, on another connection. `why` for people."""
-
-    why: str
-
-
-class Said(NamedTuple):
-    """The server refused."""
-
-    error: TokenrelayError
+    seconds: float
+    is_firm: bool = False
 
 
 class Backoff:
@@ -70,25 +62,36 @@ class Patience:
         self._failures = self._refusals = 0
         self._waited_s = 0.0
 
-    def after(self, outcome: Dropped | Said, *, has_id: bool, is_cursor_ours: bool) -> float:
-        """Seconds to wait. Raises Refused, Unreachable: there is no point any more."""
-        if isinstance(outcome, Said):
-            wait_s = self._after_refusal(outcome.error, has_id, is_cursor_ours)
+    def after(self, outcome: Dropped | Said, *, has_id: bool, is_cursor_ours: bool, has_other: bool = False) -> Wait:
+        """`has_other`: the next try goes over the other transport. Raises Refused, Unreachable: there is no point any
+        more."""
+        if isinstance(outcome, Said) and not (outcome.by_socket and has_other):
+            wait = self._after_refusal(outcome.error, has_id, is_cursor_ours)
         else:
-            wait_s = self._backoff.delay_s(self._failures)
+            wait = self._after_drop(outcome, has_other)
         self._failures += 1
-        self._waited_s += wait_s
+        self._waited_s += wait.seconds
         patience_s = self._patience_s if self._has_heard else self._first_patience_s
         if self._waited_s <= patience_s:
-            return wait_s
+            return wait
         if isinstance(outcome, Said):
             raise outcome.error
         raise Unreachable(f"no answer for {patience_s:.0f} s ({outcome.why})")
 
-    def _after_refusal(self, error: TokenrelayError, has_id: bool, is_cursor_ours: bool) -> float:
+    def _after_refusal(self, error: TokenrelayError, has_id: bool, is_cursor_ours: bool) -> Wait:
         # A stream that is there goes on without us: nothing is lost by asking for it for as long as patience lasts.
         if not has_id or error.status < 500:
             self._refusals += 1
         if not may_pass(error, is_cursor_ours) or self._refusals > MAX_REFUSALS:
             raise error
-        return self._backoff.delay_s(self._failures) if error.retry_after is None else error.retry_after
+        return self._later() if error.retry_after is None else Wait(error.retry_after, is_firm=True)
+
+    def _after_drop(self, outcome: Dropped | Said, has_other: bool) -> Wait:
+        if isinstance(outcome, Dropped) and outcome.after_s is not None:
+            return Wait(outcome.after_s, is_firm=True)
+        was_open = isinstance(outcome, Dropped) and outcome.was_open
+        # A transport that a proxy forbids says nothing of the other one.
+        return Wait(0.0) if has_other and not was_open and self._failures == 0 else self._later()
+
+    def _later(self) -> Wait:
+        return Wait(self._backoff.delay_s(self._failures))

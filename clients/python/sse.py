@@ -2,108 +2,52 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final
 from urllib.parse import quote
 
 import aiohttp
 
-from clients.python.errors import Refused, refusal_of
-from clients.python.patience import Dropped, Ended, Said
-from protocol.sse import Decoder, FrameTooLarge
-
-IDLE_TIMEOUT_S: Final = 45.0
-"""Three heartbeats of 15 s: a connection silent for so long is dead."""
-
-CONNECT_TIMEOUT_S: Final = 10.0
-
-DROPPED: Final = (aiohttp.ClientError, TimeoutError, OSError, FrameTooLarge)
-"""How a connection goes. Anything else is a fault, and is raised."""
+from clients.python.api import DROPPED, Api, as_object, refusal
+from clients.python.transport import Dropped, Ended, Outcome, Reader, Request, Said, TransportName
+from protocol.sse import Decoder
 
 
-class Request(NamedTuple):
-    """What to ask for: the stream if it has an id already, else its start."""
+class Sse:
+    """A connection for each stream."""
 
-    stream_id: str | None
-    body: Mapping[str, Any] | None
-    idempotency_key: str
-    after: int
+    name: Final[TransportName] = "sse"
 
+    def __init__(self, api: Api) -> None:
+        self._api = api
 
-class Reader(Protocol):
-    """Whom a connection tells what it brings."""
-
-    def opened(self, stream_id: str | None) -> None: ...
-    def take(self, event_id: int | None, data: dict[str, Any]) -> None: ...
-    def advise(self, retry_s: float) -> None: ...
-
-
-class Http:
-    """HTTP calls to one server: its address, who is asking, a pool of connections."""
-
-    def __init__(self, url: str, key: str | Callable[[], str] | None) -> None:
-        self._url = url.rstrip("/")
-        self._key = key
-        self._session: aiohttp.ClientSession | None = None  # None outside the client's block
-
-    @property
-    def is_open(self) -> bool:
-        return self._session is not None
-
-    def open(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=IDLE_TIMEOUT_S)
-        # No limit: a stream holds its connection as long as it lasts, and the cancel that ends it needs one more.
-        self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
-
-    async def close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
-
-    async def call(self, method: str, path: str) -> Any:
-        """The answer's JSON. Raises Refused, and what `DROPPED` names."""
-        async with self._request(method, path) as response:
-            if response.status >= 400:
-                raise await _refusal(response)
-            return await response.json()
-
-    async def cancel(self, stream_id: str) -> str:
-        """The stream's state after it. Raises as `call` does."""
-        answer = await self.call("POST", f"/api/streams/{quote(stream_id, safe='')}/cancel")
-        return str(answer.get("state", "cancelling"))
-
-    async def read(self, request: Request, reader: Reader) -> Ended | Dropped | Said:
+    async def read(self, request: Request, reader: Reader) -> Outcome:
         """One connection, to its end, however it ends."""
+        was_open = False
         try:
             async with self._open(request) as response:
                 if response.status == 204:
                     return Ended()
                 if response.status != 200:
-                    return Said(await _refusal(response))
+                    return Said(await refusal(response))
                 if response.content_type != "text/event-stream":
                     return Dropped("no events but a page")  # a portal's login page, say
+                was_open = True
                 reader.opened(response.headers.get("X-Stream-Id"))
                 return await _pump(response, reader)
         except DROPPED as error:
-            return Dropped(type(error).__name__)
+            return Dropped(type(error).__name__, was_open=was_open)
+
+    async def cancel(self, stream_id: str) -> None:
+        """Raises Refused, and what `DROPPED` names."""
+        await self._api.cancel(stream_id)
 
     def _open(self, request: Request) -> aiohttp.client._RequestContextManager:
         if request.stream_id is not None:
             headers = {"Accept": "text/event-stream", "Last-Event-ID": str(request.after)}
-            return self._request("GET", f"/api/streams/{quote(request.stream_id, safe='')}", headers)
+            return self._api.request("GET", f"/api/streams/{quote(request.stream_id, safe='')}", headers)
         # JSON is named so that a refusal is plain JSON; the answer is events because the body asks for them.
         headers = {"Accept": "text/event-stream, application/json", "Idempotency-Key": request.idempotency_key}
-        return self._request("POST", "/api/chat", headers, {**(request.body or {}), "stream": True})
-
-    def _request(
-        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: Any = None
-    ) -> aiohttp.client._RequestContextManager:
-        if self._session is None:
-            raise RuntimeError("a client is used inside its `with` block")
-        key = self._key() if callable(self._key) else self._key
-        authorization = {"Authorization": f"Bearer {key}"} if key else {}
-        return self._session.request(method, self._url + path, headers={**(headers or {}), **authorization}, json=body)
+        return self._api.request("POST", "/api/chat", headers, {**(request.body or {}), "stream": True})
 
 
 async def _pump(response: aiohttp.ClientResponse, reader: Reader) -> Ended | Dropped:
@@ -117,24 +61,10 @@ async def _pump(response: aiohttp.ClientResponse, reader: Reader) -> Ended | Dro
             # An id persists on a connection (WHATWG); an event has its own when it is another than the last.
             has_own = frame.event_id != last and frame.event_id.isascii() and frame.event_id.isdigit()
             last = frame.event_id
-            data = _object(frame.data)
+            data = as_object(frame.data)
             if data is None:
-                return Dropped("an event that is no object")
+                return Dropped("an event that is no object", was_open=True)
             reader.take(int(frame.event_id) if has_own else None, data)
             if data.get("done"):
                 return Ended()
-    return Dropped("the connection ended")
-
-
-async def _refusal(response: aiohttp.ClientResponse) -> Refused:
-    problem = _object(await response.read()) or {}
-    return refusal_of(problem, response.status, response.headers.get("Retry-After"))
-
-
-def _object(text: str | bytes) -> dict[str, Any] | None:
-    """None where it is none: of a proxy, say."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
+    return Dropped("the connection ended", was_open=True)

@@ -1,4 +1,4 @@
-"""One generation being read, over as many connections as it takes. Knows no wire: `sse` does, and `Answer` keeps.
+"""One generation being read, over as many connections as it takes. Knows no wire: transports do, and `Answer` keeps.
 
 A stream reads on its own from the moment it is made; who iterates it only looks. It is started once, however often the
 request has to be sent (Idempotency-Key), and every event counts once, however many connections that takes (cursor).
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Literal, TypeAlias
 
 from clients.python.answer import Answer, Event
+from clients.python.api import DROPPED
 from clients.python.errors import Failed, TokenrelayError, failure_of
-from clients.python.patience import Backoff, Ended, Patience, Said
-from clients.python.sse import DROPPED, Http, Request
+from clients.python.patience import Backoff, Patience, Wait
+from clients.python.transport import Dropped, Ended, Outcome, Request, Said, Transport, TransportName
 
 State: TypeAlias = Literal["connecting", "queued", "streaming", "reconnecting", "done", "failed", "detached"]
 OVER: Final = frozenset({"done", "failed", "detached"})
@@ -29,25 +30,26 @@ class Stream:
 
     def __init__(
         self,
-        http: Http,
-        body: Mapping[str, Any] | None,
-        stream_id: str | None,
-        after: int,
-        idempotency_key: str,
+        asked: Request,
+        transports: Sequence[Transport],
+        named: Callable[[TransportName], Transport],
         patience_s: float,
         first_patience_s: float,
     ) -> None:
-        self._http = http
-        self._body = body  # None for one that is resumed
-        self._answer = Answer(after)
+        self._body = asked.body  # None for one that is resumed
+        self._transports = list(transports)  # in the order in which they are tried
+        self._named = named
+        self._answer = Answer(asked.after)
         self._backoff = Backoff(random.random)
         self._patience = Patience(self._backoff, patience_s, first_patience_s)
+        self._connection: asyncio.Future[Outcome] | None = None  # None between two
+        self._may_hurry = False  # a pause is under way that we chose ourselves
         self._wants_stop = False
         self._hurry = asyncio.Event()  # ends a pause
         self._news: asyncio.Future[None] | None = None  # done at the next change; None while nobody waits for one
         self._listeners: list[Callable[[], None]] = []
-        self.idempotency_key = idempotency_key
-        self.stream_id = stream_id  # None until the server has said it
+        self.idempotency_key = asked.idempotency_key
+        self.stream_id = asked.stream_id  # None until the server has said it
         self.state: State = "connecting"
         self.error: TokenrelayError | None = None  # None unless `state` is `failed`
         self._task = asyncio.create_task(self._run())
@@ -69,6 +71,11 @@ class Stream:
     def last_event_id(self) -> int:
         """Where to resume; 0 before any event."""
         return self._answer.last_event_id
+
+    @property
+    def transport(self) -> TransportName:
+        """The one in use, or tried next."""
+        return self._transports[0].name
 
     @property
     def is_over(self) -> bool:
@@ -111,7 +118,7 @@ class Stream:
         failures = 0
         while self.stream_id is not None and self.state not in ("done", "failed"):
             try:
-                await self._http.cancel(self.stream_id)
+                await self._transports[failures % len(self._transports)].cancel(self.stream_id)
                 return
             except TokenrelayError as error:
                 if not error.retryable:
@@ -129,6 +136,19 @@ class Stream:
             self._finish("detached")
             self._task.cancel()
 
+    def use(self, name: TransportName) -> None:
+        """Go on over another transport, from the same cursor, and stay with it. Raises Refused INVALID_REQUEST."""
+        transport = self._named(name)
+        if self.is_over or self.transport == name:
+            return
+        self._transports = [transport]
+        if self._connection is not None:
+            self._connection.cancel()
+        elif self._may_hurry:
+            self._hurry.set()
+        if self.state != "connecting":
+            self._show("reconnecting")
+
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call back after every change of text, events or state. Gives what ends it."""
         self._listeners.append(listener)
@@ -145,42 +165,66 @@ class Stream:
         try:
             while True:
                 before = len(self.events)
-                outcome = await self._http.read(self._asked, self)
+                outcome = await self._read()
                 if self.is_over:
                     return
-                if isinstance(outcome, Ended):
+                if isinstance(outcome, Ended) or self._is_stopped_by(outcome):
                     self._finish("done")
                     return
                 if len(self.events) > before:
                     self._patience.reset()
-                if isinstance(outcome, Said):
-                    self._patience.heard()
-                    if self._wants_stop and self.stream_id is None:
-                        self._finish("done")
-                        return
-                wait_s = self._patience.after(
-                    outcome, has_id=self.stream_id is not None, is_cursor_ours=self._answer.is_cursor_ours
-                )
-                self._show("connecting" if self.state == "connecting" else "reconnecting")
-                await self._pause(wait_s)
+                if outcome is not None:
+                    await self._between(outcome)
         except TokenrelayError as error:
             self._finish("failed", error)
         except Exception as error:  # whatever happens: a stream ends, and never hangs
             self._finish("failed", Failed("INTERNAL_ERROR", f"the client failed: {type(error).__name__}: {error}"))
 
-    @property
-    def _asked(self) -> Request:
-        return Request(self.stream_id, self._body, self.idempotency_key, self.last_event_id)
+    async def _read(self) -> Outcome | None:
+        """One connection, to its end; None where `use` ended it."""
+        asked = Request(self.stream_id, self._body, self.idempotency_key, self.last_event_id)
+        self._connection = connection = asyncio.ensure_future(self._transports[0].read(asked, self))
+        try:
+            await asyncio.wait({connection})
+        finally:
+            self._connection = None
+            if not connection.done():
+                connection.cancel()
+                await asyncio.wait({connection})
+        return None if connection.cancelled() else connection.result()
 
-    async def _pause(self, seconds: float) -> None:
+    def _is_stopped_by(self, outcome: Outcome | None) -> bool:
+        """It was not begun, and shall not be."""
+        return isinstance(outcome, Said) and self._wants_stop and self.stream_id is None
+
+    async def _between(self, outcome: Dropped | Said) -> None:
+        """After a connection that was not the last. Raises as `Patience.after` does."""
+        if isinstance(outcome, Said):
+            self._patience.heard()
+        wait = self._patience.after(
+            outcome,
+            has_id=self.stream_id is not None,
+            is_cursor_ours=self._answer.is_cursor_ours,
+            has_other=len(self._transports) > 1,
+        )
+        if isinstance(outcome, Dropped) or outcome.by_socket:
+            self._transports.append(self._transports.pop(0))
+        self._show("connecting" if self.state == "connecting" else "reconnecting")
+        await self._pause(wait)
+
+    async def _pause(self, wait: Wait) -> None:
+        self._may_hurry = not wait.is_firm
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(wait.seconds):
                 await self._hurry.wait()
+        self._may_hurry = False
         self._hurry.clear()
 
     # -- what a connection tells ---------------------------------------------------------------------------------------
 
     def opened(self, stream_id: str | None) -> None:
+        if self.is_over:
+            return
         self._patience.heard()
         self.stream_id = self.stream_id or stream_id
         self._show("streaming" if self._answer.has_started else "queued")

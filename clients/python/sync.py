@@ -15,6 +15,7 @@ from clients.python.answer import Event
 from clients.python.client import PATIENCE_S, Client
 from clients.python.errors import TokenrelayError
 from clients.python.stream import State, Stream
+from clients.python.transport import Choice, TransportName
 
 _T = TypeVar("_T")
 
@@ -30,10 +31,11 @@ class SyncClient:
         url: str,
         key: str | Callable[[], str] | None = None,
         *,
+        transport: Choice = "auto",
         patience_s: float = PATIENCE_S,
         first_patience_s: float | None = None,
     ) -> None:
-        self._client = Client(url, key, patience_s=patience_s, first_patience_s=first_patience_s)
+        self._client = Client(url, key, transport=transport, patience_s=patience_s, first_patience_s=first_patience_s)
         self._thread: _LoopThread | None = None  # None outside the block
 
     def __enter__(self) -> SyncClient:
@@ -49,19 +51,21 @@ class SyncClient:
             finally:
                 thread.close()
 
-    def chat(self, body: str | Mapping[str, Any], *, idempotency_key: str | None = None) -> SyncStream:
-        """Start a generation. `body` as in `POST /api/chat`; a text is its `message`."""
+    def chat(
+        self, body: str | Mapping[str, Any], *, idempotency_key: str | None = None, transport: Choice | None = None
+    ) -> SyncStream:
+        """Start a generation. `body` as in `POST /api/chat`; a text is its `message`. Raises TypeError, ValueError."""
 
         async def make() -> Stream:
-            return self._client.chat(body, idempotency_key=idempotency_key)
+            return self._client.chat(body, idempotency_key=idempotency_key, transport=transport)
 
         return SyncStream(self._running.run(make()), self._running)
 
-    def resume(self, stream_id: str, after: int | str | None = 0) -> SyncStream:
+    def resume(self, stream_id: str, after: int | str | None = 0, *, transport: Choice | None = None) -> SyncStream:
         """Read a generation that is there already. Raises Refused INVALID_CURSOR."""
 
         async def make() -> Stream:
-            return self._client.resume(stream_id, after)
+            return self._client.resume(stream_id, after, transport=transport)
 
         return SyncStream(self._running.run(make()), self._running)
 
@@ -125,6 +129,11 @@ class SyncStream:
         return self._stream.last_event_id
 
     @property
+    def transport(self) -> TransportName:
+        """The one in use, or tried next."""
+        return self._stream.transport
+
+    @property
     def idempotency_key(self) -> str:
         return self._stream.idempotency_key
 
@@ -156,6 +165,15 @@ class SyncStream:
     def cancel(self) -> None:
         """Stop the generation for good; returns once the server knows. Raises Refused."""
         self._thread.run(self._stream.cancel())
+
+    def use(self, name: TransportName) -> None:
+        """Go on over another transport, from the same cursor, and stay with it. Raises Refused INVALID_REQUEST."""
+
+        async def use() -> None:
+            self._stream.use(name)
+
+        if not self.is_over:
+            self._thread.run(use())
 
     def detach(self) -> None:
         """Stop reading; the generation goes on and can be resumed."""

@@ -19,6 +19,7 @@ from clients.python.client import Client
 from clients.python.errors import Refused, TokenrelayError
 from clients.python.markdown import without_controls
 from clients.python.stream import Stream
+from clients.python.transport import Choice
 from clients.python.views import STOPPING, View, chooser
 
 _T = TypeVar("_T")
@@ -50,13 +51,19 @@ class Turn(NamedTuple):
 
 
 def run(
-    url: str, key: str | None, model: str | None, resume: str | None, json_output: bool, message: str | None = None
+    url: str,
+    key: str | None,
+    model: str | None,
+    resume: str | None,
+    json_output: bool,
+    message: str | None = None,
+    transport: Choice = "auto",
 ) -> int:
     """Talk until the person leaves; with a message, or with standard input piped, answer that. Gives the exit code.
 
     0: the answer is whole; 1: it is not; 130: it was stopped by Ctrl-C.
     """
-    chat = Chat(url, key, model, json_output)
+    chat = Chat(url, key, model, json_output, transport)
     is_person = sys.stdin.isatty()
     if resume is not None:
         code = chat.read(resume)
@@ -70,10 +77,11 @@ def run(
 class Chat:
     """A conversation: who answers, and what has been said."""
 
-    def __init__(self, url: str, key: str | None, model: str | None, json_output: bool) -> None:
+    def __init__(self, url: str, key: str | None, model: str | None, json_output: bool, transport: Choice) -> None:
         self._url = url
         self._key = key
         self._model = model
+        self._transport = transport
         self._notes = Console(stderr=True, highlight=False)
         self._view = chooser(json_output, self._notes)
         self._turns: list[Turn] = []  # of this conversation
@@ -153,7 +161,7 @@ class Chat:
         try:
             return asyncio.run(call())
         except (TokenrelayError, aiohttp.ClientError, TimeoutError) as error:
-            self._notes.print(Text(f"tokenrelay: {str(error) or 'no answer'}", style="red"), soft_wrap=True)
+            self._complain(str(error) or "no answer")
         except KeyboardInterrupt:
             pass
         return None
@@ -168,9 +176,13 @@ class Chat:
             return STOPPED, None
         except BrokenPipeError:  # whoever read our output has gone
             return 1, None
+        except TokenrelayError as error:  # the address is none
+            self._complain(str(error))
+            return 1, None
 
     async def _show(self, make: Callable[[Client], Stream]) -> tuple[int, Stream]:
-        async with Client(self._url, self._key, first_patience_s=FIRST_PATIENCE_S) as client:
+        transport = self._transport
+        async with Client(self._url, self._key, transport=transport, first_patience_s=FIRST_PATIENCE_S) as client:
             stream = make(client)
             with self._view() as view:
                 stream.subscribe(lambda: view.state(stream.state))
@@ -210,6 +222,9 @@ class Chat:
         facts += ["stopped"] if end["finish_reason"] == "cancelled" else []
         facts += ["cut at the limit"] if end["finish_reason"] == "length" else []
         self._note(" · ".join([*facts, str(stream.stream_id)]))
+
+    def _complain(self, text: str) -> None:
+        self._notes.print(Text(f"tokenrelay: {without_controls(text)}", style="red"), soft_wrap=True)
 
     def _note(self, text: str) -> None:
         self._notes.print(Text(without_controls(text), style="dim"), soft_wrap=True)

@@ -62,6 +62,49 @@ def says(status: int, body: Any = None, headers: Mapping[str, str] | None = None
     return answer
 
 
+def talks(*answers: str | list[str], close: int | None = None, heard: list[dict[str, Any]] | None = None) -> Fate:
+    """A WebSocket: what it says to each message that starts or resumes, one frame or several; `REF` in it is that of
+    the message. After the last answer it closes with `close`, or listens on; `heard` fills with what clients say."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(protocols=["tokenrelay.v1.json"])
+        await socket.prepare(request)
+        waiting = list(answers)
+        async for frame in socket:
+            message = json.loads(frame.data)
+            if heard is not None:
+                heard.append(message)
+            if message["type"] == "ping":
+                await socket.send_json({"type": "pong", "ref": message.get("ref")})
+            if message["type"] in ("start", "resume") and waiting:
+                said = waiting.pop(0)
+                for text in [said] if isinstance(said, str) else said:
+                    await socket.send_str(text.replace("REF", str(message["ref"])))
+                if not waiting and close is not None:
+                    await socket.close(code=close)
+        return socket
+
+    return answer
+
+
+STARTED = f'{{"type": "started", "ref": REF, "stream_id": "{ID}"}}'
+RESTART = 1012
+OVER = f'{{"type": "started", "ref": REF, "stream_id": "{ID}", "done": true}}'
+COME_BACK = '{"type": "reconnect", "after_ms": 1}'
+
+
+def told(event_id: int | None, **data: Any) -> str:
+    """An event as a message."""
+    return json.dumps({"type": "event", "stream_id": ID, "id": event_id, "data": {"token": "", "done": False, **data}})
+
+
+def told_all(*tokens: str) -> list[str]:
+    """What a socket says of a whole answer, a message a frame."""
+    end = told(len(tokens) + 2, done=True, finish_reason="stop", output_tokens=len(tokens))
+    events = [told(number, token=token) for number, token in enumerate(tokens, 2)]
+    return [STARTED, told(1, status="started"), *events, end]
+
+
 def streams(sse: bytes, *, each: int | None = None) -> Fate:
     """Events, then the connection ends; written in pieces of `each` bytes."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from collections.abc import Coroutine
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 from clients.python import Client, Failed, Refused, SyncClient, Unreachable
 from clients.python.answer import Answer
 from clients.python.errors import refusal_of
-from clients.python.patience import MAX_REFUSALS, MAX_RETRY_S, Backoff, Dropped, Patience, Said
+from clients.python.patience import MAX_REFUSALS, MAX_RETRY_S, Backoff, Patience, Wait
+from clients.python.transport import Dropped, Said
 from tests.clients.service import ID, PATIENCE_S, Service, answer_of, event, says, streams
 from tests.fleet import free_port
 
@@ -55,7 +57,7 @@ LIMIT = refusal_of({"error_code": "RATE_LIMIT", "error": "slow down", "retry_aft
 def test_a_limit_is_waited_for_as_long_as_the_server_says_and_not_for_ever() -> None:
     patience = Patience(Backoff(lambda: 0.0), 300, 300)
     for _ in range(MAX_REFUSALS):
-        assert patience.after(Said(LIMIT), has_id=False, is_cursor_ours=False) == 7
+        assert patience.after(Said(LIMIT), has_id=False, is_cursor_ours=False) == Wait(7, is_firm=True)
     with pytest.raises(Refused, match="slow down"):
         patience.after(Said(LIMIT), has_id=False, is_cursor_ours=False)
 
@@ -90,7 +92,7 @@ def test_what_may_pass_is_tried_again(code: str, status: int, fields: Any, is_ou
     error = refusal_of({"error_code": code, **fields}, status)
     patience = Patience(Backoff(lambda: 0.0), 300, 300)
     if passes:
-        assert patience.after(Said(error), has_id=True, is_cursor_ours=is_ours) > 0
+        assert patience.after(Said(error), has_id=True, is_cursor_ours=is_ours).seconds > 0
     else:
         with pytest.raises(Refused):
             patience.after(Said(error), has_id=True, is_cursor_ours=is_ours)
@@ -102,7 +104,7 @@ def test_what_may_pass_is_tried_again(code: str, status: int, fields: Any, is_ou
 def test_a_start_whose_answer_is_lost_is_sent_again_with_the_same_key() -> None:
     async def scene() -> None:
         fates = [says(502, "<html>a proxy's own page"), streams(b""), streams(answer_of("a", "b"))]
-        async with Service(fates) as service, Client(service.url) as client:
+        async with Service(fates) as service, Client(service.url, transport="sse") as client:
             stream = client.chat({"message": "hello"})
             assert (await stream.completion() or {})["output_tokens"] == 2
             assert stream.text == "ab"
@@ -118,7 +120,7 @@ def test_a_start_whose_answer_is_lost_is_sent_again_with_the_same_key() -> None:
 def test_a_page_that_is_no_stream_is_not_taken_for_one() -> None:
     async def scene() -> None:
         async with Service([says(200, "<html>log in"), streams(answer_of("a"))]) as service:
-            async with Client(service.url) as client:
+            async with Client(service.url, transport="sse") as client:
                 assert await client.chat("hello").completion()
             assert len(service.asked) == 2
 
@@ -129,7 +131,10 @@ def test_a_failed_answer_keeps_its_text_and_raises_after_its_last_event() -> Non
     end = event(3, done=True, error="it broke", error_code="PROVIDER_ERROR", retryable=False)
 
     async def scene() -> None:
-        async with Service([streams(event(2, token="so far") + end)]) as service, Client(service.url) as client:
+        async with (
+            Service([streams(event(2, token="so far") + end)]) as service,
+            Client(service.url, transport="sse") as client,
+        ):
             stream = client.chat("hello")
             seen: list[int | None] = []
 
@@ -150,7 +155,7 @@ def test_the_key_is_asked_for_every_request() -> None:
 
     async def scene() -> None:
         fates = [streams(event(1)), streams(event(2, done=True))]
-        async with Service(fates) as service, Client(service.url, lambda: next(keys)) as client:
+        async with Service(fates) as service, Client(service.url, lambda: next(keys), transport="sse") as client:
             await client.chat("hello").completion()
             assert [headers["Authorization"] for *_, headers in service.asked] == ["Bearer one", "Bearer two"]
 
@@ -166,7 +171,7 @@ def test_leaving_the_block_lets_go_of_every_stream() -> None:
             raise AssertionError
 
         async with Service([silent]) as service:
-            async with Client(service.url) as client:
+            async with Client(service.url, transport="sse") as client:
                 stream = client.chat("hello")
             assert stream.state == "detached"
             assert [item async for item in stream] == []
@@ -209,6 +214,29 @@ def test_no_server_is_said_in_the_end_and_nothing_is_left_behind() -> None:
         client.chat("hello")
     with pytest.raises(RuntimeError, match="closed"):
         stream.cancel()
+
+
+def test_an_interrupted_call_leaves_nothing_running() -> None:
+    """Ctrl-C in `cancel`, say: what was asked of the loop's thread is not done later, unasked."""
+    begun, ended = threading.Event(), threading.Event()
+
+    async def work() -> None:
+        try:
+            begun.set()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs us may have it ignored
+    try:
+        with SyncClient("http://127.0.0.1:9") as client:
+            with pytest.raises(KeyboardInterrupt):
+                client._running.run(work())
+            assert begun.is_set()
+            assert ended.wait(PATIENCE_S)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_bad_cursor_is_said_at_once() -> None:

@@ -1,4 +1,5 @@
-"""The Python client against the conformance cases that the JavaScript client reads too (`protocol/vectors`).
+"""The Python client against the conformance cases that the JavaScript client reads too (`protocol/vectors`), over both
+transports.
 
 `sse_decode.json` is read by tests/protocol/test_sse.py: the decoder is the one of `protocol`. In JavaScript all five
 are read by clients/javascript/tests/vectors.test.js and stream.test.js.
@@ -14,9 +15,23 @@ from typing import Any
 
 import pytest
 
-from clients.python import Client, Failed, Refused
+from clients.python import Choice, Client, Failed, Refused
 from clients.python.errors import refusal_of
-from tests.clients.service import ID, PATIENCE_S, Service, event, says, streams
+from tests.clients.service import (
+    COME_BACK,
+    ID,
+    OVER,
+    PATIENCE_S,
+    RESTART,
+    STARTED,
+    Fate,
+    Service,
+    event,
+    says,
+    streams,
+    talks,
+    told,
+)
 
 VECTORS = Path(__file__).resolve().parent.parent.parent / "protocol" / "vectors"
 
@@ -37,11 +52,38 @@ def play(scene: Coroutine[Any, Any, None]) -> None:
     asyncio.run(bounded())
 
 
+both = pytest.mark.parametrize("transport", ["sse", "websocket"])
+
+
+class Asked:
+    """The cursors with which a service was asked, whatever the transport."""
+
+    def __init__(self, service: Service, heard: list[dict[str, Any]]) -> None:
+        self._service, self._heard = service, heard
+
+    @property
+    def cursors(self) -> list[str]:
+        over_sse = [headers["Last-Event-ID"] for *_, headers in self._service.asked if "Last-Event-ID" in headers]
+        return over_sse + [str(message["after"]) for message in self._heard if message["type"] == "resume"]
+
+
+@both
 @pytest.mark.parametrize("case", cases("events"))
-def test_an_event_is_read_as_it_is_written(case: dict[str, Any]) -> None:
+def test_an_event_is_read_as_it_is_written(case: dict[str, Any], transport: Choice) -> None:
+    heard: list[dict[str, Any]] = []
+    fates: dict[str, list[Fate]] = {
+        "sse": [streams(case["sse"].encode(), each=1), says(204)],
+        "websocket": [
+            talks([STARTED, case["ws_json"], COME_BACK], close=RESTART, heard=heard),
+            talks(OVER, heard=heard),
+        ],
+    }
+
     async def scene() -> None:
-        fates = [streams(case["sse"].encode(), each=1), says(204)]
-        async with Service(fates) as service, Client(service.url, patience_s=5) as client:
+        async with (
+            Service(fates[transport]) as service,
+            Client(service.url, transport=transport, patience_s=5) as client,
+        ):
             stream = client.resume(case["stream_id"], case["id"] - 1)
             if "error_code" in case["data"]:
                 with pytest.raises(Failed) as caught:
@@ -52,18 +94,21 @@ def test_an_event_is_read_as_it_is_written(case: dict[str, Any]) -> None:
             assert stream.events == [(case["id"], case["data"])]
             assert stream.text == case["data"]["token"]
             if not case["data"]["done"]:
-                assert service.asked[1][2]["Last-Event-ID"] == str(case["id"])
+                assert Asked(service, heard).cursors[1] == str(case["id"])
 
     play(scene())
 
 
+@both
 @pytest.mark.parametrize("case", cases("errors", "refusals"))
-def test_a_refusal_is_typed(case: dict[str, Any]) -> None:
+def test_a_refusal_is_typed(case: dict[str, Any], transport: Choice) -> None:
     row = next(row for row in read("errors")["rows"] if row["code"] == case["code"])
+    message = {**json.loads(case["ws_json"]), "ref": "REF"}
+    fates = {"sse": says(row["status"], case["body"]), "websocket": talks(json.dumps(message).replace('"REF"', "REF"))}
 
     async def scene() -> None:
-        fates = [says(row["status"], case["body"])]
-        async with Service(fates) as service, Client(service.url, patience_s=0) as client:
+        once: dict[str, Any] = {"transport": transport, "patience_s": 0}
+        async with Service([fates[transport]]) as service, Client(service.url, **once) as client:
             with pytest.raises(Refused) as caught:
                 await client.chat("hello").completion()
         error = caught.value
@@ -85,54 +130,86 @@ def test_the_table_of_errors_is_known(row: dict[str, Any]) -> None:
     assert (error.code, error.status, error.retryable) == (row["code"], row["status"], row["retryable"])
 
 
+@both
 @pytest.mark.parametrize("case", cases("cursors"))
-def test_a_cursor_is_sent_as_it_is_meant(case: dict[str, Any]) -> None:
+def test_a_cursor_is_sent_as_it_is_meant(case: dict[str, Any], transport: Choice) -> None:
+    heard: list[dict[str, Any]] = []
+    error, answer = case.get("error"), case.get("answer")
+    number = case["last_id"] + 1
+    fates = {
+        "sse": streams(event(number, done=True)),
+        "websocket": talks([STARTED, told(number, done=True)], heard=heard),
+    }
+    if answer == "nothing_more":
+        fates = {"sse": says(204), "websocket": talks(OVER, heard=heard)}
+    if error == "CURSOR_AHEAD":
+        ahead = {"error": "beyond", "error_code": error}
+        said = json.dumps({"type": "error", "ref": "REF", **ahead}).replace('"REF"', "REF")
+        fates = {"sse": says(409, ahead), "websocket": talks(said, heard=heard)}
+
     async def scene() -> None:
-        error, answer = case.get("error"), case.get("answer")
-        fate = says(204) if answer == "nothing_more" else streams(event(case["last_id"] + 1, done=True))
-        if error == "CURSOR_AHEAD":
-            fate = says(409, {"error": "beyond", "error_code": error})
-        async with Service([fate]) as service, Client(service.url, patience_s=0) as client:
+        once: dict[str, Any] = {"transport": transport, "patience_s": 0}
+        async with Service([fates[transport]]) as service, Client(service.url, **once) as client:
+            asked = Asked(service, heard)
             if error is not None:
                 with pytest.raises(Refused) as caught:
                     await client.resume(ID, case["text"]).completion()
                 assert caught.value.code == error
-                assert len(service.asked) == (error == "CURSOR_AHEAD")
+                assert len(asked.cursors) == (error == "CURSOR_AHEAD")
                 return
             end = await client.resume(ID, case["text"]).completion()
             assert (end is None) == (answer == "nothing_more")
-            assert service.asked[0][2]["Last-Event-ID"] == str(case["after"])
+            assert asked.cursors == [str(case["after"])]
 
     play(scene())
 
 
+@both
 @pytest.mark.parametrize("replay", ["exact", "compact"])
 @pytest.mark.parametrize("case", cases("session"))
-def test_what_a_session_sends_is_read_once_however_it_is_cut(case: dict[str, Any], replay: str) -> None:
+def test_what_a_session_sends_is_read_once_however_it_is_cut(
+    case: dict[str, Any], replay: str, transport: Choice
+) -> None:
     log, ids = case["log"], case[replay]
+    heard: list[dict[str, Any]] = []
 
-    def written(after: int) -> list[bytes]:
-        """Frames of the ids after that; a joined one has the text of all it covers."""
+    def written(after: int) -> list[tuple[int, dict[str, Any]]]:
+        """Events of the ids after that; a joined one has the text of all it covers."""
         found, before = [], after
         for number in (each for each in ids if each > after):
             items = log[before:number]
             text = "".join(item for item in items if not item.startswith("*"))
-            found.append(event(number, token=text, done=case["closed"] and number == len(log), finish_reason="stop"))
+            done = case["closed"] and number == len(log)
+            found.append((number, {"token": text, "done": done, "finish_reason": "stop"}))
             before = number
         return found
 
+    cut = len(ids) // 2
+    had = ids[cut - 1] if cut else case["after"]
+    whole = written(case["after"])
+    frames = [event(number, **data) for number, data in whole]
+    messages = [told(number, **data) for number, data in whole]
+    # The first connection brings some of it, over SSE also half an event; the second repeats all of it.
+    half = (frames[cut] if cut < len(frames) else b"id: 9999\ndata: {}")[:-5]
+    fates: dict[str, list[Fate]] = {
+        "sse": [streams(b"".join(frames[:cut]) + half, each=7), streams(b"".join(frames)), says(204)],
+        "websocket": [
+            talks([STARTED, *messages[:cut], COME_BACK], close=RESTART, heard=heard),
+            talks([STARTED, f"[{','.join(messages)}]" if messages else OVER, COME_BACK], close=RESTART, heard=heard),
+            talks(OVER, heard=heard),
+        ],
+    }
+
     async def scene() -> None:
-        cut = len(ids) // 2
-        had = ids[cut - 1] if cut else case["after"]
-        whole = written(case["after"])
-        # The first connection brings some of it, and half an event; the second repeats all of it.
-        half = (whole[cut] if cut < len(whole) else b"id: 9999\ndata: {}")[:-5]
-        fates = [streams(b"".join(whole[:cut]) + half, each=7), streams(b"".join(whole)), says(204)]
-        async with Service(fates) as service, Client(service.url, patience_s=5) as client:
+        async with (
+            Service(fates[transport]) as service,
+            Client(service.url, transport=transport, patience_s=5) as client,
+        ):
             stream = client.resume(ID, case["after"])
             got = [number async for number, _ in stream]
             assert (got, stream.text) == (ids, case["text"])
-            if len(service.asked) > 1:
-                assert service.asked[1][2]["Last-Event-ID"] == str(had)
+            cursors = Asked(service, heard).cursors
+            if len(cursors) > 1:
+                assert cursors[1] == str(had)
 
     play(scene())
