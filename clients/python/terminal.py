@@ -17,10 +17,11 @@ from rich.text import Text
 
 from clients.python.client import Client
 from clients.python.errors import Refused, TokenrelayError
-from clients.python.markdown import without_controls
+from clients.python.keyboard import silent
+from clients.python.markdown import document, without_controls
 from clients.python.stream import Stream
 from clients.python.transport import Choice
-from clients.python.views import STOPPING, View, chooser
+from clients.python.views import FRAMES_PER_S, STOPPING, View, chooser
 
 _T = TypeVar("_T")
 
@@ -91,7 +92,8 @@ class Chat:
         """Question by question, until Ctrl-D or Ctrl-C at the prompt."""
         with contextlib.suppress(ImportError):
             importlib.import_module("readline")  # `input` then edits lines and knows the last ones
-        self._note(f"{self._url} · {self._model or 'NeuroSwitch'} · Ctrl-C stops an answer, Ctrl-D leaves, /help")
+        self._note(f"{self._model or 'NeuroSwitch'} at {self._url}")
+        self._note("Ctrl-C stops an answer, Ctrl-D leaves, /help lists what else there is")
         while True:
             try:
                 # `input` has to know the prompt, or editing a line would overwrite it; where standard output is piped
@@ -107,6 +109,7 @@ class Chat:
                 self.obey(line)
             elif line:
                 self.ask(line.removeprefix("/"))  # `//` begins a question that begins with a slash
+                self._notes.print()
 
     def ask(self, question: str) -> int:
         """One question and its answer."""
@@ -134,7 +137,7 @@ class Chat:
                 self._table(COMMANDS.items())
             case "/model":
                 self._model = rest or None
-                self._note(f"{self._model or 'NeuroSwitch'} answers")
+                self._note(f"the next question goes to {self._model or 'NeuroSwitch'}")
             case "/models":
                 self._table(_rows(self._call(lambda client: client.models())))
             case "/new":
@@ -142,9 +145,11 @@ class Chat:
                 self._note("a new conversation")
             case "/history":
                 for turn in self._turns:
-                    self._notes.print(Text(f"> {without_controls(turn.question)}", style="bold"), soft_wrap=True)
-                    self._notes.print(Text(without_controls(turn.answer)), soft_wrap=True)
-                    self._note(str(turn.stream_id))
+                    self._tell(Text(f"> {without_controls(turn.question)}", style="bold"))
+                    self._notes.print(document(without_controls(turn.answer)))
+                    self._note(f"{turn.stream_id}\n")
+                if not self._turns:
+                    self._note("nothing has been said yet")
             case "/resume" if rest:
                 self.read(rest)
             case "/stop" if stream_id := rest or self._last_id:
@@ -184,11 +189,12 @@ class Chat:
         transport = self._transport
         async with Client(self._url, self._key, transport=transport, first_patience_s=FIRST_PATIENCE_S) as client:
             stream = make(client)
-            with self._view() as view:
-                stream.subscribe(lambda: view.state(stream.state))
-                with _interruptible(stream, view) as interrupts:
+            with silent(), self._view() as view:
+                stream.subscribe(lambda: view.state(stream.state, stream.stream_id))
+                with _interruptible(stream, view) as interrupts, _ticking(view):
                     await self._read(stream, view)
-            self._last_id = stream.stream_id or self._last_id
+            if stream.events:  # it is there
+                self._last_id = stream.stream_id
             return self._finish(stream, bool(interrupts)), stream
 
     async def _read(self, stream: Stream, view: View) -> None:
@@ -224,10 +230,14 @@ class Chat:
         self._note(" · ".join([*facts, str(stream.stream_id)]))
 
     def _complain(self, text: str) -> None:
-        self._notes.print(Text(f"tokenrelay: {without_controls(text)}", style="red"), soft_wrap=True)
+        self._tell(Text(f"tokenrelay: {without_controls(text)}", style="red"))
 
     def _note(self, text: str) -> None:
-        self._notes.print(Text(without_controls(text), style="dim"), soft_wrap=True)
+        self._tell(Text(without_controls(text), style="dim"))
+
+    def _tell(self, text: Text) -> None:
+        # On a screen a line breaks between words; where it is piped on, nowhere.
+        self._notes.print(text, soft_wrap=not self._notes.is_terminal)
 
     def _table(self, rows: Any) -> None:
         table = Table.grid(padding=(0, 3))
@@ -262,6 +272,20 @@ def _interruptible(stream: Stream, view: View) -> Iterator[list[asyncio.Task[Non
             loop.remove_signal_handler(signal.SIGINT)
         for task in tasks:
             task.cancel()
+
+
+@contextlib.contextmanager
+def _ticking(view: View) -> Iterator[None]:
+    async def tick() -> None:
+        while True:
+            view.tick()
+            await asyncio.sleep(1 / FRAMES_PER_S)
+
+    task = asyncio.get_running_loop().create_task(tick())
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 def _told(error: TokenrelayError, message: str) -> TokenrelayError:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -19,7 +19,7 @@ from rich.text import Text
 
 from clients.python.answer import Event
 from clients.python.errors import TokenrelayError
-from clients.python.markdown import Tail, as_markdown, final_length, without_controls
+from clients.python.markdown import Block, blocks, final_length, without_controls
 from clients.python.stream import State
 
 STATES: Final[dict[State, str]] = {
@@ -42,9 +42,12 @@ class View(Protocol):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         """The answer is over, or was left."""
 
+    def tick(self) -> None:
+        """A moment has passed: `FRAMES_PER_S` times a second."""
+
     def take(self, event: Event) -> None: ...
-    def state(self, state: State) -> None:
-        """Told at every change, not only at those of the state."""
+    def state(self, state: State, stream_id: str | None, /) -> None:
+        """Told at every change, not only at those of the state. `stream_id`: None until the server has said it."""
 
     def note(self, text: str) -> None:
         """A word beside the answer."""
@@ -67,6 +70,9 @@ class Plain:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._end_line()
 
+    def tick(self) -> None:
+        pass
+
     def take(self, event: Event) -> None:
         _, data = event
         if token := data.get("token"):
@@ -74,7 +80,7 @@ class Plain:
         elif word := tool_word(data):
             self.note(word)
 
-    def state(self, state: State) -> None:
+    def state(self, state: State, _: str | None, /) -> None:
         if state == self._state:
             return
         if state == "reconnecting":  # said once a drop, not once a try
@@ -101,17 +107,26 @@ class Plain:
 
 
 class Json(Plain):
-    """Every event as one line: `{"id": …, …}`, the fields of the wire. The last has `done` true, whatever happens."""
+    """Every event as one line: `{"id": …, "stream_id": …, …}`, the fields of the wire. The last has `done` true,
+    whatever happens."""
+
+    def __init__(self, notes: Console) -> None:
+        super().__init__(notes)
+        self._stream_id: str | None = None  # only the first event over SSE and the last one have it themselves
+
+    def state(self, state: State, stream_id: str | None, /) -> None:
+        super().state(state, stream_id)
+        self._stream_id = stream_id
 
     def take(self, event: Event) -> None:
         event_id, data = event
-        self._write(json.dumps({"id": event_id, **data}) + "\n")
+        self._write(json.dumps({"id": event_id, "stream_id": self._stream_id, **data}) + "\n")
 
     def fail(self, error: TokenrelayError) -> None:
         super().fail(error)
         if "done" not in error.details:  # the stream's own error has been written
             said = {"error": str(error), "error_code": error.code, "retryable": error.retryable}
-            self._write(json.dumps({"id": None, "token": "", "done": True, **said}) + "\n")
+            self.take((None, {"token": "", "done": True, **said}))
 
 
 class Pretty:
@@ -123,11 +138,12 @@ class Pretty:
         self._word = STATES["connecting"]
         self._stopping = False
         self._model = ""
-        self._events = 0
         self._began_at = time.monotonic()
+        self._above: Literal["", "block", "note"] = ""  # what was printed last; "" before anything was
         self._spinner = Spinner("dots")
         self._live = Live(
-            console=screen, get_renderable=self._draw, refresh_per_second=FRAMES_PER_S, transient=True,
+            # Drawn when told to: rich's own thread would draw in the middle of what is being printed.
+            console=screen, get_renderable=self._draw, auto_refresh=False, transient=True,
             redirect_stdout=False, redirect_stderr=False, vertical_overflow="crop",
         )  # fmt: skip
 
@@ -138,49 +154,68 @@ class Pretty:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         rest, self._text = self._text, ""
         self._live.stop()
-        if rest.strip():
-            self._screen.print(as_markdown(rest))
+        self._print_blocks(rest)
+
+    def tick(self) -> None:
+        self._live.refresh()
 
     def take(self, event: Event) -> None:
         _, data = event
         self._model = str(data.get("model") or self._model)
         if token := data.get("token"):
-            self._events += 1
             self._text += without_controls(token)
             # A block ends with a line, and only then is it worth looking.
             if "\n" in token and (length := final_length(self._text)):
                 self._settle(length)
         elif word := tool_word(data):
-            self._settle(len(self._text))
             self.note(f"⚙ {word}")
+        elif word := routing_word(data):
+            self.note(word)
 
-    def state(self, state: State) -> None:
+    def state(self, state: State, _: str | None, /) -> None:
         self._word = STATES[state]
 
     def note(self, text: str) -> None:
         if text == STOPPING:
             self._stopping = True
             return
-        self._screen.print(Text(without_controls(text), style="dim"))
+        self._settle(len(self._text))
+        self._print(Text(without_controls(text), style="dim"), "note")
 
     def fail(self, error: TokenrelayError) -> None:
         self._settle(len(self._text))
-        self._screen.print(Text(f"tokenrelay: {without_controls(str(error))}", style="red"))
+        self._print(Text(f"tokenrelay: {without_controls(str(error))}", style="red"), "note")
 
     def _settle(self, length: int) -> None:
-        block, self._text = self._text[:length], self._text[length:]
-        if block.strip():
-            self._screen.print(as_markdown(block))
+        done, self._text = self._text[:length], self._text[length:]
+        self._print_blocks(done)
+
+    def _print_blocks(self, text: str) -> None:
+        for block in blocks(text):
+            if block.strip():
+                self._print(Block(block), "block")
+
+    def _print(self, what: RenderableType, kind: Literal["block", "note"]) -> None:
+        """For good, with a blank line between one thing and the next."""
+        if self._live.is_started:
+            self._live.refresh()  # what is printed stands above it, and must not stand in it as well
+        if self._above and (kind, self._above) != ("note", "note"):
             self._screen.print()
+        self._screen.print(what)
+        self._above = kind
 
     def _draw(self) -> RenderableType:
-        model = without_controls(self._model)[:40]
-        facts = [STOPPING if self._stopping else self._word, model, f"{time.monotonic() - self._began_at:.0f} s"]
+        """What is still being written, and what is going on. What may be cut off for want of room stands last."""
+        model = without_controls(self._model)
         hint = "Ctrl-C again leaves" if self._stopping else "Ctrl-C stops"
-        line = Text(" · ".join(fact for fact in [*facts, hint] if fact), style="dim")
+        facts = [STOPPING if self._stopping else self._word, f"{time.monotonic() - self._began_at:.0f} s", hint, model]
+        line = Text(" · ".join(fact for fact in facts if fact), style="dim")
         line.truncate(max(1, self._screen.width - 3), overflow="ellipsis")  # the spinner and its space before it
         self._spinner.update(text=line)
-        return Group(Tail(self._text, max(1, self._screen.height - 2)), self._spinner)
+        if not self._text.strip():
+            return self._spinner
+        gap = [Text()] if self._above else []
+        return Group(*gap, Block(self._text, max(1, self._screen.height - 3)), self._spinner)
 
 
 STOPPING: Final = "stopping…"
@@ -194,6 +229,15 @@ def tool_word(data: dict[str, Any]) -> str | None:
     if "tool_name" in data:
         return f"{data['tool_name']} {json.dumps(data['tool_input'], ensure_ascii=False)[:MAX_TOOL_CHARACTERS]}"
     return None
+
+
+def routing_word(data: dict[str, Any]) -> str | None:
+    """Whom NeuroSwitch chose, and why, in one line; None where the event does not say so."""
+    routing = data.get("routing")
+    if not isinstance(routing, dict) or "chosen" not in routing:
+        return None
+    why = ", ".join(map(str, routing.get("reasons") or []))
+    return f"NeuroSwitch chose {routing['chosen']}{f': {why}' if why else ''}"[:MAX_TOOL_CHARACTERS]
 
 
 def chooser(json_output: bool, notes: Console) -> Callable[[], View]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import threading
 from collections.abc import Coroutine
 from typing import Any
@@ -223,6 +224,8 @@ def test_an_interrupted_call_leaves_nothing_running() -> None:
     async def work() -> None:
         try:
             begun.set()
+            while sys._current_frames()[threading.main_thread().ident or 0].f_code.co_name != "wait":
+                await asyncio.sleep(0)
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             await asyncio.Event().wait()
         finally:

@@ -92,7 +92,8 @@ def test_an_answer_is_whole(is_in_one_frame: bool) -> None:
     play(scene())
 
 
-def test_a_socket_that_breaks_after_any_message_costs_nothing() -> None:
+def test_a_socket_that_breaks_after_any_message_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "FIRST_RETRY_S", 100.0)  # the server names the time, and that counts
     frames = told_all("a", "b", "c")
 
     async def scene() -> None:
@@ -250,6 +251,25 @@ def test_streams_share_one_socket_and_it_closes_when_nobody_needs_it(monkeypatch
     play(scene())
 
 
+def test_a_socket_that_is_to_be_left_takes_no_new_stream_and_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "The socket closes next": one that does not is closed by us, and its streams go on elsewhere."""
+    monkeypatch.setattr(websocket, "RETIRE_S", 0.2)
+    fates = [talks([STARTED, told(1), COME_BACK]), each_its_own([]), talks(told_all("a"))]
+
+    async def scene() -> None:
+        async with Service(fates) as service, socketed(service) as client:
+            one = client.chat("hello")
+            await some(one, 1)
+            other = client.chat("b")
+            await other.completion()
+            assert (other.text, len(service.asked), one.state) == ("b!", 2, "streaming")
+            await client._sockets._sockets[1].close()  # so that the next is the third
+            await one.completion()
+            assert (one.text, len(service.asked)) == ("a", 3)
+
+    play(scene())
+
+
 def test_one_stream_read_twice_takes_two_sockets() -> None:
     """The server would take them for one."""
     fates = [talks([STARTED, told(1)]), talks(told_all("a"))]
@@ -278,7 +298,7 @@ def test_a_question_too_large_ends_the_socket_of_all_and_fails_alone() -> None:
 
     async def scene() -> None:
         async with Service([too_large, talks(told_all("a"))]) as service, socketed(service) as client:
-            small = client.chat("small")
+            small = client.chat("answered, so it was not too large" * 1_000)
             await some(small, 1)
             large = client.chat("L" * 5_000)
             with pytest.raises(Refused) as caught:
@@ -490,6 +510,42 @@ def test_a_transport_is_changed_by_hand_at_once_from_the_same_cursor(first: Any,
             hold.set()
         if first == "websocket":
             assert heard[-1] == {"type": "detach", "stream_id": ID}
+
+    play(scene())
+
+
+def test_a_change_by_hand_ends_a_pause_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "FIRST_RETRY_S", 100.0)
+
+    async def gone(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    async def scene() -> None:
+        async with Service([gone, talks(told_all("a"))]) as service, Client(service.url, transport="sse") as client:
+            stream = client.chat("hello")
+            while not stream._may_hurry:
+                await asyncio.sleep(0)
+            stream.use("websocket")
+            await stream.completion()
+            assert stream.text == "a"
+
+    play(scene())
+
+
+def test_a_change_by_hand_does_not_end_one_that_the_server_asked_for() -> None:
+    slow = says(429, {"error": "slow down", "error_code": "RATE_LIMIT", "retry_after": 60})
+
+    async def scene() -> None:
+        async with Service([slow]) as service, Client(service.url, transport="sse") as client:
+            stream = client.chat("hello")
+            while stream._connection is not None or not service.asked:
+                await asyncio.sleep(0)
+            stream.use("websocket")
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(stream.completion(), 0.2)
+            assert len(service.asked) == 1
 
     play(scene())
 

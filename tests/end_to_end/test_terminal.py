@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import pty
-import select
+import re
 import signal
 import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 
 import pytest
 
-from clients.python import Client
+from tests.end_to_end.screen import Terminal
+from tests.end_to_end.screen import chat as command
 from tests.fleet import Fleet
 from tests.wire import call, start, words
 
 PATIENCE_S = 20.0
-
-
-def command(url: str, *options: str) -> list[str]:
-    return [sys.executable, "-m", "server.cli", "chat", "--url", url, *options]
 
 
 def chat(fleet: Fleet, *options: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -36,37 +29,9 @@ def chat(fleet: Fleet, *options: str, url: str | None = None) -> subprocess.Comp
     )  # fmt: skip
 
 
-class Terminal:
-    """`tokenrelay chat` with a terminal round it; what it shows piles up in `screen`."""
-
-    def __init__(self, fleet: Fleet, *options: str) -> None:
-        self._master, slave = pty.openpty()
-        self.process = subprocess.Popen(
-            command(fleet.urls[0], *options), stdin=slave, stdout=slave, stderr=slave,
-            env={**fleet.env, "TERM": "dumb"},
-            # Who started us in the background has SIGINT ignored, and so would our children.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
-        os.close(slave)
-        self.screen = ""
-
-    def type(self, text: str) -> None:
-        os.write(self._master, text.encode())
-
-    def wait_for(self, text: str) -> None:
-        """What has been shown up to and with `text` is taken off the screen."""
-        deadline = time.monotonic() + PATIENCE_S
-        while text not in self.screen:
-            assert time.monotonic() < deadline, self.screen
-            if select.select([self._master], [], [], 0.1)[0]:
-                self.screen += os.read(self._master, 65536).decode()
-        self.screen = self.screen.partition(text)[2]
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait(PATIENCE_S)
-        os.close(self._master)
+def dumb(fleet: Fleet, *options: str) -> Terminal:
+    """In a terminal that cannot move its cursor; what can is in test_terminal_screen.py."""
+    return Terminal(command(fleet.urls[0], *options), fleet.env, kind="dumb")
 
 
 @pytest.fixture
@@ -85,10 +50,13 @@ def test_a_question_from_a_pipe_gives_the_answer_and_nothing_more(fleet: Fleet) 
     assert "calculator gave '42'" in done.stderr
 
 
-def test_json_is_one_event_a_line(fleet: Fleet) -> None:
-    done = chat(fleet, "--json", "--model", "scripted?tokens=3&interval_ms=1")
+@pytest.mark.parametrize(("transport", "ids"), [("sse", [None, 1, 2, 3, 4, 5]), ("websocket", [1, 2, 3, 4, 5])])
+def test_json_is_one_event_a_line(fleet: Fleet, transport: str, ids: list[int | None]) -> None:
+    done = chat(fleet, "--json", "--transport", transport, "--model", "scripted?tokens=3&interval_ms=1")
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [event["id"] for event in events] == [None, 1, 2, 3, 4, 5]
+    assert [event["id"] for event in events] == ids
+    assert len({event["stream_id"] for event in events}) == 1
+    assert re.fullmatch("[0-9a-f]{32}", events[0]["stream_id"])
     assert "".join(event["token"] for event in events) == words(3)
     assert (done.returncode, events[-1]["done"]) == (0, True)
 
@@ -143,71 +111,42 @@ def test_a_server_that_dies_in_mid_answer_costs_nothing(own_fleet: Fleet) -> Non
     assert running.returncode == 0
 
 
-# -- in a terminal ---------------------------------------------------------------------------------------------------
+# -- in a terminal that can do little ----------------------------------------------------------------------------------
 
 
 def test_control_c_stops_the_answer_and_then_control_d_leaves(fleet: Fleet) -> None:
-    with closing(Terminal(fleet, "--model", "scripted?tokens=100000&interval_ms=20")) as terminal:
-        terminal.wait_for("> ")
+    with dumb(fleet, "--model", "scripted?tokens=100000&interval_ms=20") as terminal:
+        terminal.wait_for_prompt()
         terminal.type("hello\n")
         terminal.wait_for("w0 w1 w2 ")
-        terminal.process.send_signal(signal.SIGINT)
+        terminal.type("\x03")
         terminal.wait_for("· stopped · ")
-        stream_id = terminal.screen.split()[0] if terminal.screen.split() else ""
-        terminal.wait_for("> ")
+        terminal.wait_for_prompt()
+        stream_id = terminal.everything.partition("· stopped · ")[2].split()[0]
         terminal.type("\x04")
-        assert terminal.process.wait(PATIENCE_S) == 0
+        assert terminal.wait_for_exit() == 0
     _, listing, _ = asyncio.run(call("GET", f"{fleet.urls[0]}/api/streams"))
     states = {row["stream_id"]: row["state"] for row in listing["streams"]}
     assert states[stream_id] == "cancelled"
 
 
 def test_control_c_at_the_prompt_leaves(fleet: Fleet) -> None:
-    with closing(Terminal(fleet)) as terminal:
-        terminal.wait_for("> ")
+    with dumb(fleet) as terminal:
+        terminal.wait_for_prompt()
         # CPython writes the prompt before it begins to read: a signal in between waits for the next one.
         for _ in range(int(PATIENCE_S)):
             terminal.process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 terminal.process.wait(1)
                 break
-        assert terminal.process.wait(PATIENCE_S) == 0
+        assert terminal.wait_for_exit() == 0
 
 
 def test_the_prompt_comes_back_after_each_answer(fleet: Fleet) -> None:
-    with closing(Terminal(fleet, "--model", "scripted?tokens=3&interval_ms=1")) as terminal:
+    with dumb(fleet, "--model", "scripted?tokens=3&interval_ms=1") as terminal:
         for _ in range(2):
-            terminal.wait_for("> ")
+            terminal.wait_for_prompt()
             terminal.type("hello\n")
-            terminal.wait_for("w0 w1 w2 ")
-            terminal.wait_for("3 tokens")
-
-
-# -- the client ------------------------------------------------------------------------------------------------------
-
-
-def test_a_stop_before_the_server_has_answered_holds(fleet: Fleet) -> None:
-    async def scene() -> None:
-        async with Client(fleet.urls[0]) as client, asyncio.timeout(PATIENCE_S):
-            stream = client.chat({"message": "hello", "model": "scripted?tokens=100000&interval_ms=20"})
-            await stream.cancel()
-            events = [data async for _, data in stream]
-        assert events[-1]["finish_reason"] == "cancelled"
-
-    asyncio.run(scene())
-
-
-def test_a_lost_connection_is_told_and_the_text_is_whole(own_fleet: Fleet) -> None:
-    async def scene() -> None:
-        states: list[str] = []
-        async with Client(own_fleet.urls[0]) as client, asyncio.timeout(PATIENCE_S * 2):
-            body = {"message": "hello", "model": "scripted?tokens=200&interval_ms=20"}
-            stream = client.chat(body)
-            stream.subscribe(lambda: states.append(stream.state))
-            async for event_id, _ in stream:
-                if event_id == 10:
-                    await asyncio.to_thread(own_fleet.restart_edge, 0)
-        assert stream.text == words(200)
-        assert "reconnecting" in states
-
-    asyncio.run(scene())
+            terminal.wait_for("w0 w1 w2\nscripted · 3 tokens")
+            terminal.wait_for_prompt()
+            terminal.clear()
