@@ -12,10 +12,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 WHEELS := $(PIP) install --no-deps --only-binary=:all:
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint pure bench chaos rolling clean
+.PHONY: help run test lint pure bench chaos rolling screenshots clean
 
 help:  ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 run: $(VENV)/.runtime  ## the whole stack on this machine, with a local model; PORT=8000
 	@$(BIN)/tokenrelay up --port $(PORT)
@@ -40,6 +40,9 @@ rolling: $(VENV)/.dev  ## two edges replaced under readers, and when those came 
 
 bench: $(VENV)/.runtime  ## the benchmark, every figure beside its bar; ARGS="--quick --compare naive"
 	@$(BIN)/tokenrelay bench $(ARGS)
+
+screenshots: $(VENV)/.dev  ## the pictures of the chat page in docs/screenshots, taken by its test
+	@TOKENRELAY_SCREENSHOTS=1 REQUIRE_ALL=1 $(BIN)/python -m pytest -q tests/browser/test_chat_looks.py -k pictures
 
 clean:  ## remove the virtual environment and every cache
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* build dist *.egg-info

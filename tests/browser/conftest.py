@@ -1,15 +1,18 @@
-"""Chromium, real processes, and a tab that reports what went wrong in it."""
+"""One Chromium and two fleets for all tests of this folder, and tabs that report what went wrong in them."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.stage import PATIENCE_MS
+from tests.browser.maker import Maker
+from tests.browser.site import Site
+from tests.browser.stage import KEY, PATIENCE_MS, choose_transport
 from tests.fleet import Fleet
 from tests.needs import require
 
@@ -22,7 +25,7 @@ ARGUMENTS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next(filter(None, map(shutil.which, names)), None)
@@ -36,16 +39,60 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
-@pytest.fixture(scope="module")
-def fleet(browser: Browser) -> Iterator[Fleet]:
-    with Fleet(edges=1, workers=1) as started:
+@pytest.fixture(scope="package")
+def one_maker(browser: Browser) -> Iterator[Maker]:
+    with Maker() as started:
+        yield started
+
+
+@pytest.fixture
+def maker(one_maker: Maker) -> Maker:
+    """Of the models that are not scripted; a test says what they write."""
+    one_maker.reset()
+    return one_maker
+
+
+@pytest.fixture(scope="package")
+def fleet(one_maker: Maker) -> Iterator[Fleet]:
+    """One edge, to be broken and mended, for who needs no key."""
+    with Fleet(edges=1, workers=1, env=one_maker.env) as started:
+        yield started
+
+
+@pytest.fixture(scope="package")
+def site(browser: Browser) -> Iterator[Site]:
+    with Site() as started:
+        yield started
+
+
+@pytest.fixture(scope="package")
+def locked(site: Site) -> Iterator[Fleet]:
+    """One edge that wants a key, and lets the pages of `site` ask."""
+    env = {"TOKENRELAY_API_KEYS": f"me:{KEY}", "TOKENRELAY_ALLOWED_ORIGINS": site.origin}
+    with Fleet(edges=1, workers=1, env=env) as started:
         yield started
 
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A tab of its own, with nothing remembered. An error in the page's script fails the test, and so does whatever the
-    Content-Security-Policy had to refuse."""
+    """A tab of its own, with nothing remembered."""
+    with tab(browser) as opened:
+        yield opened
+
+
+@pytest.fixture
+def pages(browser: Browser) -> Iterator[dict[str, Page]]:
+    """A tab for each transport, as of one who chose it before opening the page."""
+    with tab(browser) as one, tab(browser) as other:
+        pair = {"sse": one, "websocket": other}
+        for name, opened in pair.items():
+            choose_transport(opened, name)
+        yield pair
+
+
+@contextmanager
+def tab(browser: Browser) -> Iterator[Page]:
+    """An error in the page's script is a failure, and so is whatever the Content-Security-Policy had to refuse."""
     context = browser.new_context()
     context.set_default_timeout(PATIENCE_MS)
     opened = context.new_page()

@@ -18,9 +18,7 @@ class Maker:
     """`with Maker() as maker: maker.text = "…"`. `env` makes a fleet ask this one."""
 
     def __init__(self, text: str = "") -> None:
-        self.text = text
-        self.chunk = 7  # characters in one delta: it cuts through every mark of the markdown somewhere
-        self.pause_s = 0.0
+        self.reset(text)
         maker = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -42,6 +40,11 @@ class Maker:
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         base = f"http://127.0.0.1:{self._server.server_address[1]}"
         self.env = {"OPENAI_API_KEY": "sk-of-a-test", "TOKENRELAY_OPENAI_BASE_URL": f"{base}/v1"}
+
+    def reset(self, text: str = "") -> None:
+        self.text = text
+        self.chunk = 7  # characters in one delta: it cuts through every mark of the markdown somewhere
+        self.pause_s = 0.0
 
     def events(self) -> list[dict[str, Any]]:
         head = {"type": "response.created", "response": {"id": "r", "model": MODEL, "status": "in_progress"}}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 PATIENCE_MS = 20_000
+KEY = "sesame"
 
 
 def choose_transport(page: Page, name: str) -> None:
@@ -75,10 +76,10 @@ def snapshot(fleet: Fleet, name: str) -> dict[str, Any]:
         return value
 
 
-def generations(fleet: Fleet) -> int:
-    """How many the fleet has been asked for."""
+def generations(fleet: Fleet) -> set[str]:
+    """Ids of the newest that the fleet has been asked for; at most 100."""
     with urllib.request.urlopen(f"{fleet.urls[0]}/api/streams", timeout=5) as answer:
-        return len(json.load(answer)["streams"])
+        return {row["stream_id"] for row in json.load(answer)["streams"]}
 
 
 def wait_for_state(fleet: Fleet, name: str, state: str) -> dict[str, Any]:

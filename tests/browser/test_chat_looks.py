@@ -1,12 +1,12 @@
 """The chat page for eyes and for screen readers: axe finds nothing, in light, dark and at a phone's width.
 
-`TOKENRELAY_SCREENSHOTS=1` refreshes the pictures in docs/screenshots; without it they are left as they are.
+`make screenshots` (`TOKENRELAY_SCREENSHOTS=1`) refreshes the pictures in docs/screenshots; without it they are left as
+they are.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,14 @@ from tests.needs import require
 from tests.wire import words
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page, ViewportSize
+    from playwright.sync_api import Page, ViewportSize
 
 SCREENSHOTS = ROOT / "docs" / "screenshots"
 DESKTOP: ViewportSize = {"width": 1100, "height": 960}
 PHONE: ViewportSize = {"width": 390, "height": 760}
-LOOKS = [("desktop", "light", DESKTOP), ("dark", "dark", DESKTOP), ("phone", "light", PHONE)]
+LOOKS = [
+    ("desktop", "light", DESKTOP), ("dark", "dark", DESKTOP), ("phone", "light", PHONE), ("phone-dark", "dark", PHONE),
+]  # fmt: skip
 
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
@@ -46,18 +48,6 @@ for await (const { data } of client.chat("hello")) {
 - a client that comes back says what it has
 - the server sends [what follows](https://html.spec.whatwg.org/multipage/server-sent-events.html), and nothing twice
 """
-
-
-@pytest.fixture(scope="module")
-def maker(browser: Browser) -> Iterator[Maker]:
-    with Maker(ANSWER) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def fleet(maker: Maker) -> Iterator[Fleet]:
-    with Fleet(edges=1, workers=1, env=maker.env) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -83,43 +73,42 @@ def dress(page: Page, scheme: Any, size: Any) -> None:
     page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
 
 
-@pytest.mark.parametrize(
-    ("scheme", "size"), [(scheme, size) for _, scheme, size in LOOKS], ids=[n for n, _, _ in LOOKS]
-)
-def test_axe_finds_nothing_from_the_welcome_to_the_failure(
-    page: Page, fleet: Fleet, axe: str, scheme: str, size: Any
-) -> None:
-    dress(page, scheme, size)
+def assert_fit(page: Page, axe: str) -> None:
+    """In every look: axe finds nothing, and nothing is wider than the window."""
+    for name, scheme, size in LOOKS:
+        dress(page, scheme, size)
+        assert (name, violations(page, axe)) == (name, [])
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], name
+
+
+def test_axe_finds_nothing_from_the_welcome_to_the_failure(page: Page, fleet: Fleet, maker: Maker, axe: str) -> None:
+    maker.text = ANSWER
     open_page(page, fleet, "neuroswitch")
     page.wait_for_function("() => document.querySelector('select').options.length > 3")
-    assert violations(page, axe) == []
+    assert_fit(page, axe)
     ask(page, "How do server-sent events differ from WebSockets?")
     wait_for_the_end(page)
     for card in page.locator("details").all():
         card.locator("summary").click()
-    assert violations(page, axe) == []
+    assert_fit(page, axe)
     open_page(page, fleet, "scripted?tokens=100000&interval_ms=15&tool_after=2")
     ask(page)
     wait_for_some(page)
     wait_for_words(page, "Writing over")
-    assert violations(page, axe) == []
+    assert_fit(page, axe)
     page.keyboard.press("Escape")
     wait_for_the_end(page)
     open_page(page, fleet, "scripted?tokens=9&interval_ms=0&fail_after=4")
     ask(page)
     page.locator(".note.bad").wait_for()
     page.get_by_role("button", name="Edit").last.click()
-    assert violations(page, axe) == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+    assert_fit(page, axe)
 
 
-def test_axe_finds_nothing_where_a_key_is_asked_for(page: Page, browser: Browser, axe: str) -> None:
-    with Fleet(edges=1, workers=1, env={"TOKENRELAY_API_KEYS": "me:sesame"}) as locked:
-        for scheme in ("light", "dark"):
-            dress(page, scheme, PHONE)
-            open_page(page, locked, "scripted")
-            page.get_by_label("API key").wait_for()
-            assert violations(page, axe) == []
+def test_axe_finds_nothing_where_a_key_is_asked_for(page: Page, locked: Fleet, axe: str) -> None:
+    open_page(page, locked, "scripted")
+    page.get_by_label("API key").wait_for()
+    assert_fit(page, axe)
 
 
 def test_a_screen_reader_hears_an_answer_once_and_what_the_connection_does(page: Page, fleet: Fleet) -> None:
@@ -184,10 +173,22 @@ def test_the_scroll_follows_the_answer_until_its_reader_scrolls_up(page: Page, f
 # -- pictures --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "scheme", "size"), LOOKS, ids=[name for name, _, _ in LOOKS])
-def test_the_pictures_in_the_docs(page: Page, fleet: Fleet, tmp_path: Path, name: str, scheme: str, size: Any) -> None:
-    """Draws each; keeps it when asked to. What the docs link to must be there."""
-    dress(page, scheme, size)
+def test_the_pictures_in_the_docs(page: Page, fleet: Fleet, maker: Maker, tmp_path: Path) -> None:
+    """Draws each; keeps it when asked to (`make screenshots`). What the docs link to must be there."""
+
+    def draw(name: str) -> None:
+        wanted = os.environ.get("TOKENRELAY_SCREENSHOTS") == "1"
+        path = (SCREENSHOTS if wanted else tmp_path) / f"{name}.png"
+        page.evaluate("() => { const log = document.querySelector('#log'); log.scrollTop = log.scrollHeight; }")
+        page.screenshot(path=path)
+        assert path.stat().st_size < 200_000
+        assert (SCREENSHOTS / path.name).exists()
+
+    maker.text = ANSWER
+    dress(page, "light", DESKTOP)
+    open_page(page, fleet, "neuroswitch")
+    page.wait_for_function("() => document.querySelector('select').options.length > 3")
+    draw("welcome")
     open_page(page, fleet, "scripted?tokens=40&interval_ms=40&tool_after=6")
     ask(page, "What is 6*7?")
     wait_for_some(page)
@@ -198,10 +199,6 @@ def test_the_pictures_in_the_docs(page: Page, fleet: Fleet, tmp_path: Path, name
     ask(page, "How do server-sent events differ from WebSockets?")
     page.wait_for_function("() => document.querySelectorAll('article').length === 2")
     wait_for_the_end(page)
-    wanted = os.environ.get("TOKENRELAY_SCREENSHOTS") == "1"
-    path = (SCREENSHOTS if wanted else tmp_path) / f"{name}.png"
-    path.parent.mkdir(exist_ok=True)
-    page.screenshot(path=path)
-    assert path.stat().st_size < 200_000
-    assert (SCREENSHOTS / path.name).exists()
-    assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+    for name, scheme, size in LOOKS:
+        dress(page, scheme, size)
+        draw(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -13,7 +12,7 @@ from tests.browser.stage import ask, open_page, wait_for_the_end
 from tests.fleet import Fleet
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 HOSTILE = r"""
 <script>window.pwned = 1</script><img src=x onerror="window.pwned = 2"><svg onload="window.pwned = 3"></svg>
@@ -67,18 +66,6 @@ def length(river: str) -> int:
 - [x] done
 - [ ] to do
 """
-
-
-@pytest.fixture(scope="module")
-def maker(browser: Browser) -> Iterator[Maker]:
-    with Maker() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def fleet(maker: Maker) -> Iterator[Fleet]:
-    with Fleet(edges=1, workers=1, env=maker.env) as started:
-        yield started
 
 
 def answer(page: Page, fleet: Fleet, maker: Maker, written: str, model: str = "gpt-6.2-sol") -> None:

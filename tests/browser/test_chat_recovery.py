@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-import pytest
+from urllib.parse import quote, urlsplit
 
 from tests.browser.stage import (
     ask,
@@ -20,13 +19,13 @@ from tests.browser.stage import (
     wait_for_words,
 )
 from tests.fleet import Fleet
+from tests.network import Proxy
 from tests.wire import words
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-OFFLINE_MS = 3_000
-both = pytest.mark.parametrize("transport", ["sse", "websocket"])
+OFFLINE_MS = 5_000
 OTHER = {"sse": "WebSocket", "websocket": "SSE"}
 NAMES = {"sse": "SSE", "websocket": "WebSocket"}
 
@@ -51,133 +50,144 @@ def assert_exact(page: Page, fleet: Fleet, count: int) -> None:
     assert kept == words(count) == snapshot(fleet, stream_id(page))["text"]
 
 
-@both
+def ask_both(pages: dict[str, Page], fleet: Fleet, model: str) -> dict[str, str]:
+    """What the answers begin with."""
+    for page in pages.values():
+        open_page(page, fleet, model)
+    for page in pages.values():
+        ask(page)
+    return {transport: wait_for_some(page) for transport, page in pages.items()}
+
+
 def test_from_the_first_token_on_what_is_shown_is_the_beginning_of_the_answer(
-    page: Page, fleet: Fleet, transport: str
+    pages: dict[str, Page], fleet: Fleet
 ) -> None:
-    open_page(page, fleet, "scripted?tokens=80&interval_ms=15", transport=transport)
-    ask(page)
-    part = ""
-    for _ in range(5):
-        assert words(80).startswith(part := wait_for_some(page, part))
-    assert NAMES[transport] in status(page)
-    assert_exact(page, fleet, 80)
-
-
-@both
-def test_a_stop_leaves_exactly_what_had_been_written(page: Page, fleet: Fleet, transport: str) -> None:
-    open_page(page, fleet, "scripted?tokens=100000&interval_ms=10", transport=transport)
-    ask(page)
-    wait_for_some(page)
-    page.keyboard.press("Escape")  # as the button does
-    shown = wait_for_the_end(page)
-    assert wait_for_state(fleet, stream_id(page), "cancelled")["text"] == shown
-    assert "stopped" in (page.locator(".note").last.text_content() or "")
-
-
-@both
-def test_a_reload_in_mid_answer(page: Page, fleet: Fleet, transport: str) -> None:
-    before = generations(fleet)
-    open_page(page, fleet, "scripted?tokens=150&interval_ms=15&tool_after=3", transport=transport)
-    ask(page)
-    part = wait_for_some(page)
-    page.reload()
-    assert wait_for_some(page, part).startswith(part)
-    assert_exact(page, fleet, 150)
-    assert generations(fleet) == before + 1
-
-
-@both
-def test_an_edge_killed_and_restarted_in_mid_answer(page: Page, fleet: Fleet, transport: str) -> None:
-    open_page(page, fleet, "scripted?tokens=200&interval_ms=20", transport=transport)
-    ask(page)
-    wait_for_some(page)
-    fleet.kill_edge(0)
-    wait_for_words(page, "Connection lost. Reconnecting")
-    fleet.restart_edge(0)
-    assert_exact(page, fleet, 200)
-    assert "reconnected once, nothing lost" in (page.locator(".foot .note").text_content() or "")
-
-
-def test_offline_for_some_seconds(page: Page, fleet: Fleet) -> None:
-    """A browser that is set offline cuts HTTP, not a WebSocket that is open; what then ends is the connection's other
-    side, as it does when a network goes away."""
-    open_page(page, fleet, "scripted?tokens=300&interval_ms=20", transport="sse")
-    ask(page)
-    wait_for_some(page)
-    page.context.set_offline(True)
-    wait_for_words(page, "Offline")
-    page.get_by_role("button", name="Drop my connection").click()
-    before = text(page)
-    page.wait_for_timeout(OFFLINE_MS)
-    assert text(page) == before
-    page.context.set_offline(False)
-    assert_exact(page, fleet, 300)
-    assert "reconnected once, nothing lost" in (page.locator(".foot .note").text_content() or "")
-
-
-@both
-def test_a_connection_dropped_by_its_reader_comes_back(page: Page, fleet: Fleet, transport: str) -> None:
-    open_page(page, fleet, "scripted?tokens=250&interval_ms=15", transport=transport)
-    drop = page.get_by_role("button", name="Drop my connection")
-    assert drop.is_disabled()
-    wires = wires_of(page)
-    ask(page)
-    part = wait_for_some(page)
-    drop.click()
-    wait_for_words(page, "Connection lost. Reconnecting")
-    wait_for_words(page, "Reconnected, nothing lost")
-    wait_for_some(page, part)
-    assert len(wires) > 1
-    page.evaluate("() => document.querySelector('#drop').click()")
-    assert_exact(page, fleet, 250)
-    assert "reconnected 2 times, nothing lost" in (page.locator(".foot .note").text_content() or "")
-
-
-@both
-def test_a_switch_of_transport_in_mid_answer(page: Page, fleet: Fleet, transport: str) -> None:
-    before = generations(fleet)
-    open_page(page, fleet, "scripted?tokens=200&interval_ms=15", transport=transport)
-    wires = wires_of(page)
-    ask(page)
-    part = wait_for_some(page)
-    assert set(wires) == {transport}
-    page.get_by_role("radio", name=OTHER[transport]).check()
-    wait_for_some(page, part)
-    wait_for_words(page, f"Writing over {OTHER[transport]} now")
-    assert set(wires) == {"sse", "websocket"}
-    assert_exact(page, fleet, 200)
-    assert generations(fleet) == before + 1
-    assert "reconnected" not in (page.locator(".foot .note").text_content() or "")
-
-
-@both
-def test_a_second_tab_by_the_link(page: Page, browser: Browser, fleet: Fleet, transport: str) -> None:
-    open_page(page, fleet, "scripted?tokens=150&interval_ms=15", transport=transport)
-    ask(page)
-    wait_for_some(page)
-    elsewhere = browser.new_context()
-    try:
-        second = elsewhere.new_page()
-        second.goto(f"{fleet.urls[0]}/?stream={stream_id(page)}")
-        wait_for_some(second)
-        second.get_by_role("button", name="Stop", exact=True).wait_for()
-        assert_exact(second, fleet, 150)
+    hosts: set[str] = set()
+    for page in pages.values():
+        page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+    parts = ask_both(pages, fleet, "scripted?tokens=150&interval_ms=15")
+    for transport, page in pages.items():
+        assert NAMES[transport] in status(page)
+        for _ in range(3):
+            assert words(150).startswith(parts[transport])
+            parts[transport] = wait_for_some(page, parts[transport])
+    assert all(len(part) < len(words(150)) for part in parts.values())
+    for page in pages.values():
         assert_exact(page, fleet, 150)
-    finally:
-        elsewhere.close()
+        assert status(page) == "Ready"
+        assert page.locator("[role=log] [role=article]").count() == 1
+    assert hosts <= {urlsplit(fleet.urls[0]).netloc, ""}
 
 
-def test_a_stop_in_the_second_tab_stops_the_first(page: Page, browser: Browser, fleet: Fleet) -> None:
-    open_page(page, fleet, "scripted?tokens=100000&interval_ms=15")
-    ask(page)
-    wait_for_some(page)
+def test_a_stop_leaves_exactly_what_had_been_written(pages: dict[str, Page], fleet: Fleet) -> None:
+    ask_both(pages, fleet, "scripted?tokens=100000&interval_ms=10")
+    pages["sse"].get_by_role("button", name="Stop", exact=True).click()
+    pages["websocket"].keyboard.press("Escape")  # as the button does
+    for page in pages.values():
+        shown = wait_for_the_end(page)
+        assert wait_for_state(fleet, stream_id(page), "cancelled")["text"] == shown
+        assert words(100_000).startswith(shown)
+        assert "stopped" in (page.locator(".note").last.text_content() or "")
+
+
+def test_a_reload_in_mid_answer(pages: dict[str, Page], fleet: Fleet) -> None:
+    before = generations(fleet)
+    parts = ask_both(pages, fleet, "scripted?tokens=200&interval_ms=15&tool_after=3")
+    for page in pages.values():
+        page.reload()
+    for transport, page in pages.items():
+        assert wait_for_some(page, parts[transport]).startswith(parts[transport])
+        assert page.get_by_role("button", name="Stop", exact=True).is_visible()
+    for page in pages.values():
+        assert_exact(page, fleet, 200)
+        assert page.locator("details").count() == 1
+        page.reload()
+        assert text(page) == words(200)
+    assert len(generations(fleet) - before) == len(pages)
+
+
+def test_an_edge_killed_and_restarted_in_mid_answer(pages: dict[str, Page], fleet: Fleet) -> None:
+    ask_both(pages, fleet, "scripted?tokens=200&interval_ms=20&tool_after=3")
+    fleet.kill_edge(0)
+    for page in pages.values():
+        wait_for_words(page, "Connection lost. Reconnecting")
+    fleet.restart_edge(0)
+    for page in pages.values():
+        assert_exact(page, fleet, 200)
+        assert "reconnected once, nothing lost" in (page.locator(".foot .note").text_content() or "")
+
+
+def test_offline_for_five_seconds(pages: dict[str, Page], fleet: Fleet) -> None:
+    """A browser that is set offline cuts HTTP and not a socket that is open: from that the network itself takes every
+    word, and brings it later. Where the connections never come back is test_javascript_client.py."""
+    with Proxy(fleet.ports[0]) as network:
+        for page in pages.values():
+            page.goto(f"{network.url}/?model={quote('scripted?tokens=400&interval_ms=20', safe='')}")
+            ask(page)
+        for page in pages.values():
+            wait_for_some(page)
+        network.silence()
+        for page in pages.values():
+            page.context.set_offline(True)
+        for page in pages.values():
+            wait_for_words(page, "Offline")
+        before = {transport: text(page) for transport, page in pages.items()}
+        pages["sse"].wait_for_timeout(OFFLINE_MS)
+        assert {transport: text(page) for transport, page in pages.items()} == before
+        network.flow()
+        for page in pages.values():
+            page.context.set_offline(False)
+        for page in pages.values():
+            assert_exact(page, fleet, 400)
+        assert "reconnected once, nothing lost" in (pages["sse"].locator(".foot .note").text_content() or "")
+
+
+def test_a_connection_dropped_by_its_reader_comes_back(pages: dict[str, Page], fleet: Fleet) -> None:
+    wires = {transport: wires_of(page) for transport, page in pages.items()}
+    parts = ask_both(pages, fleet, "scripted?tokens=300&interval_ms=15")
+    for transport, page in pages.items():
+        page.get_by_role("button", name="Drop my connection").click()
+        wait_for_words(page, "Connection lost. Reconnecting")
+        wait_for_words(page, "Reconnected, nothing lost")
+        wait_for_some(page, parts[transport])
+        assert len(wires[transport]) > 1
+        page.evaluate("() => document.querySelector('#drop').click()")
+    for page in pages.values():
+        assert_exact(page, fleet, 300)
+        assert "reconnected 2 times, nothing lost" in (page.locator(".foot .note").text_content() or "")
+        assert page.get_by_role("button", name="Drop my connection").is_disabled()
+
+
+def test_a_switch_of_transport_in_mid_answer(pages: dict[str, Page], fleet: Fleet) -> None:
+    before = generations(fleet)
+    wires = {transport: wires_of(page) for transport, page in pages.items()}
+    parts = ask_both(pages, fleet, "scripted?tokens=250&interval_ms=15")
+    for transport, page in pages.items():
+        assert set(wires[transport]) == {transport}
+        page.get_by_role("radio", name=OTHER[transport]).check()
+        wait_for_some(page, parts[transport])
+        wait_for_words(page, f"Writing over {OTHER[transport]} now")
+        assert set(wires[transport]) == {"sse", "websocket"}
+    for page in pages.values():
+        assert_exact(page, fleet, 250)
+        assert "reconnected" not in (page.locator(".foot .note").text_content() or "")
+    assert len(generations(fleet) - before) == len(pages)
+
+
+def test_a_second_tab_by_the_link_shows_the_same_and_a_stop_there_stops_both(
+    pages: dict[str, Page], browser: Browser, fleet: Fleet
+) -> None:
+    parts = ask_both(pages, fleet, "scripted?tokens=100000&interval_ms=15")
     elsewhere = browser.new_context()
     try:
-        second = elsewhere.new_page()
-        second.goto(page.url)
-        wait_for_some(second)
-        second.get_by_role("button", name="Stop", exact=True).click()
-        assert wait_for_the_end(page) == wait_for_the_end(second)
+        for transport, page in pages.items():
+            second = elsewhere.new_page()
+            second.goto(f"{fleet.urls[0]}/?stream={stream_id(page)}")
+            assert wait_for_some(second, parts[transport]).startswith(parts[transport])
+            second.get_by_role("button", name="Stop", exact=True).click()
+            written = wait_for_state(fleet, stream_id(page), "cancelled")["text"]
+            assert words(100_000).startswith(written)
+            assert wait_for_the_end(page) == wait_for_the_end(second) == written
+            second.close()
     finally:
         elsewhere.close()

@@ -7,84 +7,32 @@ import re
 import shutil
 import signal
 import subprocess
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.browser import react_package
-from tests.fleet import ROOT, Fleet
+from tests.browser.site import CLIENT, Site
+from tests.browser.stage import KEY
+from tests.fleet import Fleet
 from tests.needs import require
+from tests.network import Proxy
 from tests.wire import words
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 PATIENCE_MS = 30_000
-CLIENT = ROOT / "clients" / "javascript"
-KEY = "sesame"
 TRANSPORTS = ("sse", "websocket", "auto")
 
-PAGE = """<!doctype html><meta charset="utf-8"><title>client</title><link rel="icon" href="data:,">
-<script type="importmap">{"imports": {"react": "/react.js", "react-dom/client": "/react.js"}}</script>
-<div id="root"></div>"""
-
-# -- a site of another origin than the edge
-# --------------------------------------------------------------------------------
-
-
-class Site:
-    """Gives the page and its modules; `files` by path."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, tuple[str, str]] = {"/": ("text/html", PAGE)}
-        for path in CLIENT.glob("*.js"):
-            self.files[f"/client/{path.name}"] = ("text/javascript", path.read_text(encoding="utf-8"))
-        site = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                kind, text = site.files.get(self.path.partition("?")[0], ("", ""))
-                body = text.encode()
-                self.send_response(200 if kind else 404)
-                self.send_header("Content-Type", f"{kind or 'text/plain'}; charset=utf-8")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self.origin = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Site:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
-
 
 @pytest.fixture(scope="module")
-def site(browser: Browser) -> Iterator[Site]:
-    with Site() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def fleet(site: Site) -> Iterator[Fleet]:
-    env = {"TOKENRELAY_API_KEYS": f"me:{KEY}", "TOKENRELAY_ALLOWED_ORIGINS": site.origin}
-    with Fleet(edges=1, workers=1, env=env) as started:
-        yield started
+def fleet(locked: Fleet) -> Fleet:
+    return locked
 
 
 @pytest.fixture
@@ -98,6 +46,19 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 @pytest.fixture
 def page(context: BrowserContext, site: Site, fleet: Fleet) -> Iterator[Page]:
     """A page that has the client; an error in its script fails the test."""
+    with client_page(context, site) as opened:
+        yield opened
+
+
+@pytest.fixture
+def pages(context: BrowserContext, site: Site, fleet: Fleet) -> Iterator[dict[str, Page]]:
+    """One for each transport: what happens to the fleet or to the network happens to all of them."""
+    with ExitStack() as stack:
+        yield {transport: stack.enter_context(client_page(context, site)) for transport in TRANSPORTS}
+
+
+@contextmanager
+def client_page(context: BrowserContext, site: Site) -> Iterator[Page]:
     opened = context.new_page()
     faults: list[str] = []
     opened.on("pageerror", lambda error: faults.append(str(error)))
@@ -107,8 +68,8 @@ def page(context: BrowserContext, site: Site, fleet: Fleet) -> Iterator[Page]:
     assert faults == []
 
 
-def start(page: Page, fleet: Fleet, model: str, transport: str) -> None:
-    """`window.stream`; `window.seen` is what a loop over it gives."""
+def start(page: Page, fleet: Fleet, model: str, transport: str, url: str | None = None) -> None:
+    """`window.stream`; `window.seen` is what a loop over it gives. `url`: of another way to the fleet."""
     page.evaluate(
         """([url, key, model, transport]) => {
           window.client ??= api.createClient({ url, key, transport });
@@ -119,7 +80,7 @@ def start(page: Page, fleet: Fleet, model: str, transport: str) -> None:
           window.loop = (async (it) => { for await (const event of it) seen.push(event); })(stream);
           loop.catch(() => {});
         }""",
-        [fleet.urls[0], KEY, model, transport],
+        [url or fleet.urls[0], KEY, model, transport],
     )
 
 
@@ -154,8 +115,8 @@ def wait_for_state(fleet: Fleet, stream_id: str, state: str) -> None:
         time.sleep(0.05)
 
 
-def generations(fleet: Fleet) -> int:
-    return len(call(fleet, "/api/streams")["streams"])
+def generations(fleet: Fleet) -> set[str]:
+    return {row["stream_id"] for row in call(fleet, "/api/streams")["streams"]}
 
 
 # -- the client
@@ -173,32 +134,48 @@ def test_an_answer_is_exact(page: Page, fleet: Fleet, transport: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_an_edge_goes_and_comes_back_in_mid_answer(
-    page: Page, fleet: Fleet, transport: str, number: signal.Signals
+    pages: dict[str, Page], fleet: Fleet, number: signal.Signals
 ) -> None:
     before = generations(fleet)
-    start(page, fleet, "scripted?tokens=150&interval_ms=20", transport)
-    wait_for_some(page)
+    for transport, page in pages.items():
+        start(page, fleet, "scripted?tokens=200&interval_ms=20", transport)
+    for page in pages.values():
+        wait_for_some(page)
     fleet.kill_edge(0, number)
-    page.wait_for_function("stream.state === 'reconnecting'")
+    for page in pages.values():
+        page.wait_for_function("stream.state === 'reconnecting'")
     fleet.restart_edge(0)
-    assert "reconnecting" in assert_whole(page, 150)
-    assert generations(fleet) == before + 1
+    for page in pages.values():
+        assert "reconnecting" in assert_whole(page, 200)
+    assert len(generations(fleet) - before) == len(pages)
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-def test_offline_for_five_seconds(page: Page, fleet: Fleet, transport: str) -> None:
-    start(page, fleet, "scripted?tokens=200&interval_ms=40", transport)
-    wait_for_some(page)
-    page.context.set_offline(True)
-    page.wait_for_timeout(5_000)
-    page.context.set_offline(False)
-    came_back = time.monotonic()
-    had = page.evaluate("stream.text.length")
-    page.wait_for_function("(had) => stream.text.length > had", arg=had)
-    assert time.monotonic() - came_back < 3, "at once on `online`, not at the next try"
-    assert_whole(page, 200)
+def test_offline_for_five_seconds(pages: dict[str, Page], app: Page, site: Site, fleet: Fleet) -> None:
+    """The browser knows of it, and so does HTTP; a socket that is open hears nothing. When the network is back it knows
+    none of the connections from before."""
+    with Proxy(fleet.ports[0]) as network:
+        draw(app, site, fleet, url=network.url)
+        ask(app, "scripted?tokens=250&interval_ms=40")
+        for transport, page in pages.items():
+            start(page, fleet, "scripted?tokens=250&interval_ms=40", transport, network.url)
+        for page in pages.values():
+            wait_for_some(page)
+        wait_for_text(app)
+        network.silence(and_new_ones=False)
+        app.context.set_offline(True)
+        app.wait_for_timeout(5_000)
+        had = {transport: page.evaluate("stream.text.length") for transport, page in pages.items()}
+        assert all(length < len(words(120)) for length in had.values()), had
+        network.reset()
+        app.context.set_offline(False)
+        came_back = time.monotonic()
+        pages["sse"].wait_for_function("(had) => stream.text.length > had", arg=had["sse"])
+        assert time.monotonic() - came_back < 3, "at once on `online`, not at the next try"
+        for page in pages.values():
+            assert "reconnecting" in assert_whole(page, 250)
+        wait_for_status(app, "done")
+        assert shown(app) == words(250)
 
 
 @pytest.mark.parametrize(("first", "second"), [("sse", "websocket"), ("websocket", "sse")])
@@ -353,7 +330,7 @@ def app(context: BrowserContext, site: Site, fleet: Fleet) -> Iterator[Page]:
     assert [fault for fault in faults if "net::ERR" not in fault and "WebSocket connection" not in fault] == []
 
 
-def draw(page: Page, site: Site, fleet: Fleet, transport: str = "auto") -> None:
+def draw(page: Page, site: Site, fleet: Fleet, transport: str = "auto", url: str | None = None) -> None:
     page.goto(site.origin)
     page.evaluate(
         """async ([url, key, transport]) => {
@@ -361,7 +338,7 @@ def draw(page: Page, site: Site, fleet: Fleet, transport: str = "auto") -> None:
           window.poison = "\\0";
           draw({ url, key, transport, storageKey: "answer" });
         }""",
-        [fleet.urls[0], KEY, transport],
+        [url or fleet.urls[0], KEY, transport],
     )
     page.wait_for_selector("#one", state="attached")
 
@@ -436,7 +413,7 @@ def test_the_hook_picks_up_after_a_reload(app: Page, site: Site, fleet: Fleet, t
     draw(app, site, fleet, transport)
     wait_for_status(app, "done")
     assert shown(app) == words(100)
-    assert generations(fleet) == before + 1
+    assert len(generations(fleet) - before) == 1
     draw(app, site, fleet, transport)
     wait_for_status(app, "idle")
 
@@ -450,13 +427,32 @@ def test_the_hook_lets_go_and_cancels_nothing_when_its_component_goes(app: Page,
     wait_for_state(fleet, stream_id, "completed")
 
 
-def test_two_hooks_watch_one_stream(app: Page, fleet: Fleet) -> None:
-    ask(app, "scripted?tokens=100&interval_ms=20")
+def test_two_hooks_and_a_second_tab_watch_one_stream(app: Page, site: Site, fleet: Fleet) -> None:
+    ask(app, "scripted?tokens=200&interval_ms=20")
     wait_for_text(app)
-    app.evaluate("other.resume(one.streamId)")
-    wait_for_status(app, "done")
-    wait_for_status(app, "done", "other")
-    assert shown(app) == shown(app, "other") == words(100)
+    app.evaluate("() => { other.resume(one.streamId); }")
+    elsewhere = app.context.new_page()
+    draw(elsewhere, site, fleet)
+    elsewhere.evaluate("(id) => { one.resume(id); }", app.evaluate("one.streamId"))
+    assert app.evaluate("one.status") == "streaming"
+    for page, name in ((app, "one"), (app, "other"), (elsewhere, "one")):
+        wait_for_status(page, "done", name)
+        assert shown(page, name) == words(200)
+
+
+def test_the_hook_goes_on_over_the_other_transport(app: Page, site: Site, fleet: Fleet) -> None:
+    wires: list[str] = []
+    app.on("websocket", lambda _: wires.append("websocket"))
+    app.on("request", lambda request: wires.append("sse") if "/api/streams/" in request.url else None)
+    with Proxy(fleet.ports[0]) as network:
+        draw(app, site, fleet, url=network.url)
+        ask(app, "scripted?tokens=100&interval_ms=20")
+        wait_for_text(app)
+        assert wires == ["websocket"]
+        network.reset()
+        wait_for_status(app, "done")
+    assert shown(app) == words(100)
+    assert "sse" in wires
 
 
 def test_the_hook_says_why_it_failed_and_keeps_the_text(app: Page, fleet: Fleet) -> None:
