@@ -15,6 +15,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from clients.python.api import DROPPED, Api
+from clients.python.attachment import Attachment, messages_of, ref_of, seconds_of
 from clients.python.errors import FINAL_CLOSES, Refused, TokenrelayError, refusal_of
 from clients.python.transport import Dropped, Ended, Outcome, Reader, Request, Said
 
@@ -26,38 +27,6 @@ LINGER_S: Final = 2.0
 
 RETIRE_S: Final = 5.0
 """"The socket closes next": one that stays open is closed by us."""
-
-
-class Attachment:
-    """One reader on a socket, and what it asked for."""
-
-    def __init__(self, ref: int, request: Request, reader: Reader) -> None:
-        self.ref = ref
-        self.request = request
-        self.reader = reader
-        self.stream_id = request.stream_id  # None until the server has said it
-        self.was_open = False  # the server has answered
-        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.text = json.dumps(self._message)
-
-    @property
-    def _message(self) -> dict[str, Any]:
-        stream_id, body, key, after = self.request
-        if stream_id is None:
-            return {**(body or {}), "type": "start", "ref": self.ref, "idempotency_key": key}
-        return {"type": "resume", "ref": self.ref, "stream_id": stream_id, "after": after}
-
-    def is_of(self, stream_id: str | None, key: str) -> bool:
-        """The server would take the two for one: a stream is attached to a socket once."""
-        return (stream_id is not None and stream_id == self.stream_id) or key == self.request.idempotency_key
-
-    def settle(self, how: Outcome | Exception) -> None:
-        if self.outcome.done():
-            return
-        if isinstance(how, Exception):
-            self.outcome.set_exception(how)
-        else:
-            self.outcome.set_result(how)
 
 
 class Socket:
@@ -144,7 +113,7 @@ class Socket:
         self.has_opened = True
         writing = asyncio.create_task(self._write(wire))
         try:
-            while (messages := _messages(await wire.recv())) is not None:
+            while (messages := messages_of(await wire.recv())) is not None:
                 for message in messages:
                     self._hear(message)
             return Dropped("a frame that is no message")  # nothing that such a server says can be trusted
@@ -208,16 +177,16 @@ class Socket:
             case "error":
                 self._error(message)
             case "pong":
-                self._answered(_ref(message), None)
+                self._answered(ref_of(message), None)
             case "reconnect":
                 self.is_usable = False
-                self._after_s = _seconds(message.get("after_ms"))
+                self._after_s = seconds_of(message.get("after_ms"))
                 asyncio.get_running_loop().call_later(RETIRE_S, self._task.cancel)
             case _:
                 pass  # "must pass over messages it does not know"
 
     def _started(self, message: dict[str, Any]) -> None:
-        ref, stream_id = _ref(message), str(message.get("stream_id"))
+        ref, stream_id = ref_of(message), str(message.get("stream_id"))
         attachment = self._asked.pop(ref, None)
         if attachment is None:
             self._drop_orphan(ref, stream_id)
@@ -249,7 +218,7 @@ class Socket:
             self._settle(attachment, Ended())
 
     def _error(self, message: dict[str, Any]) -> None:
-        ref, stream_id = _ref(message), str(message.get("stream_id"))
+        ref, stream_id = ref_of(message), str(message.get("stream_id"))
         error = refusal_of({name: value for name, value in message.items() if name not in ("type", "ref")}, None)
         self._orphans.pop(ref, None)
         self._answered(ref, error)
@@ -304,23 +273,3 @@ class Socket:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
-
-
-def _messages(frame: str | bytes) -> list[dict[str, Any]] | None:
-    """A frame is one message or an array of them; None where it is neither."""
-    try:
-        value = json.loads(frame)
-    except ValueError:
-        return None
-    messages = value if isinstance(value, list) else [value]
-    return messages if all(isinstance(message, dict) for message in messages) else None
-
-
-def _seconds(ms: Any) -> float:
-    return min(max(ms, 0), 60_000) / 1000 if isinstance(ms, int | float) else 0.0
-
-
-def _ref(message: dict[str, Any]) -> int:
-    """Ours are numbers from 1 on; 0 is nobody's."""
-    ref = message.get("ref")
-    return ref if isinstance(ref, int) else 0
