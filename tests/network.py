@@ -91,6 +91,11 @@ class Proxy:
     def open(self) -> int:
         return len(self._links)
 
+    @property
+    def count(self) -> int:
+        """How many connections there have been."""
+        return self._count
+
     def flow(self) -> None:
         """Whatever was silenced goes on where it was."""
         self._loop.call_soon_threadsafe(self._flow)

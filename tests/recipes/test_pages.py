@@ -1,0 +1,104 @@
+"""The recipes that are pages, in Chromium, each served by the recipe that is a server: whole after a drop and a reload."""
+
+from __future__ import annotations
+
+import shutil
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.browser import react_package
+from tests.browser.conftest import ARGUMENTS, browser, page
+from tests.fleet import ROOT, Fleet, until
+from tests.needs import require
+from tests.network import Proxy
+from tests.recipes.book import recipe
+from tests.recipes.run import newest, running, snapshot
+from tests.wire import words
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page, Request, Route
+
+__all__ = ["browser", "page"]  # fixtures
+CLIENT = ROOT / "clients" / "javascript"
+ANSWER = words(40)
+
+REACT_PAGE = """<!doctype html><meta charset="utf-8"><title>React</title><link rel="icon" href="data:,">
+<script type="importmap">{"imports": {
+  "react": "/react.js", "react-dom/client": "/react.js",
+  "@tokenrelay/client": "/client/client.js", "@tokenrelay/client/react": "/client/react.js"
+}}</script>
+<div id="root"></div><script type="module" src="/app.js"></script>"""
+
+
+@pytest.fixture
+def site(network: Proxy, site_port: int, tmp_path: Path) -> Iterator[str]:
+    """`app.py` as it stands, with the pages of the recipes in its folder; gives its address."""
+    public = tmp_path / "public"
+    public.mkdir()
+    (public / "eventsource.html").write_text(recipe("EventSource with a ticket", "html"))
+    (public / "react.html").write_text(REACT_PAGE)
+    (public / "app.js").write_text(recipe("React", "jsx"))
+    shutil.copytree(CLIENT, public / "client", ignore=shutil.ignore_patterns("node_modules", "tests"))
+    url = f"http://127.0.0.1:{site_port}"
+    code = recipe("EventSource with a ticket", "python")
+    with running("python", code, network.url, {"PORT": str(site_port)}, tmp_path):
+        until(lambda: urllib.request.urlopen(f"{url}/my/edge", timeout=2).status == 200, "app.py does not answer", OSError)
+        yield url
+
+
+def wait_for_answer(page: Page, selector: str, least: str = "w5 ") -> None:
+    page.wait_for_function("([s, least]) => document.querySelector(s)?.textContent.includes(least)", arg=[selector, least])
+
+
+def test_an_event_source_comes_back_by_itself(page: Page, site: str, network: Proxy, fleet: Fleet) -> None:
+    asked: list[Request] = []
+    page.on("request", lambda request: asked.append(request) if "/api/streams/" in request.url else None)
+    page.goto(f"{site}/eventsource.html")
+    wait_for_answer(page, "#answer")
+    network.reset()
+    page.get_by_text("reconnecting").wait_for()
+    page.get_by_text("stop").wait_for()
+    assert page.locator("#answer").text_content() == ANSWER == snapshot(fleet, newest(fleet))["text"]
+    first, *more = (request.all_headers().get("last-event-id") for request in asked)
+    assert first is None
+    assert [int(number) >= 7 for number in more if number] == [True]  # started, w0 to w5
+
+
+def test_an_event_source_whose_ticket_is_over_gets_another(page: Page, site: str, network: Proxy, fleet: Fleet) -> None:
+    tickets: list[str] = []
+    page.on("request", lambda request: tickets.append(request.url) if "/my/ticket" in request.url else None)
+    page.goto(f"{site}/eventsource.html")
+    wait_for_answer(page, "#answer")
+
+    def spoil(route: Route) -> None:
+        route.continue_(url=route.request.url.partition("&ticket=")[0] + "&ticket=over")
+
+    page.route("**/api/streams/**", spoil, times=1)
+    network.reset()
+    page.get_by_text("reconnecting").wait_for()
+    page.get_by_text("stop").wait_for()
+    assert page.locator("#answer").text_content() == ANSWER
+    assert len(tickets) == 2
+
+
+def test_the_react_recipe_survives_a_drop_and_a_reload(page: Page, site: str, network: Proxy, tmp_path: Path, fleet: Fleet) -> None:
+    modules = react_package.install(CLIENT / "package.json")
+    require(modules, "npm with a network, for React")
+    assert modules is not None
+    (tmp_path / "public" / "react.js").write_text(react_package.as_module(modules))
+    page.goto(f"{site}/react.html")
+    page.get_by_role("button", name="Ask").click()
+    wait_for_answer(page, "article")
+    network.reset()
+    wait_for_answer(page, "article", "w15 ")
+    page.reload()
+    page.get_by_role("status").get_by_text("done").wait_for()
+    assert page.get_by_role("article").text_content() == ANSWER == snapshot(fleet, newest(fleet))["text"]
+    page.get_by_role("button", name="Ask").click()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("status").get_by_text("done").wait_for()
+    assert snapshot(fleet, newest(fleet))["state"] == "cancelled"
