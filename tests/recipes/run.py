@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
+import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
-from tests.fleet import ROOT, Fleet, until
+from tests.fleet import ROOT, Fleet
 from tests.needs import require
 
 KEY: Final = "sesame"
 AUTHORIZED: Final = {"Authorization": f"Bearer {KEY}"}
-PATIENCE_S: Final = 40.0
 
 
 def command_of(language: str, code: str) -> list[str]:
@@ -58,8 +59,6 @@ def running(
     language: str, code: str, url: str, env: dict[str, str] | None = None, folder: Path | None = None
 ) -> Iterator[Running]:
     """Start it; at the end of the block it is over, by itself or not."""
-    import os
-
     given = {"TOKENRELAY_URL": url, "TOKENRELAY_KEY": KEY, "PYTHONPATH": str(ROOT), **(env or {})}
     with subprocess.Popen(
         command_of(language, code), env=os.environ | given, stdout=subprocess.PIPE, cwd=folder
@@ -71,36 +70,36 @@ def running(
             process.kill()
 
 
-def snapshot(fleet: Fleet, stream_id: str) -> dict[str, Any]:
-    """By the first edge that lives; not through whatever is tested."""
-    url = next(url for url, edge in zip(fleet.urls, fleet.edges, strict=True) if edge.poll() is None)
+def fetch(url: str) -> dict[str, Any]:
+    """The JSON of one call, whatever its status."""
     headers = {"Accept": "application/json", **AUTHORIZED}
-    with urllib.request.urlopen(
-        urllib.request.Request(f"{url}/api/streams/{stream_id}", headers=headers), timeout=5
-    ) as answer:
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5)
+    except urllib.error.HTTPError as refused:
+        answer = refused
+    with answer:
         value: dict[str, Any] = json.load(answer)
         return value
 
 
-def cancel(fleet: Fleet, stream_id: str) -> None:
-    asked = urllib.request.Request(f"{fleet.urls[0]}/api/streams/{stream_id}/cancel", b"", AUTHORIZED)
-    urllib.request.urlopen(asked, timeout=5).close()
+def snapshot(fleet: Fleet, stream_id: str) -> dict[str, Any]:
+    """By an edge itself, not through what is tested. The second: the first is the one that tests kill."""
+    return fetch(f"{fleet.urls[1]}/api/streams/{stream_id}")
 
 
-def wait_for_state(fleet: Fleet, stream_id: str, state: str) -> None:
-    until(lambda: snapshot(fleet, stream_id)["state"] == state, f"{stream_id} did not become {state}")
+def all_streams(fleet: Fleet) -> list[str]:
+    """Ids, the newest first; at most 100."""
+    return [row["stream_id"] for row in fetch(f"{fleet.urls[1]}/api/streams")["streams"]]
 
 
 def newest(fleet: Fleet) -> str:
-    """The id of the stream started last."""
-    with urllib.request.urlopen(
-        urllib.request.Request(f"{fleet.urls[0]}/api/streams", headers=AUTHORIZED), timeout=5
-    ) as answer:
-        return str(json.load(answer)["streams"][0]["stream_id"])
+    return all_streams(fleet)[0]
+
+
+def cancel(fleet: Fleet, stream_id: str) -> None:
+    asked = urllib.request.Request(f"{fleet.urls[1]}/api/streams/{stream_id}/cancel", b"", AUTHORIZED)
+    urllib.request.urlopen(asked, timeout=5).close()
 
 
 def events_of(sse: str) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in sse.splitlines() if line.startswith("data: ")]
-
-
-Check = Callable[[str], None]

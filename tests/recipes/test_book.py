@@ -34,7 +34,11 @@ def test_no_block_hides_behind_a_missing_language() -> None:
 
 def test_every_link_leads_somewhere() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    headings = {re.sub(r"[^a-z0-9 -]", "", line[3:].lower()).replace(" ", "-") for line in text.splitlines() if line[:3] == "## "}
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", line[3:].lower()).replace(" ", "-")
+        for line in text.splitlines()
+        if line[:3] == "## "
+    }
     for path, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", text):
         assert (PAGE.parent / path).exists(), path
         assert path or anchor in headings, anchor
