@@ -18,7 +18,7 @@ RUN = {
     ("React", "jsx"): 1,
     ("Behind nginx", "sh"): 1,  # test_nginx.py
     ("Behind HTTP/2", "sh"): 1,
-    ("Behind HTTP/2", "js"): 1,  # test_http2.py
+    ("Behind HTTP/2", "js"): 1,  # test_pages.py
 }
 
 

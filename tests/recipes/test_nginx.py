@@ -250,7 +250,7 @@ def test_a_body_too_large_is_refused_in_one_form(nginx: Nginx, size: int, by_edg
 
 
 def test_a_whole_answer_may_take_longer_than_a_silent_stream(nginx_is_here: None, fleet: Fleet) -> None:
-    body: dict[str, Any] = {"message": "hello", "model": "scripted?tokens=3&first_ms=2500&interval_ms=0"}
+    body: dict[str, Any] = {"message": "hello", "model": "scripted?tokens=3&first_ms=1500&interval_ms=0"}
     with Nginx(fleet.urls, {"proxy_read_timeout    60s;": "proxy_read_timeout 1s;"}) as nginx:
         status, said, _ = asyncio.run(call("POST", f"{nginx.url}/api/chat", body, AUTHORIZED))
     assert (status, said["response"]) == (200, words(3))

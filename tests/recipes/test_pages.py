@@ -1,4 +1,4 @@
-"""The recipes that are pages, in Chromium, served by the recipe that is a server: whole after a drop and a reload."""
+"""The recipes that need a browser, in Chromium: those that are pages, whole after a drop and a reload; and HTTP/2."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 
-from tests.browser import react_package
+from tests.browser import react_package, stage
 from tests.browser.conftest import browser, page
 from tests.fleet import ROOT, Fleet, until
 from tests.needs import require
 from tests.network import Proxy
 from tests.recipes.book import recipe
-from tests.recipes.run import newest, running, snapshot
+from tests.recipes.nginx import Nginx
+from tests.recipes.run import KEY, cancel, newest, running, snapshot
 from tests.wire import words
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page, Request, Route
+    from playwright.sync_api import Browser, Page, Request, Route
 
 __all__ = ["browser", "page"]  # fixtures
 CLIENT = ROOT / "clients" / "javascript"
@@ -127,3 +129,64 @@ def test_the_react_recipe_stops(page: Page, react: str, fleet: Fleet) -> None:
     )
     page.get_by_role("status").get_by_text("done").wait_for()
     assert snapshot(fleet, newest(fleet))["state"] == "cancelled"
+
+
+# -- behind nginx, over HTTP/2 -----------------------------------------------------------------------------------------
+
+STREAMS = 12
+"""Twice as many as a browser opens connections to one server over HTTP/1.1."""
+
+
+@pytest.fixture
+def tab(browser: Browser, nginx: Nginx) -> Iterator[Page]:
+    """The chat page as nginx serves it over TLS; an error in its script fails the test."""
+    context = browser.new_context(ignore_https_errors=True)
+    context.set_default_timeout(stage.PATIENCE_MS)
+    page = context.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    yield page
+    context.close()
+    assert faults == []
+
+
+def test_twelve_streams_run_at_once(tab: Page, nginx: Nginx, fleet: Fleet) -> None:
+    tab.goto(nginx.secure_url)
+    code = recipe("Behind HTTP/2", "js")
+    answers = tab.evaluate(
+        f"""async (key) => {{
+          {code}
+          window.answers = answers;
+          return answers.map(({{ word, id }}) => ({{ word, id }}));
+        }}""",
+        KEY,
+    )
+    ids = [answer["id"] for answer in answers]
+    assert len(set(ids)) == STREAMS
+    assert [answer["word"] for answer in answers] == ["w0 "] * STREAMS
+    # All of them had their first word, and not one has ended: nobody waited for another's connection.
+    assert [snapshot(fleet, name)["state"] for name in ids] == ["running"] * STREAMS
+    for name in ids:
+        cancel(fleet, name)
+    tab.evaluate("Promise.all(answers.map(async ({ reader }) => { while (!(await reader.read()).done); }))")
+    protocols = tab.evaluate(
+        """performance.getEntriesByType("resource")
+          .filter(({ name }) => name.endsWith("/api/chat")).map(({ nextHopProtocol }) => nextHopProtocol)"""
+    )
+    assert protocols == ["h2"] * STREAMS
+
+
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
+def test_the_chat_page_works_behind_nginx(tab: Page, nginx: Nginx, fleet: Fleet, transport: str) -> None:
+    stage.choose_transport(tab, transport)
+    sockets: list[str] = []
+    tab.on("websocket", lambda socket: sockets.append(socket.url.partition("?")[0]))
+    tab.goto(f"{nginx.secure_url}/?model={quote('scripted?tokens=40&interval_ms=10', safe='')}")
+    tab.get_by_label("API key").fill(KEY)
+    tab.keyboard.press("Enter")
+    stage.ask(tab)
+    tab.get_by_role("article").last.get_by_text("w39").wait_for()
+    assert stage.wait_for_the_end(tab) == ANSWER
+    assert snapshot(fleet, newest(fleet))["text"] == ANSWER
+    secure = nginx.secure_url.replace("https", "wss")
+    assert sockets == ([f"{secure}/api/ws"] if transport == "websocket" else [])
