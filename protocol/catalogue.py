@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Collection, Sequence
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -14,6 +14,7 @@ from protocol.errors import TokenrelayError
 from protocol.lines import Lines, Path, steps
 from protocol.rules import Kind, RoutingRules
 
+ServerDialect: TypeAlias = Literal["chat_completions", "responses", "anthropic", "gemini"]
 Dialect: TypeAlias = Literal["local", "scripted", "responses", "chat_completions", "anthropic", "gemini"]
 Parameter: TypeAlias = Literal["temperature", "top_p", "stop", "seed", "tools"]
 TokenLimitField: TypeAlias = Literal["max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens"]
@@ -39,6 +40,17 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output: Dollars = 0.0
 
 
+class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One `[servers.NAME]`: where it is, what it speaks, and which environment variable holds its key (None: no key).
+
+    `base_url` is what the dialect's own SDK would take.
+    """
+
+    base_url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s/]+\S*$")]
+    dialect: ServerDialect = "chat_completions"
+    key_env: Annotated[str, msgspec.Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+
+
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One row. See the head of `workers/catalogue.toml` for what each field means."""
 
@@ -46,6 +58,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provider: str
     dialect: Dialect
     upstream: str
+    server: str | None = None
     speed: str = "Variable"
     accepts: tuple[Parameter, ...] = ()
     token_limit_field: TokenLimitField | None = None
@@ -62,6 +75,11 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def tools(self) -> bool:
         """Whether it can call tools."""
         return "tools" in self.accepts
+
+    @property
+    def source(self) -> str:
+        """Who is asked: a `[servers]` table by its name, else the one maker of the dialect."""
+        return self.server or self.dialect
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -89,24 +107,52 @@ class Misnamed(ValueError):
 
 
 class Catalogue:
-    """All rows, found by any of their names, and how NeuroSwitch chooses among them. Raises Misnamed."""
+    """All rows, found by any of their names, and how NeuroSwitch chooses among them. Raises Misnamed.
 
-    def __init__(self, models: Sequence[Model], routing: RoutingRules | None = None) -> None:
+    Ids and names are one row's alone. An upstream id may stand in several rows if their makers differ: alone it means
+    the first of them, with `provider` that maker's.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        routing: RoutingRules | None = None,
+        servers: Mapping[str, Server] | None = None,
+    ) -> None:
         self.models = tuple(models)
         self.routing = RoutingRules() if routing is None else routing
+        self.servers = dict(servers or {})
         self._by_name: dict[str, Model] = {}
+        self._by_upstream: dict[str, list[Model]] = {}
         for row, model in enumerate(self.models):
-            named = [("id", model.id), *(("names", name) for name in model.names), ("upstream", model.upstream)]
-            for field, name in named:
-                known = self._by_name.setdefault(name.lower(), model)
-                if known is not model or name.lower() in NEUROSWITCH_NAMES:
-                    issue = f"the name {name!r} of model {model.id!r} is taken by {known.id!r}"
-                    raise Misnamed(row, field, name, issue)
+            for field, name in (("id", model.id), *(("names", name) for name in model.names)):
+                self._check(row, field, name, model, [*self._named(name), *self._of_same_maker(name, model)])
+                self._by_name[name.lower()] = model
+            rivals = [other for other in self._named(model.upstream) if _same_maker(other, model)]
+            rivals += self._of_same_maker(model.upstream, model)
+            self._check(row, "upstream", model.upstream, model, rivals)
+            self._by_upstream.setdefault(model.upstream.lower(), []).append(model)
         for row, model in enumerate(self.models):
             for name in model.fallbacks:
-                if self._by_name.get(name.lower(), model) is model:
+                if self._fallback(name) in (None, model):
                     issue = f"the fallback {name!r} of model {model.id!r} is not the name of another model"
                     raise Misnamed(row, "fallbacks", name, issue)
+
+    def _named(self, name: str) -> list[Model]:
+        model = self._by_name.get(name.lower())
+        return [] if model is None else [model]
+
+    def _of_same_maker(self, upstream: str, model: Model) -> list[Model]:
+        return [other for other in self._by_upstream.get(upstream.lower(), ()) if _same_maker(other, model)]
+
+    def _check(self, row: int, field: str, name: str, model: Model, rivals: Sequence[Model]) -> None:
+        known = next((other for other in rivals if other is not model), model)
+        if known is not model or name.lower() in NEUROSWITCH_NAMES:
+            raise Misnamed(row, field, name, f"the name {name!r} of model {model.id!r} is taken by {known.id!r}")
+
+    def _fallback(self, name: str) -> Model | None:
+        """The row that a fallback names, by a name of ours or an upstream id."""
+        return next(iter((*self._named(name), *self._by_upstream.get(name.lower(), ()))), None)
 
     def is_auto(self, name: str | None) -> bool:
         """True when the caller leaves the choice to NeuroSwitch."""
@@ -114,33 +160,34 @@ class Catalogue:
 
     def find(self, name: str, provider: str | None = None) -> Choice:
         """The row a name means. Raises TokenrelayError VALIDATION_ERROR, field `model` or `provider`."""
-        choice = self._find(name)
-        if choice is None:
+        found = list(self._found(name))
+        if not found:
             issue = f"no model is called {name[:80]!r}; GET /api/models lists the names"
             raise TokenrelayError("VALIDATION_ERROR", f"model: {issue}", field="model", issue=issue)
-        if provider is not None and provider.lower() != choice.model.provider.lower():
-            issue = f"{name[:80]!r} is a model of {choice.model.provider}, not of {provider[:80]!r}"
-            raise TokenrelayError("VALIDATION_ERROR", f"provider: {issue}", field="provider", issue=issue)
-        return choice
+        if provider is None:
+            return found[0]
+        for choice in found:
+            if choice.model.provider.lower() == provider.lower():
+                return choice
+        issue = f"{name[:80]!r} is a model of {found[0].model.provider}, not of {provider[:80]!r}"
+        raise TokenrelayError("VALIDATION_ERROR", f"provider: {issue}", field="provider", issue=issue)
 
-    def _find(self, name: str) -> Choice | None:
+    def _found(self, name: str) -> Iterator[Choice]:
+        """All that a name can mean, the likeliest first: a name of ours, an upstream id, the beginning of one."""
         if scripted.is_scripted(name):
             name = scripted.NAME
-        model = self._by_name.get(name.lower())
-        if model is not None:
-            return Choice(model, model.upstream)
+        for model in (*self._named(name), *self._by_upstream.get(name.lower(), ())):
+            yield Choice(model, model.upstream)
         for model in self.models:
             if any(name.startswith(prefix) for prefix in model.prefixes):
-                return Choice(model, name)
-        return None
+                yield Choice(model, name)
 
     def meant(self, name: str) -> Collection[str]:
         """The ids of the rows that a maker's or a model's name means; none when it means nothing."""
         of_maker = [row.id for row in self.models if row.provider.lower() == name.lower()]
         if of_maker:
             return of_maker
-        choice = self._find(name)
-        return [] if choice is None else [choice.model.id]
+        return [choice.model.id for choice in self._found(name)][:1]
 
     def fallbacks(self, name: str | None, provider: str | None) -> list[Choice]:
         """Who may answer in place of a model that the caller named and that cannot; in the row's own order.
@@ -153,7 +200,7 @@ class Catalogue:
         choice = self.find(name, provider)
         if name.lower() == choice.upstream.lower() and name.lower() != choice.model.id.lower():
             return []
-        rows = [self._by_name[other.lower()] for other in choice.model.fallbacks]
+        rows = [row for other in choice.model.fallbacks if (row := self._fallback(other)) is not None]
         return [Choice(row, row.upstream) for row in rows if provider is None or row.provider == choice.model.provider]
 
     def choices(self, name: str | None, provider: str | None) -> list[Choice]:
@@ -175,9 +222,14 @@ class Catalogue:
         return [Choice(row, row.upstream, is_routed=True) for row in rows if row.auto]
 
 
+def _same_maker(one: Model, other: Model) -> bool:
+    return one.provider.lower() == other.provider.lower()
+
+
 # -- the file ---------------------------------------------------------------------------------------------------------
 
-_SECTIONS: Final = ("model", "routing")
+_SECTIONS: Final = ("model", "routing", "servers")
+_SERVER_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _PLACE: Final = re.compile(r" - at (?:`key` in )?`\$(?P<path>[^`]*)`$")
 _FIELD: Final = re.compile(r"unknown field `(?P<field>[^`]*)`")
 _VALUE: Final = re.compile(r"^Invalid enum value '(?P<value>[^']*)'")
@@ -197,12 +249,41 @@ def parse(text: str) -> Catalogue:
     rows = tables.get("model")
     if not isinstance(rows, list) or not rows:
         raise _invalid(lines, ("model",), "missing required field `model`: expected one [[model]] or more")
-    models = [_converted(row, Model, lines, ("model", number)) for number, row in enumerate(rows)]
+    servers = _servers(tables.get("servers", {}), lines)
+    models = [_model(row, servers, lines, ("model", number)) for number, row in enumerate(rows)]
     routing = _converted(tables.get("routing", {}), RoutingRules, lines, ("routing",))
     try:
-        return Catalogue(models, routing)
+        return Catalogue(models, routing, servers)
     except Misnamed as error:
         raise ValueError(f"line {lines.of(('model', error.row, error.field), error.name)}: {error}") from error
+
+
+def _servers(tables: Any, lines: Lines) -> dict[str, Server]:
+    if not isinstance(tables, dict):
+        raise _invalid(lines, ("servers",), "expected tables [servers.NAME]")
+    for name in tables:
+        if _SERVER_NAME.fullmatch(name) is None:
+            raise _invalid(lines, ("servers", name), "a name has letters, digits, _ and -, at most 32")
+        if name in get_args(Dialect):
+            raise _invalid(lines, ("servers", name), "a dialect's name cannot be a server's")
+    return {name: _converted(table, Server, lines, ("servers", name)) for name, table in tables.items()}
+
+
+def _model(row: Any, servers: Mapping[str, Server], lines: Lines, place: Path) -> Model:
+    """A row whose server is known. Where it names no dialect it is its server's."""
+    named = row.get("server") if isinstance(row, dict) else None
+    server = servers.get(named) if isinstance(named, str) else None
+    if server is not None:
+        row = {"dialect": server.dialect, **row}
+    model: Model = _converted(row, Model, lines, place)
+    if model.server is None:
+        if model.dialect == "chat_completions":
+            raise _invalid(lines, (*place, "dialect"), 'a row of this dialect names its server: server = "NAME"')
+    elif server is None:
+        raise _invalid(lines, (*place, "server"), f"there is no [servers.{model.server}]")
+    elif server.dialect != model.dialect:
+        raise _invalid(lines, (*place, "dialect"), f"[servers.{model.server}] speaks {server.dialect}")
+    return model
 
 
 def _converted(value: Any, kind: type[Any], lines: Lines, place: Path) -> Any:

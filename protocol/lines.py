@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 Path: TypeAlias = tuple[str | int, ...]
 
-_HEADER: Final = re.compile(r"""^\s*(\[\[?)\s*([^\[\]"'#]+?)\s*\]\]?\s*(?:\#.*)?$""", re.VERBOSE)
+_HEADER: Final = re.compile(r"""^\s*(\[\[?)\s*((?:[^\[\]"'#]|"[^"]*"|'[^']*')+?)\s*\]\]?\s*(?:\#.*)?$""", re.VERBOSE)
 _KEY: Final = re.compile(r"""^\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=(.*)$""")
 _PART: Final = re.compile(r"""[\w-]+|"[^"]*"|'[^']*'""")
 _STEP: Final = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
@@ -30,7 +30,7 @@ class Lines:
                 fence = None if fence in line else fence
                 continue
             if header := _HEADER.match(line):
-                table = self._resolved(tuple(_PART.findall(header[2])), counts)
+                table = self._resolved(tuple(part.strip("\"'") for part in _PART.findall(header[2])), counts)
                 if header[1] == "[[":
                     counts[table] = counts.get(table, -1) + 1
                     table = (*table, counts[table])

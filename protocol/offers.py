@@ -12,7 +12,8 @@ OFFER_MS: Final = 10_000
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """One worker process. `dialects` it can speak; `lacks` says of others why not; `until_ms` by Redis's clock."""
+    """One worker process. `dialects` it can speak, the catalogue's servers by
+    name; `lacks` says of others why not; `until_ms` by Redis's clock."""
 
     until_ms: int
     dialects: tuple[str, ...]

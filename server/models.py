@@ -75,11 +75,11 @@ class Models:
 
     def _reason(self, model: Model) -> str | None:
         """Why no worker offers it; None when one does."""
-        if any(model.dialect in offer.dialects for offer in self._offers):
+        if any(model.source in offer.dialects for offer in self._offers):
             return None
         for offer in self._offers:
-            if model.dialect in offer.lacks:
-                return offer.lacks[model.dialect]
+            if model.source in offer.lacks:
+                return offer.lacks[model.source]
         return "no worker is running" if not self._offers else "not offered"
 
     def listing(self) -> list[dict[str, Any]]:

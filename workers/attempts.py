@@ -116,7 +116,7 @@ class Attempts:
         maker, row = whose(choice)
         span = self._tracing.span("provider call", self._context.traceparent, "client", provider=maker, model=row)
         context = msgspec.structs.replace(self._context, traceparent=span.traceparent)
-        provider = self._providers[choice.model.dialect]
+        provider = self._providers[choice.model.source]
         request = _model_request(self._asked, choice, messages, tools, context)
         self.left_out = provider.left_out(request)
         if tools.specs and not request.tools:

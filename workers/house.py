@@ -35,7 +35,8 @@ log = structlog.get_logger()
 
 
 class House:
-    """One per process. `providers` by dialect; `lacks` says of the other dialects why not."""
+    """One per process. `providers` by source (a dialect, or a server of the catalogue); `lacks` says of the other
+    sources why not."""
 
     def __init__(
         self,

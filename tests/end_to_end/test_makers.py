@@ -70,7 +70,7 @@ class Makers:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         headers = request.headers
-        key = headers.get("x-api-key") or headers.get("x-goog-api-key") or headers["Authorization"]
+        key = headers.get("x-goog-api-key") or headers["Authorization"]
         self.asked.append((request.path, key.removeprefix("Bearer ")))
         body = RESPONSES if "responses" in request.path else ANTHROPIC if "messages" in request.path else GEMINI
         stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})

@@ -145,3 +145,52 @@ def test_a_catalogue_that_is_wrong_says_where(text: str, words: str) -> None:
 
 def test_a_row_may_say_its_own_name_twice() -> None:
     assert catalogue.parse(ROW + 'names = ["A", "up-a"]\n' + OTHER).find("UP-A").model.id == "a"
+
+
+SERVED = """
+[servers.here]
+base_url = "http://127.0.0.1:11434/v1"
+[servers.there]
+base_url = "https://h/v1"
+key_env = "THERE_KEY"
+[servers.other]
+base_url = "https://o"
+dialect = "anthropic"
+[[model]]
+id = "llama"
+provider = "Ollama"
+server = "here"
+upstream = "llama-4"
+prefixes = ["llama-"]
+[[model]]
+id = "llama-far"
+provider = "vLLM"
+server = "there"
+upstream = "llama-4"
+prefixes = ["llama-"]
+[[model]]
+id = "c"
+provider = "C"
+server = "other"
+upstream = "llama"
+"""
+
+
+def test_a_row_of_a_server_speaks_its_dialect() -> None:
+    found = catalogue.parse(SERVED)
+    assert [(row.source, row.dialect) for row in found.models] == [
+        ("here", "chat_completions"), ("there", "chat_completions"), ("other", "anthropic"),
+    ]  # fmt: skip
+    assert found.servers["there"].key_env == "THERE_KEY"
+
+
+def test_an_upstream_id_of_two_makers_means_the_first_or_the_one_that_is_named() -> None:
+    found = catalogue.parse(SERVED)
+    assert found.find("LLAMA-4").model.id == "llama"
+    assert found.find("llama-4", "vllm").model.id == "llama-far"
+    assert found.find("llama-9", "VLLM").model.id == "llama-far"
+    assert found.find("llama-9").upstream == "llama-9"
+    assert found.find("llama").model.id == "llama"  # a name of ours goes before the third one's upstream id
+    assert found.find("llama", "c").model.id == "c"
+    with pytest.raises(TokenrelayError, match="a model of Ollama, not of 'C'"):
+        found.find("llama-4", "C")

@@ -66,6 +66,7 @@ def test_a_path_is_taken_apart() -> None:
 ROW = '[[model]]\nid = "a"\nprovider = "P"\ndialect = "local"\nupstream = "up-a"\n'
 OTHER = ROW.replace('"a"', '"b"').replace("up-a", "up-b")
 
+SERVER = '[servers.x]\nbase_url = "http://h:1/v1"\n'
 FAULTS: list[tuple[str, str, int, str]] = [
     ("a broken line", ROW + "names = [\n", 6, "not TOML"),
     ("a broken header", ROW + "\n[[model]\n", 7, "not TOML"),
@@ -84,6 +85,18 @@ FAULTS: list[tuple[str, str, int, str]] = [
     ("a strategy", ROW + '[routing]\nstrategy = "best"\n', 7, "'best'"),
     ("a weight", ROW + "[routing.strategies]\nspeed = { quality = -1 }\n", 7, ">= 0.0"),
     ("a hint", ROW + '[routing.hints]\ncode = "coding"\n', 7, "'coding'"),
+    ("a server's address", '[servers.x]\nbase_url = "h:1"\n' + ROW, 2, "at servers.x.base_url"),
+    ("a server without one", "[servers.x]\n" + ROW, 1, "missing required field `base_url` - at servers.x"),
+    ("a server's dialect", SERVER + 'dialect = "local"\n' + ROW, 3, "'local' - at servers.x.dialect"),
+    ("a server's key", SERVER + 'key_env = "my key"\n' + ROW, 3, "at servers.x.key_env"),
+    ("a field of a server", SERVER + 'api_key = "sk-1"\n' + ROW, 3, "unknown field `api_key`"),
+    ("a server's name", SERVER + '[servers."x y"]\n' + ROW, 3, "letters, digits, _ and -"),
+    ("a dialect as a server's name", SERVER + "[servers.local]\n" + ROW, 3, "a dialect's name"),
+    ("servers that are none", "servers = 1\n" + ROW, 1, "expected tables [servers.NAME]"),
+    ("a server that is not there", SERVER + ROW + 'server = "y"\n', 8, "there is no [servers.y]"),
+    ("a server of another dialect", SERVER + ROW + 'server = "x"\n', 6, "[servers.x] speaks chat_completions"),
+    ("no server", ROW.replace('"local"', '"chat_completions"'), 4, "names its server"),
+    ("an upstream of the same maker", SERVER + ROW + OTHER.replace("up-b", "up-a"), 12, "'up-a' of model 'b' is taken"),
     ("a sign", ROW + '[[routing.sign]]\nkind = "code"\n[[routing.sign]]\nkind = "maths"\npatterns = ["("]\n', 8,
      "'(' is not a regular expression"),
 ]  # fmt: skip

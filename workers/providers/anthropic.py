@@ -21,7 +21,10 @@ from workers.providers.parser import Parser as _Parser
 from workers.providers.upstream import BaseUrl, Capabilities, Timeouts, Upstream
 
 BASE_URL: Final = "https://api.anthropic.com"
-VERSION: Final = "2023-06-01"
+VERSION: Final = "2026-10-21"
+SAMPLING_VERSION: Final = "2023-06-01"
+"""The last one that knows sampling parameters; for models (and servers of the same dialect) whose row says they do.
+https://platform.claude.com/docs/en/api/versioning"""
 MAX_TOKENS: Final = "max_tokens"
 
 DEFAULT_MAX_TOKENS: Final = 16_384
@@ -274,7 +277,8 @@ class Anthropic(Upstream):
         timeouts: Timeouts | None = None,
         default_max_tokens: int = DEFAULT_MAX_TOKENS,
     ) -> None:
-        headers = {"x-api-key": api_key, "anthropic-version": VERSION}
+        # As the maker's own SDK sends the key since that version.
+        headers = {"Authorization": f"Bearer {api_key}", "anthropic-version": VERSION}
         super().__init__(
             name=name,
             base_url=base_url,
@@ -284,9 +288,14 @@ class Anthropic(Upstream):
             timeouts=timeouts,
         )
         self._default_max_tokens = default_max_tokens
+        self._sampling_headers = {**self._headers, "anthropic-version": SAMPLING_VERSION}
 
     def path(self, _: ModelRequest) -> str:
         return "/v1/messages"
+
+    def headers(self, request: ModelRequest) -> Mapping[str, str]:
+        samples = request.temperature is not None or request.top_p is not None
+        return self._sampling_headers if samples else self._headers
 
     def encode(self, request: ModelRequest, accepts: Accepts) -> bytes:
         return encode_request(request, accepts, self._default_max_tokens)

@@ -1,18 +1,21 @@
-"""Which providers this process has, by dialect, from its settings and the catalogue; and of the others, why not.
+"""Which providers this process has, by source, from its settings and the catalogue; and of the others, why not.
 
-A maker is there when its key is set; nothing else needs to be configured.
+A source is a dialect, which means its one maker, or the name of a `[servers]` table. A maker is there when its key is
+set; nothing else needs to be configured. A server is there when its key is set or it needs none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 
 import aiohttp
 
-from protocol.catalogue import Catalogue, Model
+from protocol.catalogue import Catalogue, Model, Server
 from workers.providers import local
 from workers.providers.anthropic import Anthropic
 from workers.providers.base import Accepts, Provider
+from workers.providers.chat_completions import ChatCompletions
 from workers.providers.gemini import Gemini
 from workers.providers.responses import Responses
 from workers.providers.scripted import Scripted
@@ -21,14 +24,18 @@ from workers.settings import Settings
 
 
 def open_providers(
-    settings: Settings, catalogue: Catalogue, session: aiohttp.ClientSession
+    settings: Settings,
+    catalogue: Catalogue,
+    session: aiohttp.ClientSession,
+    environment: Mapping[str, str] = os.environ,
 ) -> tuple[dict[str, Provider], dict[str, str]]:
-    """Providers by dialect, and what is lacking for the other dialects, in words for an operator and a client.
+    """Providers by source, and what the other sources lack, in words for an operator and a client.
 
-    `session` is shared by all of them and stays the caller's. No word holds a key.
+    `session` is shared by all of them and stays the caller's; `environment` holds the keys of the catalogue's servers.
+    No word holds a key.
     """
     providers: dict[str, Provider] = {}
-    lacks = {"chat_completions": "no server of this dialect is configured"}
+    lacks: dict[str, str] = {}
     timeouts = Timeouts(
         connect_s=settings.connect_timeout_s,
         first_token_s=settings.first_token_timeout_s,
@@ -50,6 +57,12 @@ def open_providers(
             accepts=capabilities(catalogue, dialect),
             timeouts=timeouts,
         )
+    for name, server in catalogue.servers.items():
+        server_key = environment.get(server.key_env, "").strip() if server.key_env else ""
+        if server.key_env and not server_key:
+            lacks[name] = f"{server.key_env} is not set"
+            continue
+        providers[name] = _of_server(name, server, server_key, session, capabilities(catalogue, name), timeouts)
     if settings.scripted:
         providers["scripted"] = Scripted()
     else:
@@ -63,13 +76,29 @@ def open_providers(
     return providers, lacks
 
 
-def capabilities(catalogue: Catalogue, dialect: str) -> Callable[[str], Accepts]:
-    """What a model of this dialect takes, by its upstream id.
+def _of_server(
+    name: str,
+    server: Server,
+    key: str,
+    session: aiohttp.ClientSession,
+    accepts: Callable[[str], Accepts],
+    timeouts: Timeouts,
+) -> Provider:
+    kinds = {"responses": Responses, "anthropic": Anthropic, "gemini": Gemini}
+    kind = kinds.get(server.dialect, ChatCompletions)
+    provider: Provider = kind(
+        name=name, base_url=server.base_url, session=session, api_key=key, accepts=accepts, timeouts=timeouts
+    )
+    return provider
+
+
+def capabilities(catalogue: Catalogue, source: str) -> Callable[[str], Accepts]:
+    """What a model of this source takes, by its upstream id.
 
     One that is passed through by its prefix gets the row's word on parameters, which leaves out rather too much than
     too little; but whether it thinks nobody has said, and one that does not refuses to be asked for its thoughts.
     """
-    rows = {row.upstream: row for row in catalogue.models if row.dialect == dialect}
+    rows = {row.upstream: row for row in catalogue.models if row.source == source}
     prefixes = [(prefix, row) for row in rows.values() for prefix in row.prefixes]
 
     def of(upstream: str) -> Accepts:

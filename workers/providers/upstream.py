@@ -88,6 +88,10 @@ class Upstream:
         """What follows the base URL."""
         raise NotImplementedError
 
+    def headers(self, _: ModelRequest) -> Mapping[str, str]:
+        """All of them; a dialect may differ by request."""
+        return self._headers
+
     def encode(self, request: ModelRequest, accepts: Accepts) -> bytes:
         """The body. What the model does not take is gone from `request` already."""
         raise NotImplementedError
@@ -149,7 +153,7 @@ class Upstream:
 
     def _headers_of(self, request: ModelRequest) -> Mapping[str, str]:
         known = ((self.request_id_header, request.request_id), ("traceparent", request.traceparent))
-        return {**self._headers, **{name: value for name, value in known if value}}
+        return {**self.headers(request), **{name: value for name, value in known if value}}
 
     async def _ask(self, url: str, body: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """The answer once its head says 200. Raises ProviderError."""

@@ -43,12 +43,12 @@ def route(
     can be asked).
     """
     choices = catalogue.choices(request.model, request.provider)
-    available = [choice for choice in choices if choice.model.dialect in dialects]
+    available = [choice for choice in choices if choice.model.source in dialects]
     if not available:
         raise nothing_left(wishes_avoid=False)
     if request.model is not None and not catalogue.is_auto(request.model):
         fallbacks = catalogue.fallbacks(request.model, request.provider)
-        others = [other for other in fallbacks if other.model.dialect in dialects]
+        others = [other for other in fallbacks if other.model.source in dialects]
         return Route(available[0], request.model, None, tuple(able(request, catalogue, others) if others else ()))
     ranking = rank(request, catalogue, available, health)
     if not ranking.ranked:

@@ -72,7 +72,7 @@ class Ladder:
 
     def _order(self, rung: _Rung) -> tuple[int, int]:
         """Models of one maker often fail together: those of a maker that has not failed yet come first."""
-        siblings = (other.failures for other in self._rungs if other.choice.model.dialect == rung.choice.model.dialect)
+        siblings = (other.failures for other in self._rungs if other.choice.model.source == rung.choice.model.source)
         return rung.failures, sum(siblings)
 
     def failed(self, choice: Choice, error: ProviderError, now: float, jitter: float) -> None:
@@ -95,7 +95,7 @@ def _is_out(other: Choice, failed: Choice, error: ProviderError) -> bool:
             room, most = other.model.context, failed.model.context
             return other is failed or (room is not None and most is not None and room <= most)
         case "key":
-            return other.model.dialect == failed.model.dialect
+            return other.model.source == failed.model.source
         case "model":
             return other is failed
         case _:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Final
 
 import aiohttp
@@ -152,8 +153,13 @@ def judged(dialect: str, body: dict[str, Any]) -> Any:
         "responses": ("openai.types.responses.response_create_params", "ResponseCreateParamsStreaming"),
         "anthropic": ("anthropic.types.message_create_params", "MessageCreateParamsStreaming"),
     }[dialect]
-    adapter = pydantic.TypeAdapter(getattr(sdks.quietly(module), name))  # to be kept while what it gave is read
-    return _whole(adapter.validate_python(body))
+    return _whole(_adapter(module, name).validate_python(body))
+
+
+@cache
+def _adapter(module: str, name: str) -> pydantic.TypeAdapter[Any]:
+    """Half a second's work each; and it has to live while what it gave is read."""
+    return pydantic.TypeAdapter(getattr(sdks.quietly(module), name))
 
 
 def _whole(value: Any) -> Any:
@@ -277,3 +283,22 @@ def test_gemini_is_not_told_an_id_that_it_did_not_give() -> None:
 
 def test_openai_keeps_no_copy_of_a_conversation() -> None:
     assert asked("responses", ModelRequest("m-1", [Message("user", "hi")]))[1]["store"] is False
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "version"),
+    [(None, None, "2026-10-21"), (0.5, None, "2023-06-01"), (None, 0.0, "2023-06-01")],
+)
+def test_anthropic_is_asked_in_a_version_that_knows_what_is_asked(
+    temperature: float | None, top_p: float | None, version: str
+) -> None:
+    async def run(accepts: Accepts | None) -> str:
+        async with Upstream(NO) as upstream, aiohttp.ClientSession() as session:
+            with contextlib.suppress(ProviderError):
+                request = ModelRequest("m-1", [Message("user", "hi")], temperature=temperature, top_p=top_p)
+                async for _ in ours("anthropic", upstream.root, session, accepts).stream(request):
+                    pass
+            return upstream.requests[0][1]["anthropic-version"]
+
+    assert asyncio.run(run(Accepts())) == version
+    assert asyncio.run(run(None)) == "2026-10-21"  # newest models take none, so none is sent
