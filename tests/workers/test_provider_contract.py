@@ -417,6 +417,8 @@ def test_a_connection_that_cannot_be_made_in_time(dialect: str) -> None:
 
 # -- stopping ----------------------------------------------------------------------------------------------------------
 
+CLOSES_WITHIN_S: Final = 1.0
+
 
 @every_dialect
 def test_closing_the_iterator_closes_the_call(dialect: str) -> None:
@@ -424,7 +426,8 @@ def test_closing_the_iterator_closes_the_call(dialect: str) -> None:
         pieces = provider.stream(HI)
         assert await anext(pieces) == Delta("Hel")
         await close(pieces)
-        await upstream.gone.wait()
+        async with asyncio.timeout(CLOSES_WITHIN_S):
+            await upstream.gone.wait()
 
     with_upstream(dialect, hangs(begun(dialect)), use)
 
@@ -445,7 +448,8 @@ def test_cancelling_the_reader_closes_the_call(dialect: str, phase: str) -> None
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        await upstream.gone.wait()
+        async with asyncio.timeout(CLOSES_WITHIN_S):
+            await upstream.gone.wait()
 
     with_upstream(dialect, script, use)
 

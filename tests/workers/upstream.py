@@ -19,10 +19,11 @@ def chunked(raw: bytes) -> bytes:
 
 
 class Upstream:
-    """Plays one script per request; keeps what was asked."""
+    """Plays one script per request; keeps what was asked. `port` 0 is any free one."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, port: int = 0) -> None:
         self._script = script
+        self._port = port
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
         self.connections = 0
         self.gone = asyncio.Event()  # the other side has closed a connection
@@ -30,7 +31,7 @@ class Upstream:
         self.base_url = ""  # with the version that some makers have in theirs
 
     async def __aenter__(self) -> Upstream:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, backlog=1024)
         self.root = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         self.base_url = f"{self.root}/v1"
         return self
