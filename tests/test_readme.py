@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
+from protocol import catalogue
 from server.settings import Settings as EdgeSettings
 from workers.settings import Settings as WorkerSettings
+from workers.tools import servers
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,3 +59,15 @@ def test_every_command_and_file_that_readme_names_is_there() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"`?make ([a-z]+)", text):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_server_and_the_tools_that_readme_shows_can_be_read() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"<<'END'\n(.*?)\n    END\n", readme, re.DOTALL)
+    assert shown is not None
+    shipped = (ROOT / "workers" / "catalogue.toml").read_text(encoding="utf-8")
+    found = catalogue.parse(shipped + textwrap.dedent(shown[1]))
+    assert found.find("qwen").model.source == "ollama"
+    listed = re.search(r"^    \{\"mcpServers\": .*?^    \}\}$", readme, re.DOTALL | re.MULTILINE)
+    assert listed is not None
+    assert set(servers.parse(listed[0], is_toml=False)) == {"time", "remote"}
