@@ -86,6 +86,10 @@ class Fleet:
     def resident_bytes(self, part: str) -> int:
         return sum(psutil.Process(process.pid).memory_info().rss for process in self._processes[part])
 
+    def descriptors(self, part: str) -> int:
+        """Open file descriptors."""
+        return sum(psutil.Process(process.pid).num_fds() for process in self._processes[part])
+
     def _start_roles(self) -> None:
         self._start("edge", [sys.executable, "-P", "-m", "server", "--port", str(self.port)])
         for _ in range(self._workers):

@@ -6,6 +6,7 @@ Exit 0 when every bar is met, 1 when one is missed, 2 when it could not run.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 import time
@@ -19,6 +20,10 @@ from loadtest.fleet import CannotStart, Fleet
 
 BUILDS: Final = ("naive",)
 PLANNED: Final = ("stock-arq", "nchan", "socketio")
+
+COMMANDS: Final = {
+    "soak": "half an hour of streams of all kinds, under which nothing may grow",
+}
 
 Values: TypeAlias = dict[str, list[float]]
 
@@ -50,6 +55,10 @@ def build(name: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] in COMMANDS:
+        module = importlib.import_module(f"loadtest.bench.{words[0]}")
+        return int(module.main(words[1:]))
     made = parser()
     options = made.parse_args(argv)
     if options.json and not options.json.absolute().parent.is_dir():
