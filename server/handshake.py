@@ -11,6 +11,7 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.types import Receive, Scope, Send
 
 from protocol import codec, ws
+from protocol.context import Context
 from protocol.errors import TokenrelayError
 from protocol.ws import Dialect
 from server import http, origin
@@ -36,20 +37,20 @@ class WebSocketDoor:
         if scope["type"] != "websocket":
             await http.Endpoint(self._edge, {"GET": _upgrade_required})(scope, receive, send)
             return
-        with contextlib.ExitStack() as stack:
-            try:
-                identity, dialect = await self._admit(scope)
-                stack.enter_context(self._edge.connection(identity))
-            except TokenrelayError as error:
-                await self.deny(scope, receive, send, error)
-                return
-            await receive()  # websocket.connect
-            chosen = dialect.subprotocol if dialect.subprotocol in scope["subprotocols"] else None
-            await send({"type": "websocket.accept", "subprotocol": chosen})
-            http.hold_little(send)
-            headers = Headers(scope=scope)
-            given = http.context_of(headers, http.request_id_of(headers))
-            await self._serve(Socket(self._edge, dialect, identity, send, given), receive)
+        try:
+            identity, dialect = await self._admit(scope)
+            with self._edge.connection(identity):
+                await self._open(scope, receive, send, identity, dialect)  # raises none of ours
+        except TokenrelayError as error:
+            await self.deny(scope, receive, send, error)
+
+    async def _open(self, scope: Scope, receive: Receive, send: Send, identity: Identity, dialect: Dialect) -> None:
+        await receive()  # websocket.connect
+        chosen = dialect.subprotocol if dialect.subprotocol in scope["subprotocols"] else None
+        given = _context(scope)  # of the headers, which are not kept
+        await send({"type": "websocket.accept", "subprotocol": chosen})
+        http.hold_little(send)
+        await self._serve(Socket(self._edge, dialect, identity, send, given), receive)
 
     async def deny(self, scope: Scope, receive: Receive, send: Send, error: TokenrelayError) -> None:
         """Refuse the handshake with the HTTP answer the same call would have had (ASGI: Websocket Denial Response)."""
@@ -91,22 +92,26 @@ class WebSocketDoor:
         gauge = self._edge.metrics.sessions.labels("ws")
         gauge.inc()
         reading = asyncio.create_task(socket.read(receive))
-        writing = asyncio.create_task(socket.write())
+        reading.add_done_callback(socket.has_read)
         try:
-            # Reading ends first when the client goes, writing when we close; a broken rule ends both, in this order.
-            await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
-            if not writing.done() and socket.is_closing:
-                await asyncio.wait({writing}, timeout=self._edge.settings.send_timeout_s)
+            await socket.write()
+        except OSError:
+            pass  # the client has gone while we wrote: uvicorn's ClientDisconnected
+        except Exception as error:
+            log.error("socket_failed", error=repr(error))
         finally:
             gauge.dec()
             self._edge.doors.discard(socket)
             socket.detach_all()
-            for task in (reading, writing):
-                task.cancel()
-            for result in await asyncio.gather(reading, writing, return_exceptions=True):
-                # A client that has gone while we wrote is an OSError: uvicorn's ClientDisconnected.
-                if isinstance(result, Exception) and not isinstance(result, OSError):
-                    log.error("socket_failed", error=repr(result))
+            reading.cancel()
+            [result] = await asyncio.gather(reading, return_exceptions=True)
+            if isinstance(result, Exception) and not isinstance(result, OSError):
+                log.error("socket_failed", error=repr(result))
+
+
+def _context(scope: Scope) -> Context:
+    headers = Headers(scope=scope)
+    return http.context_of(headers, http.request_id_of(headers))
 
 
 async def _upgrade_required(_: http.Call) -> None:

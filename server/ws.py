@@ -21,6 +21,7 @@ from server import departure, http, replay, vanished
 from server.attachment import Attachment
 from server.auth import Identity
 from server.chat import begin
+from server.flag import Flag
 from server.limits import BYTES_A_MESSAGE, too_many_messages
 from server.streams import find
 from server.timing import Frame, Start
@@ -52,9 +53,10 @@ class Socket:
         self._attachments: dict[str, Attachment] = {}
         self._ready: dict[Attachment, None] = {}  # in the order in which they became so
         self._outbox: list[bytes] = []
-        self._something = asyncio.Event()
+        self._something = Flag()
         self._messages = edge.limits.messages(asyncio.get_running_loop().time())
         self._closing: tuple[Close, str] | None = None  # set once: why the socket is to be closed
+        self._is_read = False  # nothing more will come: the client has gone, or it broke the rules
         self._sending_since: float | None = None
         self._leave_at = departure.rotation_at(edge.settings.rotate_s, time.monotonic())
         self._cause = "client"  # why sessions end with the socket
@@ -62,10 +64,6 @@ class Socket:
 
     def __repr__(self) -> str:
         return f"<Socket {self._dialect.subprotocol} | {len(self._attachments)} streams>"
-
-    @property
-    def is_closing(self) -> bool:
-        return self._closing is not None
 
     # -- what the hub and the edge say ---------------------------------------------------------------------------------
 
@@ -94,6 +92,11 @@ class Socket:
             self._cause = "vanished"
             log.info("reader_vanished", transport="ws", streams=len(self._attachments))
             http.abort(self._send)
+
+    def has_read(self, _: asyncio.Task[None]) -> None:
+        """`read` has ended: what is to be said yet is said, then `write` ends."""
+        self._is_read = True
+        self._something.set()
 
     def close_soon(self) -> None:
         """Advise, then close: what follows is read over the next connection."""
@@ -243,13 +246,16 @@ class Socket:
             await self._something.wait()
             self._something.clear()
             # One that is to be closed gets its answers still; a stream may have events without end.
-            while self._outbox or (self._ready and self._closing is None):
+            while self._outbox or (self._ready and self._closing is None and not self._is_read):
                 await self._write_frame()
                 if self._ready:
                     await asyncio.sleep(0)  # sending need not wait: other sockets have their turn all the same
             if self._closing is not None:
                 code, reason = self._closing
+                self._sending_since = time.monotonic()  # this too may wait for a client that takes nothing
                 await self._send({"type": "websocket.close", "code": int(code), "reason": reason})
+                return
+            if self._is_read:
                 return
 
     async def _write_frame(self) -> None:

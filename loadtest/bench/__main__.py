@@ -22,6 +22,9 @@ BUILDS: Final = ("naive",)
 PLANNED: Final = ("stock-arq", "nchan", "socketio")
 
 COMMANDS: Final = {
+    "idle": "thousands of waiting connections on one edge",
+    "growth": "what it costs with more streams, more viewers, longer answers",
+    "capacity": "what machines a load takes, from the output of growth",
     "soak": "half an hour of streams of all kinds, under which nothing may grow",
 }
 

@@ -22,7 +22,8 @@ from collections.abc import Callable
 from typing import Any, Final, Self, cast
 
 from loadtest.fleet import ROOT
-from loadtest.framing import TEXT, client_frame
+from loadtest.framing import PING, PONG, TEXT, FrameReader, client_frame
+from protocol.sse import HEARTBEAT
 
 AT_ONCE: Final = 100
 PATIENCE_S: Final = 120.0
@@ -60,6 +61,7 @@ class Viewer(asyncio.Protocol):
             if not self._reads:
                 self.transport.pause_reading()
         self._crowd.events += data.count(b"\n\n")
+        self._crowd.bytes += len(data)
         self.last = data
         if self.watch is not None:
             self.watch(self, data)
@@ -81,6 +83,42 @@ class Viewer(asyncio.Protocol):
         return max(map(int, ID.findall(self.last)), default=0)
 
 
+class SseListener(Viewer):
+    """Counts the heartbeats it gets, which are comments."""
+
+    beats = 0
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self.beats += data.count(HEARTBEAT)
+
+
+class SocketListener(Viewer):
+    """The same over a WebSocket, where they are pings, and wants answers."""
+
+    beats = 0
+
+    def __init__(self, crowd: Crowd, request: bytes, reads: bool) -> None:
+        super().__init__(crowd, request, reads)
+        self._frames = FrameReader()
+
+    def data_received(self, data: bytes) -> None:
+        was_open = self.answered.done()
+        super().data_received(data)
+        if not self.answered.done():
+            return
+        for opcode, payload in self._frames.feed(data if was_open else self.last):
+            if opcode == PING:
+                self.beats += 1
+                self.transport.write(client_frame(PONG, payload))
+
+
+def beats_of(viewers: list[Viewer]) -> dict[str, Any]:
+    """How many of a group are open still, and the heartbeats of the one that got the fewest and the most."""
+    counts = [viewer.beats for viewer in viewers if isinstance(viewer, SseListener | SocketListener)]
+    return {"open": sum(not viewer.ended.done() for viewer in viewers), "fewest": min(counts), "most": max(counts)}
+
+
 class Crowd:
     """In the crowd's process: the connections and the orders about them."""
 
@@ -88,6 +126,7 @@ class Crowd:
         self._host, self._port = host, port
         self._common = f"Host: {host}:{port}\r\n"
         self.events = 0
+        self.bytes = 0
         self._groups: dict[str, list[Viewer]] = {}
 
     async def obey(self, order: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +135,9 @@ class Crowd:
             case "open":
                 return await self._open(**order)
             case "mark":
-                return {"events": self.events, "at": time.perf_counter()}
+                return {"events": self.events, "bytes": self.bytes, "at": time.perf_counter()}
+            case "beats":
+                return beats_of(self._groups[order["group"]])
             case "wait":
                 return await self._wait(order["group"])
             case "close":
@@ -110,14 +151,22 @@ class Crowd:
         raise ValueError(do)
 
     async def _open(
-        self, group: str, count: int, model: str = "", stream_id: str = "", door: str = "sse", reads: bool = True
+        self,
+        group: str,
+        count: int,
+        model: str = "",
+        stream_id: str = "",
+        door: str = "sse",
+        reads: bool = True,
+        listens: bool = False,
     ) -> dict[str, Any]:
-        """`count` more connections; answers once each has its answer's head."""
+        """`count` more connections; answers once each has its answer's head. `listens`: to heartbeats, see `beats`."""
         request = self._start_of(model) if model else self._get(stream_id, 0) if door == "sse" else self._upgrade()
         viewers = self._groups.setdefault(group, [])
+        kind = (SseListener if door == "sse" else SocketListener) if listens else Viewer
         answered: Counter[int] = Counter()
         for begin in range(0, count, AT_ONCE):
-            some = await asyncio.gather(*(self._connect(request, reads) for _ in range(min(AT_ONCE, count - begin))))
+            some = await asyncio.gather(*(self._connect(request, reads, kind) for _ in range(min(AT_ONCE, count - begin))))
             answered.update(await asyncio.gather(*(viewer.answered for viewer in some)))
             viewers += some
         if door == "ws":
@@ -125,11 +174,12 @@ class Crowd:
             for viewer in viewers[-count:]:
                 viewer.transport.write(client_frame(TEXT, resume))
         refused = {status: number for status, number in answered.items() if status not in (101, 200)}
-        return {"refused": refused, "stream_id": viewers[-1].stream_id}
+        return {"refused": refused, "stream_ids": [viewer.stream_id for viewer in viewers[-count:]]}
 
-    async def _connect(self, request: bytes, reads: bool = True) -> Viewer:
+    async def _connect(self, request: bytes, reads: bool = True, kind: type[Viewer] | None = None) -> Viewer:
         loop = asyncio.get_running_loop()
-        _, viewer = await loop.create_connection(lambda: Viewer(self, request, reads), self._host, self._port)
+        made = kind or Viewer
+        _, viewer = await loop.create_connection(lambda: made(self, request, reads), self._host, self._port)
         return viewer
 
     async def _wait(self, group: str) -> dict[str, Any]:
@@ -220,10 +270,14 @@ class Remote:
 
     def open(self, group: str, count: int, **order: Any) -> str:
         """Gives the id of the stream of the last one. Raises RuntimeError when one is refused."""
+        return self.open_all(group, count, **order)[-1]
+
+    def open_all(self, group: str, count: int, **order: Any) -> list[str]:
+        """Gives the ids of all their streams, empty over a WebSocket. Raises RuntimeError when one is refused."""
         answer = self.ask("open", group=group, count=count, **order)
         if answer["refused"]:
             raise RuntimeError(f"of {count} connections some were refused (status: number): {answer['refused']}")
-        return str(answer["stream_id"])
+        return list(answer["stream_ids"])
 
 
 async def serve(host: str, port: int) -> None:

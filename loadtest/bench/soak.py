@@ -127,7 +127,7 @@ class Sampler:
 
     def __init__(self, fleet: Fleet, pause_s: float) -> None:
         self._fleet = fleet
-        self._redis = redis.Redis.from_url(fleet.redis_url)
+        self._redis: Any = redis.Redis.from_url(fleet.redis_url)
         self._pause_s = pause_s
         self._began = self._next_at = time.monotonic()
         self.samples: list[dict[str, float]] = []
@@ -185,7 +185,8 @@ class Sampler:
         pipe = self._redis.pipeline(transaction=False)
         for name in names:
             pipe.execute_command(command, name, *rest)
-        return pipe.execute()
+        answers: list[Any] = pipe.execute()
+        return answers
 
 
 def parser() -> argparse.ArgumentParser:
@@ -245,9 +246,10 @@ def soak(seconds: float, rate: float, retention_s: int) -> dict[str, Any]:
     counts["failed"] += visitors.turned_away
     grown = soak_verdict.rows(sampler.samples)
     none = soak_verdict.facts(counts, sorted(sampler.lasting), sampler.missed)
+    holds = soak_verdict.holds(grown, none)
     return {
-        "seconds": seconds, "rate": rate, "retention_s": retention_s, **counts, "holds": soak_verdict.holds(grown, none),
-        "rows": grown, "none": none, "lasting": sorted(sampler.lasting), "errors": dict(record.errors.most_common(20)),
+        "seconds": seconds, "rate": rate, "retention_s": retention_s, **counts, "holds": holds, "rows": grown,
+        "none": none, "lasting": sorted(sampler.lasting), "errors": dict(record.errors.most_common(20)),
         "at_rest": rest, "remains_bytes": sampler.remains_bytes, "samples": sampler.samples,
     }  # fmt: skip
 
@@ -256,14 +258,13 @@ def as_markdown(whole: dict[str, Any]) -> str:
     lines = [soak_verdict.as_markdown(whole["rows"], whole["none"]), ""]
     lines += [f"Without a TTL: `{name}`." for name in whole["lasting"][:10]]
     lines += [f"{number} × {sentence}." for sentence, number in whole["errors"].items()]
+    hours = GRAVE_MS // 3_600_000
     lines.append(
-        f"An ended stream leaves {whole['remains_bytes']:,} bytes of metadata for {GRAVE_MS // 3_600_000} hours; taken off here."
+        f"An ended stream leaves {whole['remains_bytes']:,} bytes of metadata for {hours} hours; taken off here."
     )
     verdict = "nothing grew" if whole["holds"] else "RED"
-    lines.append(
-        f"{whole['seconds'] / 60:.3g} minutes, {whole['rate']:g} streams a second, logs kept for {whole['retention_s']} s: "
-        f"{verdict}. {output.provenance(whole)}"
-    )
+    load = f"{whole['rate']:g} streams a second, logs kept for {whole['retention_s']} s"
+    lines.append(f"{whole['seconds'] / 60:.3g} minutes, {load}: {verdict}. {output.provenance(whole)}")
     return "\n".join(lines)
 
 

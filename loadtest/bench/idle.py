@@ -1,0 +1,146 @@
+"""`python -m loadtest.bench idle`: thousands of connections that have nothing to do, held by one edge process.
+
+All follow one stream that says nothing. Each has to get its heartbeats, none may be closed. Exit 0 when that is so and
+memory is under its bar, 1 when not, 2 when it could not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from loadtest import machine
+from loadtest.bench import output
+from loadtest.bench.crowd import Remote
+from loadtest.bench.measure import IDLE, PATIENT
+from loadtest.bench.table import FIGURES
+from loadtest.fleet import CannotStart, Fleet
+
+SPARE_FILES: Final = 512
+AT_ONCE: Final = 1000
+LATE_S: Final = 3.0
+"""The edge looks at its connections once a second, and a busy one somewhat later."""
+
+BARS: Final = {"sse": FIGURES["idle_sse"].bar, "ws": FIGURES["idle_ws"].bar}
+NAMES: Final = {"sse": "SSE", "ws": "WebSocket"}
+
+
+@dataclass(frozen=True)
+class Held:
+    """What came of one door."""
+
+    door: str
+    connections: int
+    seconds: float
+    heartbeat_s: float
+    kib: float  # resident, for each
+    cpu_share: float  # of one core, while they were held
+    open_after: int
+    fewest: int  # heartbeats of the connection that got the fewest
+    most: int
+
+    @property
+    def wanted(self) -> int:
+        """Heartbeats that each has to have had."""
+        return int(self.seconds / (self.heartbeat_s + LATE_S))
+
+    @property
+    def holds(self) -> bool:
+        bar = BARS[self.door]
+        return self.open_after == self.connections and self.fewest >= self.wanted and (bar is None or self.kib <= bar)
+
+    def to_object(self) -> dict[str, Any]:
+        return {**vars(self), "wanted": self.wanted, "bar_kib": BARS[self.door], "holds": self.holds}
+
+
+def hold(door: str, connections: int, seconds: float, heartbeat_s: float) -> Held:
+    """Raises CannotStart; RuntimeError when they cannot be opened."""
+    environment = {
+        **PATIENT, "TOKENRELAY_HEARTBEAT_S": str(heartbeat_s), "TOKENRELAY_MAX_CONNECTIONS": str(connections + 200),
+    }  # fmt: skip
+    with Fleet(env=environment) as fleet, Remote("127.0.0.1", fleet.port) as crowd:
+        stream_id = crowd.open("writer", 1, model=IDLE)
+        crowd.open("warm", 20, stream_id=stream_id, door=door)
+        time.sleep(0.5)
+        before = fleet.resident_bytes("edge")
+        opened = 0
+        while opened < connections:
+            number = min(AT_ONCE, connections - opened)
+            crowd.open("idle", number, stream_id=stream_id, door=door, listens=True)
+            opened += number
+            print(f"{NAMES[door]}: {opened} of {connections} open", file=sys.stderr, flush=True)
+        cpu, began = fleet.cpu_seconds()["edge"], time.monotonic()
+        start = crowd.ask("beats", group="idle")
+        time.sleep(seconds)
+        beats = crowd.ask("beats", group="idle")
+        took = time.monotonic() - began
+        kib = (fleet.resident_bytes("edge") - before) / connections / 1024
+        share = (fleet.cpu_seconds()["edge"] - cpu) / took
+    return Held(
+        door, connections, seconds, heartbeat_s, round(kib, 2), round(share, 4), beats["open"],
+        beats["fewest"] - start["most"], beats["most"],
+    )  # fmt: skip
+
+
+def raise_limit(files: int) -> None:
+    """Open files, for this process and those it starts. Raises RuntimeError where the system does not let us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = files + SPARE_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise RuntimeError(f"this user may open {hard} files, {wanted} are needed: raise the hard limit (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m loadtest.bench idle", description="Connections that wait, on one edge process."
+    )
+    made.add_argument("--sse", type=output.count, default=10_000, metavar="N", help="connections over SSE (10000)")
+    made.add_argument("--ws", type=output.count, default=5_000, metavar="N", help="over WebSocket (5000)")
+    made.add_argument("--seconds", type=output.positive, default=60.0, metavar="S", help="how long they are held (60)")
+    made.add_argument("--heartbeat", type=output.positive, default=15.0, metavar="S", help="TOKENRELAY_HEARTBEAT_S")
+    made.add_argument("--json", metavar="FILE", type=output.file, help="write it there as well")
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    held: list[Held] = []
+    try:
+        raise_limit(max(options.sse, options.ws))
+        for door, connections in (("sse", options.sse), ("ws", options.ws)):
+            held.append(hold(door, connections, options.seconds, options.heartbeat))
+    except (CannotStart, RuntimeError) as error:
+        print(f"idle: {error}", file=sys.stderr)
+        return 2
+    rows = [each.to_object() for each in held]
+    whole = {"command": output.command("idle", argv), "date": output.today(), "machine": machine.describe(), "rows": rows}
+    if options.json:
+        options.json.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    print(as_markdown(whole))
+    return 0 if all(each.holds for each in held) else 1
+
+
+def as_markdown(whole: Mapping[str, Any]) -> str:
+    head = ("held by one edge", "for", "memory each", "bar", "CPU of the edge", "closed", "heartbeats, fewest", "wanted", "")
+    rows = [
+        (
+            f"{row['connections']:,} {NAMES[row['door']]}", f"{row['seconds']:g} s", f"{row['kib']:.1f} KiB",
+            f"{row['bar_kib']:g} KiB", f"{row['cpu_share']:.1%} of a core", str(row["connections"] - row["open_after"]),
+            str(row["fewest"]), str(row["wanted"]), "met" if row["holds"] else "MISSED",
+        )
+        for row in whole["rows"]
+    ]  # fmt: skip
+    return f"{output.table(head, rows)}\n\n{output.provenance(whole)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
