@@ -40,6 +40,10 @@ class CannotStart(Exception):
 class Fleet:
     """`with Fleet(workers=2) as fleet: fleet.url`. Raises CannotStart on entering."""
 
+    # What differs in other builds (loadtest/bench/builds.py).
+    door = "sse"
+    end_mark = ""  # what ends a stream where the server leaves the connection open
+
     def __init__(self, *, workers: int = 1, env: Mapping[str, str] | None = None) -> None:
         self._workers = workers
         self._given = dict(env or {})
@@ -49,6 +53,10 @@ class Fleet:
 
     def __repr__(self) -> str:
         return f"<Fleet {self.url} | {self._workers} workers>"
+
+    @classmethod
+    def prepare(cls) -> None:
+        """Fetch what it needs, if it can be fetched. Raises CannotStart with what to install."""
 
     @property
     def url(self) -> str:
@@ -67,7 +75,7 @@ class Fleet:
         self._folder = Path(tempfile.mkdtemp(prefix="tokenrelay-load-"))
         try:
             self.port = free_port()
-            self._start("redis", [str(find_redis()), *redis_arguments(self.folder)])
+            self._start("redis", [str(find_redis()), *self._redis_arguments()])
             self._until(lambda: (self.folder / "redis.sock").exists(), "Redis")
             self._start_roles()
             self._until(lambda: ready_workers(self.url) >= self._workers, "the fleet")
@@ -89,6 +97,9 @@ class Fleet:
     def descriptors(self, part: str) -> int:
         """Open file descriptors."""
         return sum(psutil.Process(process.pid).num_fds() for process in self._processes[part])
+
+    def _redis_arguments(self) -> list[str]:
+        return redis_arguments(self.folder)
 
     def _start_roles(self) -> None:
         self._start("edge", [sys.executable, "-P", "-m", "server", "--port", str(self.port)])
@@ -135,8 +146,10 @@ def tied(command: Sequence[str]) -> list[str]:
 
 
 def cpu_of(process: subprocess.Popen[bytes]) -> float:
-    times = psutil.Process(process.pid).cpu_times()
-    return float(times.user + times.system)
+    """Of the process and of the children it has now."""
+    root = psutil.Process(process.pid)
+    times = [each.cpu_times() for each in (root, *root.children(recursive=True))]
+    return float(sum(each.user + each.system for each in times))
 
 
 def ready_workers(url: str) -> int:

@@ -10,16 +10,12 @@ import importlib
 import json
 import sys
 import time
-from pathlib import Path
 from statistics import median
 from typing import Final, TypeAlias
 
 from loadtest import machine
-from loadtest.bench import measure, table
+from loadtest.bench import builds, measure, output, table
 from loadtest.fleet import CannotStart, Fleet
-
-BUILDS: Final = ("naive",)
-PLANNED: Final = ("stock-arq", "nchan", "socketio")
 
 COMMANDS: Final = {
     "idle": "thousands of waiting connections on one edge",
@@ -38,10 +34,15 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--quick", action="store_true", help="one run of each, smaller: shows the way, is no evidence")
     made.add_argument(
-        "--compare", metavar="NAME", type=build, help=f"measure another build in the same run: {', '.join(BUILDS)}"
+        "--compare",
+        metavar="NAMES",
+        type=builds.named,
+        default=[],
+        help=f"measure other builds in the same run: {', '.join(builds.BUILDS)}, all",
     )
-    made.add_argument("--json", metavar="FILE", type=Path, help="write the table there as well")
+    made.add_argument("--runs", metavar="N", type=output.count, default=3, help="of each measurement (3)")
     made.add_argument("--only", metavar="NAME", nargs="+", choices=sorted(names()), help=", ".join(names()))
+    output.arguments(made, "bench")
     return made
 
 
@@ -49,71 +50,100 @@ def names() -> dict[str, measure.Measurement]:
     return {measurement.__name__: measurement for measurement in measure.MEASUREMENTS}
 
 
-def build(name: str) -> str:
-    if name in PLANNED:
-        raise argparse.ArgumentTypeError(f"{name} is not built yet; there is: {', '.join(BUILDS)}")
-    if name not in BUILDS:
-        raise argparse.ArgumentTypeError(f"unknown build {name!r}; there is: {', '.join(BUILDS)}")
-    return name
-
-
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] in COMMANDS:
         module = importlib.import_module(f"loadtest.bench.{words[0]}")
         return int(module.main(words[1:]))
-    made = parser()
-    options = made.parse_args(argv)
-    if options.json and not options.json.absolute().parent.is_dir():
-        made.error(f"there is no folder {options.json.absolute().parent}")
+    options = parser().parse_args(argv)
     chosen = [names()[name] for name in options.only] if options.only else list(measure.MEASUREMENTS)
-    size, runs = (measure.QUICK, 1) if options.quick else (measure.FULL, 3)
+    size, runs = (measure.QUICK, 1) if options.quick else (measure.FULL, options.runs)
     about = machine.describe()
     ours: Values = {}
-    naive: Values = {}
+    others: dict[str, Values] = {}
     stopped = False
     failures: list[str] = []
     try:
-        failures = collect(ours, naive, chosen, size, runs, with_naive=options.compare == "naive")
+        for name in available(options.compare, failures):
+            others[name] = {}
+        failures += collect(ours, others, chosen, size, runs)
     except CannotStart as error:
         print(f"tokenrelay bench: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(" stopped; what there is so far:", file=sys.stderr)
         stopped = True
-    rows = table.rows(ours, naive)
-    print(table.as_text(rows, bool(naive)))
+    rows = table.rows(ours, others)
+    whole = {
+        "command": output.command("", argv), "date": output.today(), "quick": options.quick, "runs": runs,
+        "machine": about, "rows": rows, "failures": failures,
+    }  # fmt: skip
+    print(table.as_text(rows, list(others)))
     print("; ".join(f"{name}: {value}" for name, value in about.items()))
     if options.quick:
         print("--quick: small sizes, one run; no evidence for or against a bar")
     if options.json:
-        whole = {"quick": options.quick, "runs": runs, "machine": about, "rows": rows}
         options.json.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    if options.doc:
+        said = f"Median and spread of {runs} runs. " if runs > 1 else "One run. "
+        output.fill(options.doc, "bench", f"{table.as_markdown(rows, list(others))}\n\n{said}{output.provenance(whole)}")
     print("\n".join(failures), end="\n" if failures else "", file=sys.stderr)
     if stopped or failures:
         return 130 if stopped else 2
     return 1 if any(row["met"] is False for row in rows) and not options.quick else 0
 
 
+def available(wanted: list[str], failures: list[str]) -> list[str]:
+    """Those that can run here. Of the others it is said what to install; the run goes on without them."""
+    there: list[str] = []
+    for name in wanted:
+        try:
+            builds.BUILDS[name].kind.prepare()
+            there.append(name)
+        except CannotStart as error:
+            failures.append(f"{name} is left out: {error}")
+            print(failures[-1], file=sys.stderr)
+    return there
+
+
 def collect(
-    ours: Values, naive: Values, chosen: list[measure.Measurement], size: measure.Size, runs: int, *, with_naive: bool
+    ours: Values, others: dict[str, Values], chosen: list[measure.Measurement], size: measure.Size, runs: int
 ) -> list[str]:
-    """Fills in ours and the naive build's, alternating, so that what disturbs the machine disturbs both. Gives what
-    could not be measured; the rest is."""
+    """Fills in ours and the others', alternating, so that what disturbs the machine disturbs all. Gives what could not
+    be measured; the rest is."""
     failures: list[str] = []
     for measurement in chosen:
+        name = measurement.__name__
         for run in range(runs):
-            for kind, values in ((Fleet, ours), (measure.NaiveFleet, naive)):
-                if kind is Fleet or (with_naive and measurement in measure.OF_NAIVE):
-                    says = f"{'naive, ' if kind is not Fleet else ''}run {run + 1} of {runs}"
-                    try:
-                        add(values, once(measurement, size, kind, says))
-                    except RuntimeError as error:
-                        failures.append(f"{measurement.__name__} ({says}) could not be measured: {error}")
-                        print(f" failed: {error}", file=sys.stderr)
+            says = f"run {run + 1} of {runs}"
+            attempt(ours, measurement, size, Fleet, says, None, failures)
+            for other, values in others.items():
+                build = builds.BUILDS[other]
+                if name in build.measured:
+                    attempt(values, measurement, size, build.kind, f"{other}, {says}", build.measured[name], failures)
+    naive = others.get("naive", {})
     if naive.get("fan_out") and ours.get("fan_out"):
         ours["fan_out_ratio"] = [value / median(naive["fan_out"]) for value in ours["fan_out"]]
     return failures
+
+
+def attempt(
+    values: Values,
+    measurement: measure.Measurement,
+    size: measure.Size,
+    kind: measure.Kind,
+    says: str,
+    figures: frozenset[str] | None,
+    failures: list[str],
+) -> None:
+    """`figures`: only those count (None: all)."""
+    try:
+        measured = once(measurement, size, kind, says)
+    except RuntimeError as error:
+        failures.append(f"{measurement.__name__} ({says}) could not be measured: {error}")
+        print(f" failed: {error}", file=sys.stderr)
+        return
+    add(values, {name: value for name, value in measured.items() if figures is None or name in figures})
 
 
 def once(measurement: measure.Measurement, size: measure.Size, kind: measure.Kind, says: str) -> measure.Values:

@@ -13,110 +13,21 @@ import asyncio
 import base64
 import json
 import os
-import re
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self
 
+from loadtest.bench import io_viewer
+from loadtest.bench.io_viewer import IoViewer
+from loadtest.bench.viewer import ID, SocketListener, SseListener, Viewer, beats_of
 from loadtest.fleet import ROOT
-from loadtest.framing import PING, PONG, TEXT, FrameReader, client_frame
-from protocol.sse import HEARTBEAT
+from loadtest.framing import TEXT, client_frame
 
 AT_ONCE: Final = 100
 PATIENCE_S: Final = 120.0
-ID: Final = re.compile(rb"^id: (\d+)$", re.MULTILINE)
-
-
-class Viewer(asyncio.Protocol):
-    """One connection. `reads` False: it takes nothing after the head."""
-
-    def __init__(self, crowd: Crowd, request: bytes, reads: bool) -> None:
-        self._crowd = crowd
-        self._request = request
-        self._reads = reads
-        self.transport: asyncio.Transport
-        self.head = b""
-        self.answered = asyncio.get_running_loop().create_future()  # of the status
-        self.ended = asyncio.get_running_loop().create_future()
-        self.sent_at = 0.0
-        self.ended_at = 0.0
-        self.last = b""  # the last piece that came
-        self.watch: Callable[[Viewer, bytes], None] | None = None  # sees every piece while it is set
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods, not by its class
-        self.sent_at = time.perf_counter()
-        self.transport.write(self._request)
-
-    def data_received(self, data: bytes) -> None:
-        if not self.answered.done():
-            self.head += data
-            if b"\r\n\r\n" not in self.head:
-                return
-            self.head, _, data = self.head.partition(b"\r\n\r\n")
-            self.answered.set_result(int(self.head[9:12]))
-            if not self._reads:
-                self.transport.pause_reading()
-        self._crowd.events += data.count(b"\n\n")
-        self._crowd.bytes += len(data)
-        self.last = data
-        if self.watch is not None:
-            self.watch(self, data)
-
-    def connection_lost(self, _: Exception | None) -> None:
-        self.ended_at = time.perf_counter()
-        if not self.answered.done():
-            self.answered.set_result(0)
-        if not self.ended.done():
-            self.ended.set_result(None)
-
-    @property
-    def stream_id(self) -> str:
-        found = re.search(rb"(?i)x-stream-id: (\S+)", self.head)
-        return found[1].decode() if found else ""
-
-    @property
-    def last_id(self) -> int:
-        return max(map(int, ID.findall(self.last)), default=0)
-
-
-class SseListener(Viewer):
-    """Counts the heartbeats it gets, which are comments."""
-
-    beats = 0
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self.beats += data.count(HEARTBEAT)
-
-
-class SocketListener(Viewer):
-    """The same over a WebSocket, where they are pings, and wants answers."""
-
-    beats = 0
-
-    def __init__(self, crowd: Crowd, request: bytes, reads: bool) -> None:
-        super().__init__(crowd, request, reads)
-        self._frames = FrameReader()
-
-    def data_received(self, data: bytes) -> None:
-        was_open = self.answered.done()
-        super().data_received(data)
-        if not self.answered.done():
-            return
-        for opcode, payload in self._frames.feed(data if was_open else self.last):
-            if opcode == PING:
-                self.beats += 1
-                self.transport.write(client_frame(PONG, payload))
-
-
-def beats_of(viewers: list[Viewer]) -> dict[str, Any]:
-    """How many of a group are open still, and the heartbeats of the one that got the fewest and the most."""
-    counts = [viewer.beats for viewer in viewers if isinstance(viewer, SseListener | SocketListener)]
-    return {"open": sum(not viewer.ended.done() for viewer in viewers), "fewest": min(counts), "most": max(counts)}
 
 
 class Crowd:
@@ -146,6 +57,10 @@ class Crowd:
                 return {}
             case "replay":
                 return await self._replay(**order)
+            case "leave_early":
+                return await self._leave_early(**order)
+            case "recover":
+                return await self._recover(**order)
             case "cut_off":
                 return await self._cut_off(**order)
         raise ValueError(do)
@@ -159,16 +74,28 @@ class Crowd:
         door: str = "sse",
         reads: bool = True,
         listens: bool = False,
+        end_mark: str = "",
     ) -> dict[str, Any]:
-        """`count` more connections; answers once each has its answer's head. `listens`: to heartbeats, see `beats`."""
-        request = self._start_of(model) if model else self._get(stream_id, 0) if door == "sse" else self._upgrade()
+        """`count` more connections; answers once each has its answer's head. `listens`: to heartbeats, see `beats`.
+        `end_mark`: what ends a stream where the server leaves the connection open."""
+        request = self._request(door, model, stream_id)
         viewers = self._groups.setdefault(group, [])
-        kind = (SseListener if door == "sse" else SocketListener) if listens else Viewer
+
+        def made() -> Viewer:
+            if door == "socketio":
+                return IoViewer(self, request, stream_id)
+            kind = (SseListener if door == "sse" else SocketListener) if listens else Viewer
+            return kind(self, request, reads)
+
         answered: Counter[int] = Counter()
         for begin in range(0, count, AT_ONCE):
-            some = await asyncio.gather(*(self._connect(request, reads, kind) for _ in range(min(AT_ONCE, count - begin))))
+            some = await asyncio.gather(
+                *(self._connect(made) for _ in range(min(AT_ONCE, count - begin)))
+            )
             answered.update(await asyncio.gather(*(viewer.answered for viewer in some)))
             viewers += some
+            for viewer in some:
+                viewer.end_mark = end_mark.encode()
         if door == "ws":
             resume = json.dumps({"type": "resume", "ref": 1, "stream_id": stream_id, "after": 0}).encode()
             for viewer in viewers[-count:]:
@@ -176,26 +103,58 @@ class Crowd:
         refused = {status: number for status, number in answered.items() if status not in (101, 200)}
         return {"refused": refused, "stream_ids": [viewer.stream_id for viewer in viewers[-count:]]}
 
-    async def _connect(self, request: bytes, reads: bool = True, kind: type[Viewer] | None = None) -> Viewer:
-        loop = asyncio.get_running_loop()
-        made = kind or Viewer
-        _, viewer = await loop.create_connection(lambda: made(self, request, reads), self._host, self._port)
+    def _request(self, door: str, model: str, stream_id: str) -> bytes:
+        if model:
+            return self._start_of(model)
+        if door == "sse":
+            return self._get(stream_id, 0)
+        return self._upgrade("/api/ws" if door == "ws" else io_viewer.PATH)
+
+    async def _connect(self, made: Callable[[], Viewer]) -> Viewer:
+        _, viewer = await asyncio.get_running_loop().create_connection(made, self._host, self._port)
         return viewer
+
+    async def _reader(self, stream_id: str, after: int) -> Viewer:
+        return await self._connect(lambda: Viewer(self, self._get(stream_id, after), reads=True))
 
     async def _wait(self, group: str) -> dict[str, Any]:
         viewers = self._groups[group]
         await asyncio.gather(*(viewer.ended for viewer in viewers))
         return {"durations_ms": [(viewer.ended_at - viewer.sent_at) * 1000 for viewer in viewers]}
 
-    async def _replay(self, stream_id: str, times: int) -> dict[str, Any]:
+    async def _replay(self, stream_id: str, times: int, end_mark: str = "") -> dict[str, Any]:
         """The whole of an ended stream, again and again, one at a time."""
         took: list[float] = []
         for _ in range(times):
-            viewer = await self._connect(self._get(stream_id, 0))
+            viewer = await self._reader(stream_id, 0)
+            viewer.end_mark = end_mark.encode()
             await viewer.ended
             assert await viewer.answered == 200
             took.append((viewer.ended_at - viewer.sent_at) * 1000)
         return {"took_ms": took}
+
+    async def _recover(self, stream_id: str, times: int) -> dict[str, Any]:
+        """socket.io's own way: the sessions of those who left at their first event come back one at a time."""
+        left = [viewer for viewer in self._groups.pop("early") if isinstance(viewer, IoViewer)][:times]
+        took: list[float] = []
+        for known in left:
+            again = IoViewer(self, self._upgrade(io_viewer.PATH), stream_id, known.session, known.offset)
+            again.end_mark = b"[end]"
+            await self._connect(lambda again=again: again)  # type: ignore[misc]
+            await again.ended
+            if not again.was_recovered:
+                raise RuntimeError("socket.io did not recover the session")
+            took.append((again.ended_at - again.sent_at) * 1000)
+        return {"took_ms": took}
+
+    async def _leave_early(self, stream_id: str, count: int) -> dict[str, Any]:
+        """Viewers who go at their first event."""
+        await self._open("early", count, stream_id=stream_id, door="socketio")
+        for viewer in self._groups["early"]:
+            if isinstance(viewer, IoViewer):
+                viewer.leaves_early = True
+        await asyncio.gather(*(viewer.ended for viewer in self._groups["early"]))
+        return {}
 
     async def _cut_off(self, group: str, stream_id: str) -> dict[str, Any]:
         """All at the same moment; whole is who has an event written after it and all before that."""
@@ -216,7 +175,7 @@ class Crowd:
                     everybody.set_result(None)
 
         async def come_back(cursor: int) -> Viewer:
-            viewer = await self._connect(self._get(stream_id, cursor))
+            viewer = await self._reader(stream_id, cursor)
             viewer.watch = watch
             return viewer
 
@@ -233,10 +192,10 @@ class Crowd:
         head = f"GET /api/streams/{stream_id}?after={after} HTTP/1.1\r\n{self._common}Connection: close\r\n\r\n"
         return head.encode()
 
-    def _upgrade(self) -> bytes:
+    def _upgrade(self, path: str) -> bytes:
         key = base64.b64encode(os.urandom(16)).decode()
         return (
-            f"GET /api/ws HTTP/1.1\r\n{self._common}Upgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"GET {path} HTTP/1.1\r\n{self._common}Upgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
         ).encode()
 

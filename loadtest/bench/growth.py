@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import math
 import sys
 import time
@@ -72,8 +71,7 @@ def with_viewers(pair: tuple[int, int], size: Size) -> Values:
             if viewers > 1:
                 crowd.open("viewers", viewers - 1, stream_id=stream_id)
         time.sleep(1)
-        values = window(fleet, crowd, size.window_s)
-    return values
+        return window(fleet, crowd, size.window_s)
 
 
 def with_length(tokens: int, size: Size) -> Values:
@@ -81,7 +79,7 @@ def with_length(tokens: int, size: Size) -> Values:
     rounds = max(1, math.ceil(size.window_s * 1000 / (FAST_MS * tokens + 20)))
     with Fleet() as fleet, Remote("127.0.0.1", fleet.port) as crowd:
         model = f"scripted?tokens={tokens}&interval_ms={FAST_MS}"
-        answers(crowd, model, 2)
+        answers(crowd, f"scripted?tokens=10&interval_ms={FAST_MS}", 5)
         store = redis.Redis.from_url(fleet.redis_url)
         used: Any = store.info("memory")
         cpu, begun = fleet.cpu_seconds(), time.perf_counter()
@@ -132,17 +130,20 @@ def measure(size: Size, told: Callable[[str], None]) -> dict[str, Any]:
             for position, each in enumerate(sizes):
                 told(f"{name} {each if isinstance(each, int) else each[0]}, run {run + 1} of {size.runs}")
                 runs[position].append(how(each, size))
-        series[name] = [laws.point(each if isinstance(each, int) else each[0], of) for each, of in zip(sizes, runs, strict=True)]
+        series[name] = [
+            laws.point(each if isinstance(each, int) else each[0], of) for each, of in zip(sizes, runs, strict=True)
+        ]
     return series
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="python -m loadtest.bench growth", description="More streams, more viewers, longer answers: what they cost."
+        prog="python -m loadtest.bench growth",
+        description="More streams, more viewers, longer answers: what they cost.",
     )
     made.add_argument("--quick", action="store_true", help="one run, small sizes: shows the way, is no evidence")
     made.add_argument("--runs", type=output.count, default=FULL.runs, metavar="N", help="of each size (3)")
-    made.add_argument("--json", metavar="FILE", type=output.file, help="write it there as well, for `capacity`")
+    output.arguments(made, "growth")
     return made
 
 
@@ -158,11 +159,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     whole = {
         "command": output.command("growth", argv), "date": output.today(), "machine": about, "quick": options.quick,
-        "runs": size.runs, "rate": RATE, "series": series, "laws": laws.of(series, RATE),
+        "runs": size.runs, "rate": RATE, "series": series, "laws": laws.of(series),
     }  # fmt: skip
-    if options.json:
-        options.json.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    print(laws.as_markdown(whole))
+    output.deliver(options, whole, laws.as_markdown(whole))
     return 0 if laws.holds(series) or options.quick else 1
 
 

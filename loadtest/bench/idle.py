@@ -7,7 +7,6 @@ memory is under its bar, 1 when not, 2 when it could not run.
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import sys
 import time
@@ -107,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--ws", type=output.count, default=5_000, metavar="N", help="over WebSocket (5000)")
     made.add_argument("--seconds", type=output.positive, default=60.0, metavar="S", help="how long they are held (60)")
     made.add_argument("--heartbeat", type=output.positive, default=15.0, metavar="S", help="TOKENRELAY_HEARTBEAT_S")
-    made.add_argument("--json", metavar="FILE", type=output.file, help="write it there as well")
+    output.arguments(made, "idle")
     return made
 
 
@@ -122,15 +121,28 @@ def main(argv: list[str] | None = None) -> int:
         print(f"idle: {error}", file=sys.stderr)
         return 2
     rows = [each.to_object() for each in held]
-    whole = {"command": output.command("idle", argv), "date": output.today(), "machine": machine.describe(), "rows": rows}
-    if options.json:
-        options.json.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    print(as_markdown(whole))
+    whole = {
+        "command": output.command("idle", argv),
+        "date": output.today(),
+        "machine": machine.describe(),
+        "rows": rows,
+    }
+    output.deliver(options, whole, as_markdown(whole))
     return 0 if all(each.holds for each in held) else 1
 
 
 def as_markdown(whole: Mapping[str, Any]) -> str:
-    head = ("held by one edge", "for", "memory each", "bar", "CPU of the edge", "closed", "heartbeats, fewest", "wanted", "")
+    head = (
+        "held by one edge",
+        "for",
+        "memory each",
+        "bar",
+        "CPU of the edge",
+        "closed",
+        "heartbeats, fewest",
+        "wanted",
+        "",
+    )
     rows = [
         (
             f"{row['connections']:,} {NAMES[row['door']]}", f"{row['seconds']:g} s", f"{row['kib']:.1f} KiB",

@@ -21,11 +21,13 @@ Series: TypeAlias = Mapping[str, Sequence[Point]]
 
 def point(size: int, runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Of one size: each value's median, and its lowest and highest under `spread`."""
-    spread = {name: [round(min(run[name] for run in runs), 4), round(max(run[name] for run in runs), 4)] for name in runs[0]}
+    spread = {
+        name: [round(min(run[name] for run in runs), 4), round(max(run[name] for run in runs), 4)] for name in runs[0]
+    }
     return {"size": size, **{name: round(median(run[name] for run in runs), 4) for name in runs[0]}, "spread": spread}
 
 
-def of(series: Series, rate: int) -> dict[str, dict[str, Any]]:
+def of(series: Series) -> dict[str, dict[str, Any]]:
     """name → {y, x, fixed, each, r2}. CPU in microseconds, times in milliseconds, memory in bytes or KiB."""
     streams, viewers, lengths = series["streams"], series["viewers"], series["lengths"]
     laws = {"ttft_p50": ("TTFT p50, ms", "streams", _line(streams, "size", "ttft_p50"))}
@@ -36,7 +38,11 @@ def of(series: Series, rate: int) -> dict[str, dict[str, Any]]:
         laws[f"{part}_a_token"] = (f"{part}, µs a second", "tokens a second", fit.line(xs, ys))
     # Of a token written, what its viewers make of it: an event each.
     xs = [each["size"] for each in viewers]
-    laws["edge_a_viewer"] = ("edge, µs a token", "viewers", fit.line(xs, [each["edge_us"] * each["size"] for each in viewers]))
+    laws["edge_a_viewer"] = (
+        "edge, µs a token",
+        "viewers",
+        fit.line(xs, [each["edge_us"] * each["size"] for each in viewers]),
+    )
     for part in PARTS:
         laws[f"{part}_an_answer"] = (f"{part}, µs an answer", "tokens of it", _line(lengths, "size", f"{part}_us"))
     laws["redis_bytes"] = ("Redis, bytes an answer", "tokens of it", _line(lengths, "size", "redis_bytes"))
@@ -80,7 +86,15 @@ def _spread(each: Point, name: str, decimals: int = 1) -> str:
 
 
 def _streams(points: Sequence[Point]) -> str:
-    head = ("streams", "TTFT p50, ms", "p99", "CPU a token, µs", "edge + worker + Redis", "memory of a stream, edge", "worker")
+    head = (
+        "streams",
+        "TTFT p50, ms",
+        "p99",
+        "CPU a token, µs",
+        "edge + worker + Redis",
+        "memory of a stream, edge",
+        "worker",
+    )
     rows = [
         (
             f"{each['size']:,}", _spread(each, "ttft_p50"), _spread(each, "ttft_p99"), _spread(each, "cpu_us"),
@@ -92,7 +106,13 @@ def _streams(points: Sequence[Point]) -> str:
 
 
 def _viewers(points: Sequence[Point]) -> str:
-    head = ("viewers", "CPU an event delivered, µs", "edge + worker + Redis", "of the edge, a token written, µs", "bytes an event")
+    head = (
+        "viewers",
+        "CPU an event delivered, µs",
+        "edge + worker + Redis",
+        "of the edge, a token written, µs",
+        "bytes an event",
+    )
     rows = [
         (
             f"{each['size']:,}", _spread(each, "cpu_us"), _parts(each), f"{each['edge_us'] * each['size']:,.0f}",

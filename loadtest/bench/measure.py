@@ -9,13 +9,13 @@ import asyncio
 import contextlib
 import io
 import itertools
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from loadtest import dispatch
+from loadtest.bench.builds import NaiveFleet, StockArqFleet
 from loadtest.bench.crowd import Remote
 from loadtest.figures import percentile
 from loadtest.fleet import Fleet
@@ -24,14 +24,10 @@ PATIENT: Final = {"TOKENRELAY_BETWEEN_TOKENS_TIMEOUT_S": "600", "TOKENRELAY_SEND
 PROBING_S: Final = 15.0
 """A machine that is overloaded answers fewer probes, it does not hold the table up."""
 
+STOCK_PROBES: Final = 15
+"""arq's own loop takes a second and more for each."""
+
 IDLE: Final = "scripted?tokens=10&interval_ms=0&stall_after=1"
-
-
-class NaiveFleet(Fleet):
-    """Redis and one process that does everything."""
-
-    def _start_roles(self) -> None:
-        self._start("edge", [sys.executable, "-P", "-m", "loadtest.bench.naive", str(self.port)])
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,8 @@ def dispatching(size: Size, kind: Kind) -> Values:
         if is_naive:  # it has no dispatch, and nothing to cancel with
             samples = asyncio.run(probe_many(fleet, size.probes))
             return {"ttft_idle_p50": percentile([ttft for _, ttft in samples], 0.5) * 1000}
-        idle, busy = asyncio.run(dispatch.measure(dispatch.Target(fleet.url, None), in_flight, size.probes))
+        probes = min(size.probes, STOCK_PROBES) if kind is StockArqFleet else size.probes
+        idle, busy = asyncio.run(dispatch.measure(dispatch.Target(fleet.url, None), in_flight, probes))
     return {
         "pickup_idle_p50": idle["pickup_ms_p50"],
         "pickup_idle_p99": idle["pickup_ms_p99"],
@@ -117,7 +114,7 @@ def fan_out(size: Size, kind: Kind) -> Values:
         begun = time.perf_counter()
         model = f"scripted?tokens={tokens}&interval_ms=2&first_ms={wait_ms}"
         stream_id = crowd.open("writer", 1, model=model)
-        crowd.open("viewers", size.viewers, stream_id=stream_id)
+        crowd.open("viewers", size.viewers, stream_id=stream_id, door=kind.door, end_mark=kind.end_mark)
         if time.perf_counter() - begun > wait_ms / 1000:
             raise RuntimeError("the viewers were not all there before the first token")
         cpu = fleet.cpu_seconds()
@@ -147,16 +144,30 @@ def idle_memory(size: Size, kind: Kind, door: str) -> float:
 
 
 def resume(size: Size, kind: Kind) -> Values:
+    if kind.door == "socketio":
+        return {"replay_p50": percentile(recovered(size, kind), 0.5)}
     with kind() as fleet, Remote("127.0.0.1", fleet.port) as crowd:
         stream_id = crowd.open("writer", 1, model="scripted?tokens=2000&interval_ms=0")
         crowd.ask("wait", group="writer")
-        crowd.ask("replay", stream_id=stream_id, times=5)
-        took = crowd.ask("replay", stream_id=stream_id, times=size.replays)["took_ms"]
+        crowd.ask("replay", stream_id=stream_id, times=5, end_mark=kind.end_mark)
+        took = crowd.ask("replay", stream_id=stream_id, times=size.replays, end_mark=kind.end_mark)["took_ms"]
+        if kind is not Fleet:
+            return {"replay_p50": percentile(took, 0.5)}
         stream_id = crowd.open("live", 1, model="scripted?tokens=3000&interval_ms=100")
         crowd.open("viewers", size.cut_off, stream_id=stream_id)
         time.sleep(1)
         whole = crowd.ask("cut_off", group="viewers", stream_id=stream_id)["whole_after_s"]
     return {"replay_p50": percentile(took, 0.5), "cut_off": max(whole)}
+
+
+def recovered(size: Size, kind: Kind) -> list[float]:
+    """The same 2,000 tokens where only a session that has been there can come back."""
+    with kind() as fleet, Remote("127.0.0.1", fleet.port) as crowd:
+        stream_id = crowd.open("writer", 1, model="scripted?tokens=2000&interval_ms=1&first_ms=2000")
+        crowd.ask("leave_early", stream_id=stream_id, count=size.replays)
+        crowd.ask("wait", group="writer")
+        times: list[float] = crowd.ask("recover", stream_id=stream_id, times=size.replays)["took_ms"]
+        return times
 
 
 def stalled(size: Size, kind: Kind) -> Values:
@@ -198,7 +209,6 @@ def stalled(size: Size, kind: Kind) -> Values:
 MEASUREMENTS: Final[tuple[Measurement, ...]] = (
     dispatching, paced, free, fan_out, idle_sse, idle_ws, resume, stalled,
 )  # fmt: skip
-OF_NAIVE: Final[tuple[Measurement, ...]] = (dispatching, paced, free, fan_out, idle_sse)
 
 
 async def probe_many(fleet: Fleet, number: int) -> list[tuple[float, float]]:

@@ -6,14 +6,12 @@ Exit 0 when nothing grew, was lost or stayed in Redis for ever, 1 when something
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Final
 
 import psutil
@@ -198,7 +196,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--retention", type=output.positive, metavar="S", help="how long logs stay (60 s, in a short run a tenth of it)"
     )
-    made.add_argument("--json", metavar="FILE", type=output.file, help="write samples and verdict there as well")
+    output.arguments(made, "soak")
     return made
 
 
@@ -216,10 +214,8 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"soak: {error}", file=sys.stderr)
         return 2
-    whole = {"command": command, "machine": machine.describe(), **whole}
-    if options.json:
-        Path(options.json).write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    print(as_markdown(whole))
+    whole = {"command": command, "date": output.today(), "machine": machine.describe(), **whole}
+    output.deliver(options, whole, as_markdown(whole))
     return 0 if whole["holds"] else 1
 
 

@@ -50,12 +50,12 @@ FIGURES: Final[dict[str, Figure]] = {
 Values = Mapping[str, Sequence[float]]
 
 
-def rows(ours: Values, naive: Values) -> list[dict[str, Any]]:
-    """The shape that `--json` writes; only what was measured."""
-    return [_row(key, figure, ours[key], naive.get(key, ())) for key, figure in FIGURES.items() if ours.get(key)]
+def rows(ours: Values, others: Mapping[str, Values]) -> list[dict[str, Any]]:
+    """The shape that `--json` writes; only what was measured. `others`: by build."""
+    return [_row(key, figure, ours[key], others) for key, figure in FIGURES.items() if ours.get(key)]
 
 
-def _row(key: str, figure: Figure, values: Sequence[float], naive: Sequence[float]) -> dict[str, Any]:
+def _row(key: str, figure: Figure, values: Sequence[float], others: Mapping[str, Values]) -> dict[str, Any]:
     middle = median(values)
     return {
         "key": key,
@@ -64,10 +64,19 @@ def _row(key: str, figure: Figure, values: Sequence[float], naive: Sequence[floa
         "bar": figure.bar,
         "at_least": figure.at_least,
         "median": round(middle, 3),
-        "spread": [round(min(values), 3), round(max(values), 3)],
+        "spread": _spread(values),
         "met": is_met(figure, middle),
-        "naive": round(median(naive), 3) if naive else None,
+        "off_by": off_by(figure, middle),
+        "others": {
+            name: {"median": round(median(of[key]), 3), "spread": _spread(of[key])}
+            for name, of in others.items()
+            if of.get(key)
+        },
     }
+
+
+def _spread(values: Sequence[float]) -> list[float]:
+    return [round(min(values), 3), round(max(values), 3)]
 
 
 def is_met(figure: Figure, value: float) -> bool | None:
@@ -77,17 +86,49 @@ def is_met(figure: Figure, value: float) -> bool | None:
     return value >= figure.bar if figure.at_least else value <= figure.bar
 
 
-def as_text(measured: Sequence[Mapping[str, Any]], with_naive: bool) -> str:
-    head = f"{'figure':<42}{'median':>10}  {'spread':<17}{'bar':>12}  {'':<7}"
-    lines = [head + (f"{'naive':>10}" if with_naive else "")]
+def off_by(figure: Figure, value: float) -> float | None:
+    """By what share of the bar it is missed; None where it is met or there is none."""
+    if figure.bar is None or is_met(figure, value):
+        return None
+    return round(abs(value - figure.bar) / figure.bar, 4)
+
+
+def verdict(row: Mapping[str, Any]) -> str:
+    """`met`, or by how much not."""
+    if row["met"] is None:
+        return ""
+    return "met" if row["met"] else f"MISSED by {row['off_by']:.0%}" if row["off_by"] >= 0.005 else "MISSED by <1%"
+
+
+def as_text(measured: Sequence[Mapping[str, Any]], others: Sequence[str]) -> str:
+    head = f"{'figure':<42}{'median':>10}  {'spread':<17}{'bar':>12}  {'':<14}"
+    lines = [head + "".join(f"{name:>11}" for name in others)]
     for row in measured:
-        figure = FIGURES[row["key"]]
-        low, high = row["spread"]
-        bar = "" if row["bar"] is None else f"{'>=' if row['at_least'] else '<='} {row['bar']:g} {row['unit']}"
-        met = {None: "", True: "met", False: "MISSED"}[row["met"]]
-        spread = f"{low:,.{figure.decimals}f}-{high:,.{figure.decimals}f}"
-        line = f"{figure.title:<42}{row['median']:>10,.{figure.decimals}f}  {spread:<17}{bar:>12}  {met:<7}"
-        if with_naive and row["naive"] is not None:
-            line += f"{row['naive']:>10,.{figure.decimals}f}"
+        title, middle, spread, bar = _cells(row)
+        line = f"{title:<42}{middle:>10}  {spread:<17}{bar:>12}  {verdict(row):<14}"
+        line += "".join(f"{_other(row, name):>11}" for name in others)
         lines.append(f"{line} {row['unit']}" if row["bar"] is None else line)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def as_markdown(measured: Sequence[Mapping[str, Any]], others: Sequence[str]) -> str:
+    head = ("figure", "median", "spread", "bar", "", *others)
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for row in measured:
+        title, middle, spread, bar = _cells(row)
+        cells = [title.replace("  ", "… ", 1) if title.startswith("  ") else title, f"{middle} {row['unit']}", spread, bar]
+        lines.append(f"| {' | '.join([*cells, verdict(row), *(_other(row, name) for name in others)])} |")
+    return "\n".join(lines)
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    figure = FIGURES[row["key"]]
+    (low, high), digits = row["spread"], figure.decimals
+    bar = "" if row["bar"] is None else f"{'>=' if row['at_least'] else '<='} {row['bar']:g} {row['unit']}"
+    return figure.title, f"{row['median']:,.{digits}f}", f"{low:,.{digits}f}-{high:,.{digits}f}", bar
+
+
+def _other(row: Mapping[str, Any], name: str) -> str:
+    """`-`: it was not measured, or does not mean the same there."""
+    other = row["others"].get(name)
+    return "-" if other is None else f"{other['median']:,.{FIGURES[row['key']].decimals}f}"

@@ -1,0 +1,73 @@
+"""What else can be measured in the same run, and which figures mean the same there as here. Measures nothing.
+
+`naive`: generation in the web process, one Redis subscription a viewer. `stock-arq`: this product with arq's own loop.
+`nchan`: nginx with the module nchan and Redis, a small publisher beside it. `socketio`: socket.io with its adapter for
+Redis streams and connection state recovery. The last two are transports: they have no queue, so only what they are for
+is compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from loadtest.bench.nchan import NchanFleet
+from loadtest.bench.socketio import SocketioFleet
+from loadtest.fleet import Fleet
+
+
+class NaiveFleet(Fleet):
+    """Redis and one process that does everything."""
+
+    def _start_roles(self) -> None:
+        self._start("edge", [sys.executable, "-P", "-m", "loadtest.bench.naive", str(self.port)])
+
+
+class StockArqFleet(Fleet):
+    """Ours but for the worker's loop."""
+
+    def _start_roles(self) -> None:
+        self._start("edge", [sys.executable, "-P", "-m", "server", "--port", str(self.port)])
+        self._start("worker", [sys.executable, "-P", "-m", "loadtest.bench.stock_arq"])
+
+
+@dataclass(frozen=True)
+class Build:
+    """`measured`: figures by the measurement that gives them; of others it says nothing."""
+
+    kind: type[Fleet]
+    measured: Mapping[str, frozenset[str]]
+
+
+def _figures(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_PACED: Final = _figures("paced_cpu paced_edge paced_worker paced_redis ttft_loaded_p50 ttft_loaded_p99")
+_FREE: Final = _figures("free_cpu free_edge free_worker free_redis free_rate")
+
+BUILDS: Final[dict[str, Build]] = {
+    "naive": Build(NaiveFleet, {
+        "dispatching": _figures("ttft_idle_p50"), "paced": _PACED - _figures("paced_worker"),
+        "free": _FREE - _figures("free_worker"), "fan_out": _figures("fan_out"), "idle_sse": _figures("idle_sse"),
+    }),
+    # With thousands in flight a probe takes seconds, so there are too few for a p99.
+    "stock-arq": Build(StockArqFleet, {
+        "dispatching": _figures("pickup_idle_p50 pickup_idle_p99 pickup_busy_p50 ttft_idle_p50 ttft_growth"),
+        "paced": _PACED, "free": _FREE,
+    }),
+    "nchan": Build(NchanFleet, {"fan_out": _figures("fan_out"), "resume": _figures("replay_p50")}),
+    "socketio": Build(SocketioFleet, {"fan_out": _figures("fan_out"), "resume": _figures("replay_p50")}),
+}  # fmt: skip
+
+
+def named(text: str) -> list[str]:
+    """An argument's type: names with commas between, or `all`."""
+    names = list(BUILDS) if text == "all" else text.split(",")
+    for name in names:
+        if name not in BUILDS:
+            raise argparse.ArgumentTypeError(f"unknown build {name!r}; there is: {', '.join(BUILDS)}, all")
+    return names

@@ -1,0 +1,18 @@
+"""Where the benchmark keeps what it fetches of others: outside the repository, for the next run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+PATIENCE_S: Final = 180.0
+"""For one fetch."""
+
+
+def folder(name: str) -> Path:
+    """`$XDG_CACHE_HOME/tokenrelay-bench/NAME`, made if need be."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    made = Path(base) / "tokenrelay-bench" / name
+    made.mkdir(parents=True, exist_ok=True)
+    return made
