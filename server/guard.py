@@ -24,9 +24,9 @@ from protocol import codec
 from protocol.errors import TokenrelayError
 from protocol.ws import Close
 from server.flag import Flag, Inbox
-from server.refusing import Handshake
 from server.limits import CROWDED, Bucket
 from server.origin import NOT_A_PAGE, SECURITY_HEADERS
+from server.refusing import Handshake
 
 MAX_HEAD_BYTES: Final = 32_768
 MAX_LINE_BYTES: Final = 8_000

@@ -22,7 +22,8 @@ ARROWS = {
     "loadtest": {"protocol"},
 }
 # The console script loads the terminal client and the benchmark, each in the one command that needs it.
-DOORS = {("server/cli.py", "clients"), ("server/cli.py", "loadtest")}
+# One build that the benchmark compares with is the workers' own with another loop.
+DOORS = {("server/cli.py", "clients"), ("server/cli.py", "loadtest"), ("loadtest/bench/stock_arq.py", "workers")}
 
 # What a pure room may know: nothing that waits, connects or reads a clock. One folder of `protocol` is no part of that:
 # what edges and workers share as processes, for whom it would otherwise be written twice.

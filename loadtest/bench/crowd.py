@@ -89,9 +89,7 @@ class Crowd:
 
         answered: Counter[int] = Counter()
         for begin in range(0, count, AT_ONCE):
-            some = await asyncio.gather(
-                *(self._connect(made) for _ in range(min(AT_ONCE, count - begin)))
-            )
+            some = await asyncio.gather(*(self._connect(made) for _ in range(min(AT_ONCE, count - begin))))
             answered.update(await asyncio.gather(*(viewer.answered for viewer in some)))
             viewers += some
             for viewer in some:
@@ -189,8 +187,8 @@ class Crowd:
         return head.encode() + body
 
     def _get(self, stream_id: str, after: int) -> bytes:
-        head = f"GET /api/streams/{stream_id}?after={after} HTTP/1.1\r\n{self._common}Connection: close\r\n\r\n"
-        return head.encode()
+        head = f"GET /api/streams/{stream_id}?after={after} HTTP/1.1\r\n{self._common}Connection: close\r\n"
+        return f"{head}Accept: text/event-stream\r\n\r\n".encode()
 
     def _upgrade(self, path: str) -> bytes:
         key = base64.b64encode(os.urandom(16)).decode()

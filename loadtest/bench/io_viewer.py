@@ -1,5 +1,5 @@
-"""A viewer that speaks socket.io over WebSocket (Engine.IO 4, https://socket.io/docs/v4/socket-io-protocol/), as much as
-the crowd needs: join a room, count, answer pings, come back with the session and the offset."""
+"""A viewer that speaks socket.io over WebSocket (Engine.IO 4, socket.io/docs/v4/socket-io-protocol), as much as the crowd
+needs: join a room, count, answer pings, come back with the session and the offset."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""nginx with the module nchan over Redis, to compare with: fan-out and replay. `python -m loadtest.bench.nchan PORT URL`
-is the publisher beside it, which plays the scripted model.
+"""nginx with the module nchan over Redis, to compare with: fan-out and replay.
+
+`python -m loadtest.bench.nchan PORT URL` is the publisher beside it, which plays the scripted model.
 
 nchan as its manual says for this use: one channel a stream in Redis (`nchan_redis_pass`), a buffer longer than the
 answer, EventSource subscribers from the oldest message on, one nginx worker, so that it is one core like one edge.

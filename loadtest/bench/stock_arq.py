@@ -7,7 +7,6 @@ every 10 ms where arq's default is 500 (https://arq-docs.helpmanual.io, `poll_de
 
 from __future__ import annotations
 
-import sys
 from typing import Any, Final
 
 from arq import Worker, func
@@ -19,16 +18,18 @@ from workers.settings import Settings
 
 POLL_S: Final = 0.01
 
-# Our claim takes jobs out of the queue; arq wants them in it until they end. This one takes one, and leaves it there.
-CLAIM_ONE: Final = """
-local t = redis.call('TIME')
-local now, meta = t[1] * 1000 + math.floor(t[2] / 1000), KEYS[1]
-if redis.call('HGET', meta, 'state') ~= 'queued' then return {} end
-redis.call('HINCRBY', meta, 'epoch', 1)
-redis.call('HSET', meta, 'state', 'running', 'worker', ARGV[3])
-redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[1])
-return {{ARGV[1], now, unpack(redis.call('HMGET', meta, 'epoch', 'last', 'created', 'model', 'on_disconnect', 'request'))}}
-"""
+
+def claim_one() -> str:
+    """Our claim takes jobs out of the queue, the oldest first; arq wants them in it until they end, and says which."""
+    text = scripts.CLAIM.text
+    for ours, instead in (
+        (f"redis.call('ZRANGEBYSCORE', '{keys.WAITING}', '-inf', now, 'LIMIT', 0, ARGV[1])", "{ARGV[1]}"),
+        (f"    redis.call('ZREM', '{keys.WAITING}', id)\n    redis.call('HINCRBY'", "    redis.call('HINCRBY'"),
+    ):
+        if text.count(ours) != 1:
+            raise RuntimeError("the claim's script is not what it was; this one has to follow")
+        text = text.replace(ours, instead)
+    return text
 
 
 class StockWorker(Worker):
@@ -51,7 +52,7 @@ class StockWorker(Worker):
             log_results=False,
         )
         self._house = house
-        self._claim = house.redis.register_script(CLAIM_ONE)
+        self._claim = house.redis.register_script(claim_one())
         self.is_claiming = True
 
     def wake(self) -> None:
@@ -59,17 +60,16 @@ class StockWorker(Worker):
 
     async def _generate(self, ctx: dict[Any, Any], stream_id: str) -> None:
         house = self._house
-        names = [keys.meta(stream_id), keys.LEASES]
-        reply = await self._claim(keys=names, args=[stream_id, scripts.LEASE_MS, house.worker_id])
+        reply = await self._claim(args=[stream_id, scripts.LEASE_MS, house.worker_id])
         for claim in scripts.claim_reply(reply):
             house.claims[stream_id] = claim
             await house.generate(ctx, stream_id)
 
 
 def main() -> None:
-    process.LeaseWorker = StockWorker  # type: ignore[misc, assignment]
+    setattr(process, "LeaseWorker", StockWorker)  # noqa: B010  that is the whole difference
     process.run(Settings())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -116,7 +116,12 @@ def as_markdown(measured: Sequence[Mapping[str, Any]], others: Sequence[str]) ->
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in measured:
         title, middle, spread, bar = _cells(row)
-        cells = [title.replace("  ", "… ", 1) if title.startswith("  ") else title, f"{middle} {row['unit']}", spread, bar]
+        cells = [
+            title.replace("  ", "… ", 1) if title.startswith("  ") else title,
+            f"{middle} {row['unit']}",
+            spread,
+            bar,
+        ]
         lines.append(f"| {' | '.join([*cells, verdict(row), *(_other(row, name) for name in others)])} |")
     return "\n".join(lines)
 
