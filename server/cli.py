@@ -103,14 +103,20 @@ def chat(
     raise typer.Exit(terminal.run(url, key, model, resume, json_output, message, transport))
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(
+    context: typer.Context,
     quick: Annotated[bool, typer.Option("--quick", help="One run of each figure, smaller; no evidence.")] = False,
-    compare: Annotated[str | None, typer.Option(metavar="NAME", help="Measure another build beside: naive.")] = None,
+    compare: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Other builds beside: naive, stock-arq, nchan, socketio, all.")
+    ] = None,
     json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the table there too.")] = None,
 ) -> None:
-    """The benchmark: starts fleets here, prints every figure beside its bar. The same as `python -m loadtest.bench`."""
-    options = ["--quick"] if quick else []
+    """The benchmark: starts fleets here, prints every figure beside its bar. The same as `python -m loadtest.bench`.
+
+    `bench growth`, `bench idle`, `bench soak` and `bench capacity` have options of their own.
+    """
+    options = [*context.args, *(["--quick"] if quick else [])]
     for name, value in (("--compare", compare), ("--json", json_file)):
         options += [name, value] if value is not None else []
     become_command([sys.executable, "-P", "-m", "loadtest.bench", *options])

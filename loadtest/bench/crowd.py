@@ -140,7 +140,7 @@ class Crowd:
             again.end_mark = b"[end]"
             await self._connect(lambda again=again: again)  # type: ignore[misc]
             await again.ended
-            if not again.was_recovered:
+            if again.has_joined:
                 raise RuntimeError("socket.io did not recover the session")
             took.append((again.ended_at - again.sent_at) * 1000)
         return {"took_ms": took}

@@ -1,5 +1,8 @@
-"""A viewer that speaks socket.io over WebSocket (Engine.IO 4, socket.io/docs/v4/socket-io-protocol), as much as the crowd
-needs: join a room, count, answer pings, come back with the session and the offset."""
+"""A viewer that speaks socket.io over WebSocket (Engine.IO 4), as much as the crowd needs. Checks nothing.
+
+It joins a room, counts, answers pings, and comes back with its session and offset
+(https://socket.io/docs/v4/socket-io-protocol/).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ class IoViewer(Viewer):
         self.room = room
         self.session, self.offset = session, offset
         self.leaves_early = False  # as soon as it has an offset to come back with
-        self.was_recovered = False
+        self.has_joined = False  # as a new one: a session that is recovered is in its room already
         self._frames = FrameReader()
 
     def data_received(self, data: bytes) -> None:
@@ -41,9 +44,9 @@ class IoViewer(Viewer):
             self._say("3")
         elif packet[:2] == b"40":
             session = json.loads(packet[2:]).get("pid", "")
-            self.was_recovered = bool(self.session) and session == self.session
-            self.session = session
-            if not self.was_recovered:
+            if session != self.session:  # what was missed comes before this, so it may be after the end
+                self.has_joined = True
+                self.session = session
                 self._say("42" + json.dumps(["join", self.room]))
         elif packet[:2] == b"42":
             self._crowd.events += 1

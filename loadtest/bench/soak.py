@@ -33,6 +33,9 @@ SAMPLES: Final = 180
 """Of one run, however long it is."""
 
 LEAST_PAUSE_S: Final = 0.5
+LEAST_RETENTION_S: Final = 5.0
+"""Visitors come back up to two seconds later, on a busy machine later still; and leases are renewed every two."""
+
 CALM_S: Final = 30.0
 PASSING: Final = frozenset({keys.WAITING, keys.LEASES})
 """Sorted sets without a TTL of their own: gone as soon as nothing waits and nothing runs, and looked for then."""
@@ -204,7 +207,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     seconds = options.minutes * 60
     # Within the warm-up everything has to have come to stay and to go.
-    retention_s = max(1, round(options.retention or min(60, seconds / 10)))
+    retention_s = round(max(LEAST_RETENTION_S, options.retention or min(60, seconds / 10)))
     command = output.command("soak", argv)
     try:
         whole = soak(seconds, options.rate, retention_s)
