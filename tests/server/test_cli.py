@@ -135,6 +135,8 @@ def test_bench_replaces_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "execve", execve)
     invoke("bench", "--quick", "--compare", "naive", "--json", "out.json")
     assert became[0][-6:] == ["loadtest.bench", "--quick", "--compare", "naive", "--json", "out.json"]
+    invoke("bench", "soak", "--minutes", "2", "--json", "out.json")
+    assert became[1][-6:] == ["loadtest.bench", "soak", "--minutes", "2", "--json", "out.json"]
 
 
 def test_keys_are_made_listed_with_their_limits_and_taken_away(tmp_path: Path) -> None:
