@@ -78,6 +78,19 @@ def test_two_that_take_get_one_each(made: Callable[[], Any]) -> None:
     asyncio.run(run())
 
 
+def test_one_that_is_cancelled_is_forgotten() -> None:
+    async def run() -> None:
+        flag = Flag()
+        gone = asyncio.create_task(flag.wait())
+        await asyncio.sleep(0)
+        assert repr(flag) == "<Flag clear | 1 wait>"
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        assert repr(flag) == "<Flag clear | 0 wait>"
+
+    asyncio.run(run())
+
+
 def test_they_are_small() -> None:
     flag = Flag()
     assert not hasattr(flag, "__dict__")
