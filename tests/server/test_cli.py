@@ -115,7 +115,11 @@ def test_chat_calls_the_terminal_client(monkeypatch: pytest.MonkeyPatch) -> None
     for option in ("--url", "--host"):
         result = invoke("chat", option, "http://127.0.0.1:9003", "--key", "k", "--model", "scripted", "--json", "hello")
         assert result.exit_code == 3
-        assert run.calls.pop() == ("http://127.0.0.1:9003", "k", "scripted", None, True, "hello")
+        assert run.calls.pop() == ("http://127.0.0.1:9003", "k", "scripted", None, True, "hello", "auto")
+    invoke("chat", "--transport", "sse")
+    assert run.calls.pop()[-1] == "sse"
+    assert invoke("chat", "--transport", "pigeon").exit_code == 2
+    assert not run.calls
 
 
 def test_chat_says_so_when_its_client_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
