@@ -22,6 +22,10 @@ GRAVE_MS: Final = 24 * 3600 * 1000
 """How long the metadata outlives the log, so that an expired stream answers 410 and not 404. Also why the counter
 (`last`) can never die before the log: XADD with an explicit id would then fail for ever."""
 
+LIVE_MS: Final = 30_000
+"""What a log that is being written lives on after its last renewal, however short its retention: longer than it takes
+until a dead worker's generation has been ended."""
+
 LEASE_MS: Final = 4_500
 RENEW_EVERY_S: Final = 1.5
 SUSPICION_MS: Final = 2_000
@@ -53,6 +57,7 @@ local function now_ms()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 local function name(id, part) return '{keys.STREAM}{{' .. id .. '}}:' .. part end
+local function keep_log(id, retention) redis.call('PEXPIRE', name(id, 'log'), math.max(retention, {LIVE_MS})) end
 -- Everything that a generation leaves behind in the queue.
 local function leave_queue(id)
   redis.call('ZREM', '{keys.WAITING}', id)
@@ -297,7 +302,7 @@ local new = last + 1
 for n = new, final do redis.call('XADD', log, n .. '-0', 'e', ARGV[6 + n - first]) end
 redis.call('HSET', meta, 'last', final)
 local listeners = redis.call('PUBLISH', name(id, 'live'), new .. '\\n' .. table.concat(ARGV, '', 6 + new - first))
-if state ~= '' then settle(id, state, retention) elseif new == 1 then redis.call('PEXPIRE', log, retention) end
+if state ~= '' then settle(id, state, retention) elseif new == 1 then keep_log(id, retention) end
 return {'ok', final, listeners, cancel}
 """,
 )
@@ -343,7 +348,7 @@ for i = 3, #ARGV, 2 do
     if m[4] then redis.call('HDEL', meta, 'suspect') end
     redis.call('ZADD', '{keys.LEASES}', lease, id)
     redis.call('PEXPIRE', meta, retention + {GRAVE_MS})
-    redis.call('PEXPIRE', name(id, 'log'), retention)
+    keep_log(id, retention)
     if m[3] then cancelled[#cancelled + 1] = id end
     if redis.call('PUBSUB', 'NUMSUB', name(id, 'live'))[2] > 0 then heard[#heard + 1] = id end
   end

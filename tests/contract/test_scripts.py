@@ -71,6 +71,24 @@ def test_after_the_end_nothing_is_written_but_the_end_itself_can_be_sent_again(s
     assert store.entries() == [FIRST, SECOND]
 
 
+def test_a_log_outlives_a_retention_shorter_than_a_renewal_while_it_is_written(store: Store) -> None:
+    store.start()
+    store.claim()
+    log = keys.log("stream-1")
+
+    def append(first: int, entry: bytes, end: str = "") -> None:
+        arguments = scripts.append("stream-1", 1, first, [entry], end_state=end, retention_ms=1)
+        store.run(scripts.APPEND, arguments)
+
+    append(1, FIRST)
+    assert store.redis.pttl(log) > 10_000
+    store.redis.persist(log)
+    store.run(scripts.RENEW, scripts.renew(60_000, 1, [("stream-1", 1)]))
+    assert store.redis.pttl(log) > 10_000
+    append(2, SECOND, end="completed")
+    assert store.redis.pttl(log) <= 1
+
+
 def test_the_end_settles_everything(store: Store) -> None:
     store.start(key="k")
     store.claim()

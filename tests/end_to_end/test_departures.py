@@ -33,6 +33,12 @@ async def until_draining(url: str) -> dict[str, Any]:
             await asyncio.sleep(0.01)
 
 
+async def until_listed(url: str, number: int) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while len((await call("GET", f"{url}/api/streams"))[1]["streams"]) < number:
+            await asyncio.sleep(0.05)
+
+
 def test_a_draining_edge_refuses_what_is_new_with_advice_and_lets_answers_finish() -> None:
     async def scene(fleet: Fleet) -> None:
         leaving, staying = fleet.urls
@@ -45,6 +51,7 @@ def test_a_draining_edge_refuses_what_is_new_with_advice_and_lets_answers_finish
         async with Sse.get(leaving, running), Ws(leaving) as socket:
             await socket.say({"type": "ping", "ref": 1})
             await socket.hear()
+            await until_listed(staying, 3)  # or those that wait would be refused as well
             fleet.edges[0].send_signal(signal.SIGTERM)
             assert (await until_draining(leaving))["status"] == "not ready"
             async with Sse.post(leaving, body) as refused_stream:
@@ -68,7 +75,7 @@ def test_a_draining_edge_refuses_what_is_new_with_advice_and_lets_answers_finish
         assert await asyncio.to_thread(fleet.edges[0].wait, 15) == 0
         assert text_of(await whole(staying, answer["stream_id"])) == words(350)
 
-    with Fleet(edges=2, workers=1, env={"TOKENRELAY_DRAIN_S": "2.5"}) as fleet:
+    with Fleet(edges=2, workers=1, env={"TOKENRELAY_DRAIN_S": "4"}) as fleet:
         asyncio.run(scene(fleet))
 
 
