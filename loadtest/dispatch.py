@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from loadtest import loop
 from protocol.sse import Decoder
 
 PATIENCE_S: Final = 60.0
@@ -146,7 +147,7 @@ def main() -> int:
     parser.add_argument("--probes", type=int, default=300, metavar="N")
     parser.add_argument("--json", metavar="FILE", help="write the rows there as well")
     arguments = parser.parse_args()
-    rows = asyncio.run(measure(Target(arguments.host, arguments.key), arguments.in_flight, arguments.probes))
+    rows = loop.run(measure(Target(arguments.host, arguments.key), arguments.in_flight, arguments.probes))
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(rows, indent=1), encoding="utf-8")
     return 0

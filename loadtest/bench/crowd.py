@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, Self
 
+from loadtest import loop
 from loadtest.bench import io_viewer
 from loadtest.bench.io_viewer import IoViewer
 from loadtest.bench.viewer import ID, SocketListener, SseListener, Viewer, beats_of
@@ -249,15 +250,7 @@ async def serve(host: str, port: int) -> None:
 
 def main() -> None:
     host, port = sys.argv[1:]
-    loop = None
-    try:
-        import uvloop
-
-        loop = uvloop.new_event_loop
-    except ImportError:
-        pass  # slower, and as right
-    with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(serve(host, int(port)))
+    loop.run(serve(host, int(port)))
 
 
 if __name__ == "__main__":

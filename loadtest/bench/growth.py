@@ -8,7 +8,6 @@ it could not run.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import math
 import sys
 import time
@@ -18,7 +17,7 @@ from typing import Any, Final, TypeAlias
 
 import redis
 
-from loadtest import machine
+from loadtest import loop, machine
 from loadtest.bench import laws, output
 from loadtest.bench.crowd import Remote
 from loadtest.bench.measure import probe_many, since
@@ -58,7 +57,7 @@ def with_streams(number: int, size: Size) -> Values:
         values = window(fleet, crowd, size.window_s)
         values["edge_kib"] = (fleet.resident_bytes("edge") - resident[0]) / number / 1024
         values["worker_kib"] = (fleet.resident_bytes("worker") - resident[1]) / number / 1024
-        samples = [ttft * 1000 for _, ttft in asyncio.run(probe_many(fleet, size.probes))]
+        samples = [ttft * 1000 for _, ttft in loop.run(probe_many(fleet, size.probes))]
     return {**values, "ttft_p50": percentile(samples, 0.5), "ttft_p99": percentile(samples, 0.99)}
 
 

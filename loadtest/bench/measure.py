@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
-from loadtest import dispatch
+from loadtest import dispatch, loop
 from loadtest.bench.builds import NaiveFleet, StockArqFleet
 from loadtest.bench.crowd import Remote
 from loadtest.figures import percentile
@@ -64,10 +64,10 @@ def dispatching(size: Size, kind: Kind) -> Values:
     in_flight = [size.few] if is_naive else [size.few, size.many]
     with kind(env={"TOKENRELAY_GENERATION_TIMEOUT_S": "86400"}) as fleet, contextlib.redirect_stdout(io.StringIO()):
         if is_naive:  # it has no dispatch, and nothing to cancel with
-            samples = asyncio.run(probe_many(fleet, size.probes))
+            samples = loop.run(probe_many(fleet, size.probes))
             return {"ttft_idle_p50": percentile([ttft for _, ttft in samples], 0.5) * 1000}
         probes = min(size.probes, STOCK_PROBES) if kind is StockArqFleet else size.probes
-        idle, busy = asyncio.run(dispatch.measure(dispatch.Target(fleet.url, None), in_flight, probes))
+        idle, busy = loop.run(dispatch.measure(dispatch.Target(fleet.url, None), in_flight, probes))
     return {
         "pickup_idle_p50": idle["pickup_ms_p50"],
         "pickup_idle_p99": idle["pickup_ms_p99"],
@@ -89,7 +89,7 @@ def paced(size: Size, kind: Kind) -> Values:
         time.sleep(size.window_s)
         after, spent = crowd.ask("mark"), since(cpu, fleet)
         values = per_token("paced", spent, after["events"] - before["events"])
-        samples = asyncio.run(probe_many(fleet, size.probes))
+        samples = loop.run(probe_many(fleet, size.probes))
     ttft = [sample[1] * 1000 for sample in samples]
     return {**values, "ttft_loaded_p50": percentile(ttft, 0.5), "ttft_loaded_p99": percentile(ttft, 0.99)}
 
