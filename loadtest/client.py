@@ -86,6 +86,7 @@ class Run:
         for sentence in trouble:
             record.note(sentence)
         record.quantities["completion_ms"].add(milliseconds)
+        record.split(verifier.timing)
         if client.largest_gap_ms:
             self.fire(name, "gap (largest of a stream)", client.largest_gap_ms, None)
         self.fire(name, "completion", milliseconds, "; ".join(trouble) or None)

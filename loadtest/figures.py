@@ -7,11 +7,16 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
+from protocol.timing import PARTS
+
 STEP: Final = 1.02
 """One bucket is 2 % wide: a percentile is off by 1 % at most, and a soak of days takes no more memory than a minute."""
 
 SMALLEST: Final = 1e-3
 QUANTITIES: Final = ("connect_ms", "ttft_ms", "gap_ms", "resume_ms", "completion_ms")
+STAGES: Final = (*PARTS, "hops_ms")
+"""Of the time to the first token, by the server's own clocks; see `protocol.timing`."""
+
 COUNTS: Final = ("streams", "tokens", "lost", "repeated", "failed")
 
 
@@ -76,6 +81,7 @@ class Record:
 
     def __init__(self) -> None:
         self.quantities = {name: Histogram() for name in QUANTITIES}
+        self.stages = {name: Histogram() for name in STAGES}
         self.counts: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()  # by sentence; bounded, see `fail`
         self.ttft_by_second: dict[int, Histogram] = {}
@@ -101,10 +107,17 @@ class Record:
         self.ttft_by_second.setdefault(second, Histogram()).add(ttft_ms)
         self.ttft_by_open.setdefault(1 << max(0, open_streams - 1).bit_length(), Histogram()).add(ttft_ms)
 
+    def split(self, timing: Mapping[str, float]) -> None:
+        """The completion's `timing` of one stream."""
+        for name in STAGES:
+            if name in timing:
+                self.stages[name].add(timing[name])
+
     def summary(self) -> dict[str, Any]:
         """The shape that `--json` writes."""
         return {
             **{name: self.quantities[name].summary() for name in QUANTITIES},
+            "stages": {name: histogram.summary() for name, histogram in self.stages.items()},
             **{name: self.counts[name] for name in COUNTS},
             "errors": dict(self.errors.most_common()),
         }
@@ -112,6 +125,8 @@ class Record:
     def merge(self, other: Record) -> None:
         for name in QUANTITIES:
             self.quantities[name].merge(other.quantities[name])
+        for name in STAGES:
+            self.stages[name].merge(other.stages[name])
         self.counts.update(other.counts)
         self.errors.update(other.errors)
         for ours, theirs in ((self.ttft_by_second, other.ttft_by_second), (self.ttft_by_open, other.ttft_by_open)):
@@ -123,6 +138,7 @@ class Record:
     def to_object(self) -> dict[str, Any]:
         return {
             "quantities": {name: histogram.to_object() for name, histogram in self.quantities.items()},
+            "stages": {name: histogram.to_object() for name, histogram in self.stages.items()},
             "counts": dict(self.counts),
             "errors": dict(self.errors),
             "by_second": {key: histogram.to_object() for key, histogram in self.ttft_by_second.items()},
@@ -134,6 +150,7 @@ class Record:
     def from_object(cls, value: Mapping[str, Any]) -> Record:
         made = cls()
         made.quantities.update({key: Histogram.from_object(item) for key, item in value["quantities"].items()})
+        made.stages.update({key: Histogram.from_object(item) for key, item in value["stages"].items()})
         made.counts.update(value["counts"])
         made.errors.update(value["errors"])
         made.ttft_by_second = {int(key): Histogram.from_object(item) for key, item in value["by_second"].items()}

@@ -93,6 +93,7 @@ class Load:
             "cpu_us_per_token": round(cpu_s / tokens * 1e6, 1) if tokens else 0.0,
             "busy": round(busy, 3),
             "lag_ms_p99": round(lag, 1),
+            "generators": len(seen),
             "was_bottleneck": busy > BUSY or lag > LAG_MS,
         }
 

@@ -22,6 +22,7 @@ class Verifier:
         self.repeated = 0
         self.faults: list[str] = []
         self.has_ended = False
+        self.timing: Mapping[str, float] = {}  # of the completion: where the time to the first token went, ms
         self._pieces: list[str] = []  # kept only where the text is not foretold
 
     def __repr__(self) -> str:
@@ -90,6 +91,7 @@ class Verifier:
 
     def _end(self, event_id: int | None, data: Mapping[str, Any]) -> None:
         self.has_ended = True
+        self.timing = data.get("timing") or {}
         if "error_code" in data:
             self.faults.append(f"ended in {data['error_code']}")
         elif event_id is None:

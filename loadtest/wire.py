@@ -25,6 +25,9 @@ READ_BYTES: Final = 65_536
 MAX_HEAD_BYTES: Final = 65_536
 SUBPROTOCOLS: Final = ("tokenrelay.v1.json", "tokenrelay.v1.msgpack")
 
+DEBUG_TIMING: Final = "X-Debug-Timing: 1\r\n"
+"""The completion then says where the time to the first token went."""
+
 EventPair: TypeAlias = tuple[int | None, dict[str, Any]]
 
 
@@ -128,7 +131,8 @@ class Sse(Connection):
 
     def start(self, model: str) -> None:
         body = json.dumps({"message": "hello", "model": model, "stream": True}).encode()
-        self._ask("POST", "/api/chat", f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n", body)
+        head = f"{DEBUG_TIMING}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        self._ask("POST", "/api/chat", head, body)
 
     def resume(self, stream_id: str, after: int) -> None:
         self._ask("GET", f"/api/streams/{stream_id}", f"Last-Event-ID: {after}\r\n")
@@ -180,7 +184,7 @@ class WebSocket(Connection):
         self.write(
             f"GET /api/ws HTTP/1.1\r\nHost: {target.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: {subprotocol}\r\n"
-            f"{target.authorization}\r\n".encode()
+            f"{DEBUG_TIMING}{target.authorization}\r\n".encode()
         )
         status, _, early = self.head()
         self._early: bytes = early

@@ -43,6 +43,7 @@ def test_every_scenario_is_green(fleet: Fleet, tmp_path: Path, name: str) -> Non
     assert (summary["lost"], summary["repeated"], summary["failed"]) == (0, 0, 0)
     assert summary["streams"] > 0
     assert summary["ttft_ms"]["count"] > 0 or name == "late"
+    assert summary["stages"]["provider_ms"]["count"] > 0
     if name in ("resume", "late"):
         assert summary["resume_ms"]["count"] > 0
     assert report.read_text().startswith("<!doctype html>")
@@ -79,6 +80,35 @@ def test_plain_locust_takes_the_same_file(fleet: Fleet) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "TTFT" in done.stdout + done.stderr
     assert "lost 0  repeated 0  failed 0" in done.stderr
+
+
+def test_two_generators_and_a_master_are_one_load(fleet: Fleet) -> None:
+    """Distributed locust: the master's figures are the sum, and both generators did some of it."""
+    require(find_spec("locust"), "locust")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    common = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--host", fleet.urls[0]]
+    common += ["--scenario", "resume", "--rate", "16", "--duration", "2", "--sources", "2"]
+    common += ["--model", "scripted?tokens=20&interval_ms=5"]
+    generators = [
+        subprocess.Popen([*common, "--worker", "--master-port", port], cwd=ROOT, stderr=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+    try:
+        master = [*common, "--master", "--headless", "--expect-workers", "2", "--master-bind-port", port]
+        done = subprocess.run(master, cwd=ROOT, capture_output=True, text=True, timeout=100)
+        codes = [generator.wait(30) for generator in generators]
+    finally:
+        for generator in generators:
+            generator.kill()
+            generator.wait()
+    assert done.returncode == 0, done.stdout + done.stderr
+    total = re.search(r"streams (\d+)  tokens (\d+)  lost 0  repeated 0  failed 0", done.stderr)
+    assert total is not None, done.stderr
+    assert int(total[1]) >= 4
+    assert int(total[2]) >= int(total[1])
+    assert "2 generators" in done.stderr
+    assert codes == [0, 0]
 
 
 @contextmanager

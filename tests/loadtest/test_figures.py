@@ -67,9 +67,12 @@ def test_records_of_two_generators_add_up() -> None:
     there.first_token(0, 4, 7.0)
     there.fail("refused with 429")
     there.counts["lost"] = 2
+    there.split({"queue_ms": 3.0, "ttft_ms": 9.0})
     here.merge(Record.from_object(json.loads(json.dumps(there.to_object()))))
     assert here.summary()["ttft_ms"]["count"] == 2
     assert here.ttft_by_open[4].count == 2
+    stages = here.summary()["stages"]
+    assert {name: figures["count"] for name, figures in stages.items() if figures["count"]} == {"queue_ms": 1}
     assert here.trouble == 3
     assert here.errors == {"refused with 429": 1}
 

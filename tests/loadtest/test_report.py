@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from loadtest.figures import Record
+from loadtest.figures import STAGES, Record
 from loadtest.report import as_html, as_text, plot
 
-HEALTH = {"cpu_us_per_token": 100.0, "busy": 0.2, "lag_ms_p99": 1.0, "was_bottleneck": False}
+HEALTH = {"generators": 1, "cpu_us_per_token": 100.0, "busy": 0.2, "lag_ms_p99": 1.0, "was_bottleneck": False}
 ABOUT = {"scenario": "steady", "command": "python -m loadtest steady"}
 MACHINE = {"processor": "eight <cores>", "python": "CPython 3.11"}
 
@@ -21,13 +21,14 @@ def record() -> Record:
         made.first_token(second, second + 1, 3.0 + second)
         made.open_by_second[second] = second + 1
     made.counts.update(streams=10, tokens=2000)
+    made.split({"admit_ms": 1.0, "queue_ms": 4.0, "edge_ms": 0.5})
     return made
 
 
 class Checker(HTMLParser):
     """Every element that is opened is closed."""
 
-    VOID = frozenset({"meta", "path", "polyline", "circle", "br"})
+    VOID = frozenset({"meta", "path", "polyline", "circle", "br", "rect"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,13 +53,22 @@ def test_the_report_stands_alone() -> None:
     checker = Checker()
     checker.feed(html)
     assert not checker.open
-    assert checker.seen.count("svg") == 3
+    assert checker.seen.count("svg") == 3 + len(STAGES)  # the plots and a bar for each stage
 
 
 def test_the_report_says_what_ran_where() -> None:
     html = as_html(record(), HEALTH, ABOUT, MACHINE)
     assert all(said in html for said in ("python -m loadtest steady", "eight &lt;cores&gt;", "CPython 3.11"))
     assert all(said in html for said in ("10 streams", "100 us CPU a token"))
+
+
+def test_the_stages_of_the_first_token_are_shown_and_the_longest_has_the_longest_bar() -> None:
+    page = as_html(record(), HEALTH, ABOUT, MACHINE)
+    bars = dict(re.findall(r"<tr><td>([^<]*)</td>(?:(?!</tr>).)*?<rect width=\"([\d.]+)\"", page))
+    assert float(bars["to taken by a worker"]) == 200
+    assert float(bars["at the edge to in the socket"]) < float(bars["received to enqueued (edge)"]) < 200
+    assert "to taken by a worker" in as_text(record().summary(), HEALTH)
+    assert "to taken by a worker" not in as_text(Record().summary(), HEALTH)
 
 
 def test_errors_are_shown_and_escaped() -> None:
