@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.browser import react_package, stage
-from tests.browser.conftest import browser, page
+from tests.browser.conftest import chromium, page
 from tests.fleet import ROOT, Fleet, until
 from tests.needs import require
 from tests.network import Proxy
@@ -24,7 +24,8 @@ from tests.wire import words
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Request, Route
 
-__all__ = ["browser", "page"]  # fixtures
+__all__ = ["page"]  # a fixture
+
 CLIENT = ROOT / "clients" / "javascript"
 ANSWER = words(40)
 
@@ -34,6 +35,12 @@ REACT_PAGE = """<!doctype html><meta charset="utf-8"><title>React</title><link r
   "@tokenrelay/client": "/client/client.js", "@tokenrelay/client/react": "/client/react.js"
 }}</script>
 <div id="root"></div><script type="module" src="/app.js"></script>"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture
