@@ -70,7 +70,11 @@ local function settle(id, state, retention)
   redis.call('HSET', meta, 'state', state, 'ended', now_ms())
   local active = redis.call('HGET', meta, 'active')
   if active then redis.call('ZREM', active, id) end
-  redis.call('HDEL', meta, 'request', 'active')
+  redis.call('HDEL', meta, 'request', 'active', 'context')
+  -- Written anew: a hash that once had a long value keeps the large form, for the day it lives on.
+  local left = redis.call('HGETALL', meta)
+  redis.call('DEL', meta)
+  redis.call('HSET', meta, unpack(left))
   redis.call('PEXPIRE', meta, retention + {GRAVE_MS})
   redis.call('PEXPIRE', name(id, 'log'), retention)
   leave_queue(id)

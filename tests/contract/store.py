@@ -29,9 +29,10 @@ class Store:
         return self.redis.execute_command("EVAL", script.text, *arguments[1:])
 
     def start(
-        self, stream_id: str = "stream-1", *, key: str | None = None, body: str = "b", limits: Limits = ROOMY
+        self, stream_id: str = "stream-1", *, key: str | None = None, body: str = "b", limits: Limits = ROOMY,
+        prompt: bytes = b"prompt",
     ) -> StartReply:
-        new = NewStream(stream_id, "alice", "m", b"prompt", "continue", key, body)
+        new = NewStream(stream_id, "alice", "m", prompt, "continue", key, body)
         arguments = scripts.start(new, limits, job=b"job", job_ttl_ms=99_000, retention_ms=RETENTION_MS)
         return scripts.start_reply(self.run(scripts.START, arguments))
 

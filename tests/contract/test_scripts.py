@@ -98,6 +98,16 @@ def test_the_end_settles_everything(store: Store) -> None:
     idem = keys.idempotency("alice", "k")
     assert left == {keys.log("stream-1"), keys.meta("stream-1"), keys.owner("alice"), idem}
     assert all(store.redis.pttl(name) > 0 for name in left)
+
+
+def test_what_is_left_of_an_ended_stream_is_small(store: Store) -> None:
+    store.start(prompt=b"p" * 4_000)
+    store.claim()
+    store.append(1, FIRST)
+    assert store.redis.object("ENCODING", keys.meta("stream-1")) == b"hashtable"
+    store.append(2, SECOND, end="completed")
+    assert store.redis.object("ENCODING", keys.meta("stream-1")) in (b"listpack", b"ziplist")  # Redis 7, Redis 6.2
+    assert (store.meta("state"), store.meta("last"), store.meta("owner")) == ("completed", "2", "alice")
     assert store.redis.pttl(keys.meta("stream-1")) > store.redis.pttl(keys.log("stream-1"))
 
 
