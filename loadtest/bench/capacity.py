@@ -19,7 +19,7 @@ from loadtest.bench.laws import PARTS
 from protocol.scripts import GRAVE_MS
 
 EXAMPLES: Final = (1_000, 10_000, 100_000, 1_000_000)
-REMAINS_BYTES: Final = 1_232
+REMAINS_BYTES: Final = 340
 """What an ended stream leaves in Redis for GRAVE_MS after its log has gone (`soak` measures it)."""
 
 Laws: TypeAlias = Mapping[str, fit.Line]
