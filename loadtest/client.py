@@ -107,12 +107,13 @@ class Client:
         self._waits_since: float | None = None  # the request's first byte out, until what it asked for is there
         self._is_resuming = False
         self._last_token_at: float | None = None  # on this connection
+        self._due_from = 0.0  # when the last token came, or the connection asked for more
 
     def start(self, door: str, receive_buffer: int | None = None) -> None:
         connection = self._open(door, receive_buffer)
         self._is_resuming = False
         connection.start(self.run.model)
-        self._waits_since = connection.sent_at
+        self._waits_since = self._due_from = connection.sent_at
 
     def resume(self, door: str) -> None:
         """From the cursor. Comes back some times when it is refused."""
@@ -126,11 +127,14 @@ class Client:
                 time.sleep(0.1 * 2**attempt)
             else:
                 self._is_resuming = True
-                self._waits_since = connection.sent_at
+                self._waits_since = self._due_from = connection.sent_at
                 return
 
     def read(self, until: Callable[[], bool] = lambda: False) -> None:
-        """Until the end of the stream or of the connection, or until told; looked at after every read."""
+        """Until the end of the stream or of the connection, or until told; looked at after every read.
+
+        Raises WireError when no token comes for longer than is allowed, whatever heartbeats say.
+        """
         connection = self._connection
         assert connection is not None
         while not (self.verifier.has_ended or connection.has_closed or until()):
@@ -139,7 +143,10 @@ class Client:
             self.stream_id = self.stream_id or connection.stream_id
             tokens = sum(self.verifier.take(event_id, data) for event_id, data in events)
             if tokens:
+                self._due_from = now
                 self._took(tokens, now)
+            elif now - self._due_from > self.run.patience_s and not self.verifier.has_ended:
+                raise WireError("late: no token for longer than is allowed")
             if self._is_resuming and self._waits_since is not None and (events or connection.has_closed):
                 self._measured("resume", "resume_ms", (now - self._waits_since) * 1000)
                 self._waits_since = None
