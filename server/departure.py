@@ -1,4 +1,4 @@
-"""Sending readers elsewhere so that a crowd comes back spread out: who goes when, and after how long it may be back.
+"""Sending clients elsewhere so that a crowd comes back spread out: who goes when, and after how long it may be back.
 
 Knows no connection and no transport; times are seconds of the caller's monotonic clock.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import random
 from typing import Final
+
+from protocol.errors import TokenrelayError
 
 COME_BACK_MS: Final = (100, 1_000)
 """A reader that is sent away is told to be back after a time between these. Short, for those who go are spread
@@ -22,6 +24,11 @@ LATE_S: Final = 1.0
 
 ROTATION_SPREAD: Final = 0.2
 """Connections that were opened together, after a deploy say, must not be rotated together."""
+
+
+def refusal() -> TokenrelayError:
+    """What an edge on its way out says to whom it does not serve any more."""
+    return TokenrelayError("SERVICE_UNAVAILABLE", "this edge is being replaced; try again", retry_after=1)
 
 
 def come_back_ms() -> int:

@@ -13,7 +13,6 @@ import structlog
 from redis.asyncio import Redis
 
 from protocol import catalogue
-from protocol.errors import TokenrelayError
 from protocol.runtime.exposition import Exposition, Slot
 from protocol.runtime.tracing import open_tracing
 from server import departure, jobs, keeper
@@ -94,7 +93,7 @@ class Edge:
     def must_not_drain(self) -> None:
         """Raises TokenrelayError SERVICE_UNAVAILABLE once the edge is on its way out."""
         if self.is_draining:
-            raise TokenrelayError("SERVICE_UNAVAILABLE", "this edge is being replaced; try again", retry_after=1)
+            raise departure.refusal()
 
     async def tick(self) -> None:
         """Owned by the process; ends only by being cancelled. One clock for all connections, not a timer each."""

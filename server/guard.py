@@ -23,6 +23,7 @@ from websockets.frames import Frame
 from protocol import codec
 from protocol.errors import TokenrelayError
 from protocol.ws import Close
+from server import departure
 from server.flag import Flag, Inbox
 from server.limits import CROWDED, Bucket
 from server.origin import NOT_A_PAGE, SECURITY_HEADERS
@@ -271,6 +272,16 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._deadline: asyncio.TimerHandle | None = None  # while a message has begun that has not ended
         self._after_close = 0  # bytes that came although we have said goodbye
         self._is_deaf = False  # a flood: what comes is not looked at
+
+    def shutdown(self) -> None:
+        """The edge goes. A handshake that still waits for something is told to come again, not uvicorn's 500."""
+        if self.handshake_complete:
+            super().shutdown()
+            return
+        self.stop_keepalive()
+        self.handshake_complete = self.close_sent = True
+        self.transport.write(refusal(departure.refusal(), b"retry-after: 1"))
+        self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         if self.close_sent:

@@ -37,12 +37,17 @@ class WebSocketDoor:
         if scope["type"] != "websocket":
             await http.Endpoint(self._edge, {"GET": _upgrade_required})(scope, receive, send)
             return
+        identity: Identity | None = None  # until it is admitted
         try:
             identity, dialect = await self._admit(scope)
             with self._edge.connection(identity):
                 await self._open(scope, receive, send, identity, dialect)  # raises none of ours
         except TokenrelayError as error:
             await self.deny(scope, receive, send, error)
+        except asyncio.CancelledError:
+            # The edge goes; who was not admitted yet has been told so (`guard.WebSocketProtocol.shutdown`).
+            if identity is not None:
+                raise
 
     async def _open(self, scope: Scope, receive: Receive, send: Send, identity: Identity, dialect: Dialect) -> None:
         await receive()  # websocket.connect

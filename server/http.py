@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from protocol import codec, sse
 from protocol.context import Context, of_headers
 from protocol.errors import TokenrelayError
-from server import origin
+from server import departure, origin
 from server.limits import must_not_be_crowded
 from server.timing import Start
 
@@ -211,6 +211,13 @@ class Endpoint:
             await call.refuse(error)
         except Disconnected:
             log.debug("client_left", request_id=call.request_id)
+        except asyncio.CancelledError:
+            # The edge goes, its patience is over, and what this call waits for (a Redis gone without a word) has not
+            # come. uvicorn, which cancels, would answer 500, after which nobody tries again.
+            if call.has_begun:
+                raise
+            log.warning("given_up_at_exit", request_id=call.request_id, path=scope["path"])
+            await call.refuse(departure.refusal())
         except Exception:
             log.exception("request_failed", request_id=call.request_id, path=scope["path"])
             await call.refuse(TokenrelayError("INTERNAL_ERROR"))

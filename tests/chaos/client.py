@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import aiohttp
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import InvalidStatus, WebSocketException
 
 from tests.wire import EventPair, Sse, Ws, words
 
@@ -91,8 +91,13 @@ class Wanderer:
     async def _over_socket(self, url: str, drop: int | None) -> None:
         connection = Ws(url, binary=self._dice.random() < 0.5)
         connection.idle_s = IDLE_S
-        async with asyncio.timeout(IDLE_S):
-            await connection.__aenter__()
+        try:
+            async with asyncio.timeout(IDLE_S):
+                await connection.__aenter__()
+        except InvalidStatus as refused:
+            if refused.response.status_code != 503:
+                raise Broken(f"{self!r}: the handshake's status {refused.response.status_code}") from refused
+            raise
         try:
             await self._read_socket(connection, drop)
         finally:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from typing import Any
 
 import aiohttp
 import pytest
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from protocol.sse import Decoder
 from tests.fleet import Fleet
+from tests.network import Proxy
 from tests.wire import PATIENCE_S, EventPair, Sse, Ws, call, start, text_of, whole, words
 
 LONG = "scripted?tokens=350&interval_ms=10"
@@ -77,6 +80,45 @@ def test_a_draining_edge_refuses_what_is_new_with_advice_and_lets_answers_finish
 
     with Fleet(edges=2, workers=1, env={"TOKENRELAY_DRAIN_S": "4"}) as fleet:
         asyncio.run(scene(fleet))
+
+
+def test_who_waits_for_a_silent_redis_when_the_edge_goes_is_told_to_come_again() -> None:
+    """Half open: Redis's connections are not closed, nothing passes. The edge goes before their patience is over."""
+
+    async def scene(fleet: Fleet, network: Proxy) -> None:
+        url, other = fleet.urls
+        stream_id = await start(url, "scripted?tokens=5&interval_ms=0")
+        # Signed with a secret that only the other edge knows yet: this one has to ask Redis.
+        ticket = (await call("POST", f"{other}/api/tickets", {}))[1]["ticket"]
+        network.silence()
+        calls = [
+            ("GET", f"{url}/api/streams/{stream_id}", None),
+            ("POST", f"{url}/api/streams/{stream_id}/cancel", None),
+            ("POST", f"{url}/api/chat", {"message": "hello", "model": LONG}),
+        ]
+        waiting = [asyncio.create_task(call(*each)) for each in calls]
+        handshake = asyncio.create_task(connect(f"{url}/api/ws?ticket={ticket}".replace("http", "ws", 1)).__aenter__())
+        await asyncio.sleep(0.5)  # one that is late is refused in the same words
+        fleet.edges[0].send_signal(signal.SIGTERM)
+        for status, answer, headers in await asyncio.gather(*waiting):
+            assert (status, answer["error_code"], answer["error"], headers.get("Retry-After")) == (
+                503, "SERVICE_UNAVAILABLE", "this edge is being replaced; try again", "1",
+            )  # fmt: skip
+        with pytest.raises(InvalidStatus) as refused:
+            await handshake
+        assert refused.value.response.status_code == 503
+        assert refused.value.response.headers["Retry-After"] == "1"
+        assert json.loads(refused.value.response.body)["error_code"] == "SERVICE_UNAVAILABLE"
+        network.flow()
+        assert await asyncio.to_thread(fleet.edges[0].wait, 15) == 0
+        assert fleet.tracebacks() == "", fleet.tracebacks()
+
+    with Proxy() as network:
+        env = {"TOKENRELAY_REDIS_URL": f"redis://127.0.0.1:{network.port}", "TOKENRELAY_DRAIN_S": "1"}
+        fleet = Fleet(edges=2, workers=1, env=env)
+        network.target = fleet.redis_path
+        with fleet:
+            asyncio.run(scene(fleet, network))
 
 
 def test_a_socket_with_a_stream_that_never_pauses_is_closed_all_the_same() -> None:

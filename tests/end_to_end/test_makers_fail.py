@@ -99,7 +99,12 @@ async def story(fleet: Fleet, makers: Makers) -> None:
     assert {end["text"] for end in ends} == {"Hello there"}
     shown = await until_circuit(fleet, "closed")
     assert shown["ttft_ms"] > 0
-    assert (await ask(fleet, model="claude"))["provider"] == "Anthropic"
+    # The worker that has not tried it hears of that within a second; then nobody is answered by somebody else.
+    answered_by: set[str] = set()
+    async with asyncio.timeout(15):
+        while answered_by != {"Anthropic"}:
+            ends = await asyncio.gather(*(ask(fleet, model="claude") for _ in range(CROWD)))
+            answered_by = {end["provider"] for end in ends}
 
 
 def test_the_next_maker_answers_and_all_workers_know_who_rests(tmp_path: Path) -> None:
