@@ -5,6 +5,8 @@ PORT   ?= $(or $(TOKENRELAY_PORT),8000)
 SEED ?= 1
 MINUTES ?= 1
 CLIENTS ?= 200
+# Tests mostly wait: two files of them at once take little more than half the time.
+JOBS ?= 2
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Everything pinned is a wheel: without one, say so at once rather than look for a compiler.
@@ -20,9 +22,9 @@ help:  ## list the commands
 run: $(VENV)/.runtime  ## the whole stack on this machine, with a local model; PORT=8000
 	@$(BIN)/tokenrelay up --port $(PORT)
 
-test: $(VENV)/.dev lint  ## lint, types and every test
+test: $(VENV)/.dev lint  ## lint, types and every test; JOBS=2
 	@echo "running the tests (a few minutes)"
-	@$(BIN)/python -m pytest --cov --cov-report=term
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov --cov-report=term
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	@$(BIN)/ruff check .

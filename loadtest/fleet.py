@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import shutil
@@ -31,6 +32,12 @@ DEFAULTS: Final = {
     "TOKENRELAY_LOG_LEVEL": "WARNING",
     "TOKENRELAY_MAX_JOBS": "4000",
 }
+
+
+PORTS: Final = range(10_000, 32_000)
+"""Below those that Linux gives to outgoing connections (`ip_local_port_range`)."""
+
+_turn = itertools.count(os.getpid() * 997)  # processes that are started one after the other begin far from each other
 
 
 class CannotStart(Exception):
@@ -184,6 +191,13 @@ def redis_arguments(folder: Path) -> list[str]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of loopback that nobody listens on; not given twice by one process before `PORTS` are used up.
+
+    Not one of those that the kernel gives (`bind` to 0): the next outgoing connection of any process may get the same.
+    """
+    for _ in PORTS:
+        port = PORTS[next(_turn) % len(PORTS)]
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise CannotStart("no port of loopback is free")

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 
 import redis
 
+from loadtest.fleet import free_port
 from server.embedded_redis import arguments, find_server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -200,9 +200,3 @@ def until(holds: Any, otherwise: str, *expected: type[Exception]) -> None:
                 return
         time.sleep(0.05)
     raise TimeoutError(otherwise)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

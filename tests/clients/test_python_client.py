@@ -16,8 +16,8 @@ from clients.python.answer import Answer
 from clients.python.errors import refusal_of
 from clients.python.patience import MAX_REFUSALS, MAX_RETRY_S, Backoff, Patience, Wait
 from clients.python.transport import Dropped, Said
+from loadtest.fleet import free_port
 from tests.clients.service import ID, PATIENCE_S, Service, answer_of, event, says, streams
-from tests.fleet import free_port
 
 
 def play(scene: Coroutine[Any, Any, None]) -> None:

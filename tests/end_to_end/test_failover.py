@@ -14,8 +14,9 @@ from typing import Any
 
 import redis
 
+from loadtest.fleet import free_port
 from server.embedded_redis import find_server
-from tests.fleet import Fleet, free_port, until
+from tests.fleet import Fleet, until
 from tests.wire import EventPair, Sse, Ws, call, text_of, words
 
 SERVICE = "house"

@@ -8,7 +8,8 @@ from typing import Any
 
 from aiohttp import web
 
-from tests.fleet import Fleet, free_port
+from loadtest.fleet import free_port
+from tests.fleet import Fleet
 from tests.wire import Sse, call, text_of
 
 KEYS = {

@@ -8,9 +8,10 @@ from typing import Any
 
 from aiohttp import web
 
+from loadtest.fleet import free_port
 from protocol import catalogue
 from tests.end_to_end.test_makers import ANTHROPIC, GEMINI, KEYS, RESPONSES
-from tests.fleet import Fleet, free_port
+from tests.fleet import Fleet
 from tests.wire import Sse, call, text_of
 
 OURS = Path(__file__).resolve().parents[2] / "workers" / "catalogue.toml"

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from loadtest.fleet import free_port
 from protocol.events import MAX_TOOL_RESULT_BYTES
-from tests.fleet import ROOT, Fleet, free_port
+from tests.fleet import ROOT, Fleet
 from tests.needs import require
 from tests.wire import Sse, text_of
 

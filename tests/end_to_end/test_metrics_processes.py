@@ -14,8 +14,9 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from loadtest.fleet import free_port
 from tests.end_to_end.test_processes import serving
-from tests.fleet import Fleet, free_port, until, workers_seen
+from tests.fleet import Fleet, until, workers_seen
 from tests.wire import Sse, text_of, words
 
 HELD = 8

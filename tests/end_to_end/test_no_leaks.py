@@ -15,8 +15,9 @@ import jwt
 from aiohttp import web
 from websockets.exceptions import InvalidStatus
 
+from loadtest.fleet import free_port
 from tests.end_to_end.test_makers import sse
-from tests.fleet import Fleet, free_port, until
+from tests.fleet import Fleet, until
 from tests.raw import Raw, frame, handshake
 from tests.wire import PATIENCE_S, Sse, Ws, call, start, text_of
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tests.fleet import Fleet, free_port, until, workers_seen
+from loadtest.fleet import free_port
+from tests.fleet import Fleet, until, workers_seen
 from tests.wire import Sse, text_of, words
 
 ROLES = (["-m", "server", "--processes", "2"], ["-m", "workers", "--processes", "2"])

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from loadtest.fleet import free_port
 from tests.end_to_end.reference import COMPATIBLE, KEY, Ask, Reference, fault_of
-from tests.fleet import ROOT, Fleet, free_port
+from tests.fleet import ROOT, Fleet
 from tests.protocol.test_catalogue import NAMES as TABLE
 from tests.wire import call
 from tests.workers.oracle import sdks

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from loadtest.fleet import free_port
 from tests.end_to_end.reference import transcript
 from tests.end_to_end.test_makers import KEYS
-from tests.fleet import ROOT, Fleet, free_port
+from tests.fleet import ROOT, Fleet
 from tests.needs import require
 from tests.wire import Sse, call, text_of
 from tests.workers.upstream import HEAD, Upstream, chunked, hangs

@@ -147,7 +147,7 @@ def test_who_answers_and_what_is_called_stand_where_they_happened(fleet: Fleet) 
 
 @pytest.mark.parametrize("columns", [24, 80])
 def test_a_long_answer_scrolls_and_no_word_is_lost_or_twice(fleet: Fleet, columns: int) -> None:
-    model = "scripted?tokens=900&interval_ms=1"
+    model = "scripted?tokens=900&interval_ms=5"  # seconds: it must still be writing when we look
     with open_chat(fleet, "--model", model, "go on", columns=columns) as terminal:
         terminal.wait_for("w300 ")
         status = terminal.screen.splitlines()[-1]

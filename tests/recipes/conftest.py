@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fleet import Fleet, free_port
+from loadtest.fleet import free_port
+from tests.fleet import Fleet
 from tests.needs import require
 from tests.network import Proxy
 from tests.recipes.nginx import Nginx, find_nginx

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.fleet import ROOT, free_port, until
+from loadtest.fleet import free_port
+from tests.fleet import ROOT, until
 
 CONF: Final = ROOT / "deploy" / "nginx" / "tokenrelay.conf"
 

@@ -17,7 +17,8 @@ import httpx2
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.fleet import Fleet, free_port, until
+from loadtest.fleet import free_port
+from tests.fleet import Fleet, until
 from tests.recipes.book import recipe
 from tests.recipes.nginx import Nginx
 from tests.recipes.run import AUTHORIZED, all_streams, cancel, events_of, fetch, newest, running, snapshot

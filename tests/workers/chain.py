@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import aiohttp
 
+from loadtest.fleet import free_port
 from protocol import catalogue, codec, request
 from protocol.runtime.tracing import Tracing
 from protocol.scripts import Claim
 from tests.end_to_end.test_makers import ANTHROPIC, GEMINI, RESPONSES
-from tests.fleet import free_port
 from tests.workers.upstream import END, HEAD, Reader, Script, Upstream, Writer, chunked, hangs, says
 from workers import routing
 from workers.generate import Generation
