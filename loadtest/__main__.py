@@ -9,11 +9,10 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loadtest.arguments import file, model, positive
 from loadtest.scenarios import SCENARIOS, listing
-from protocol import scripted
 from protocol.errors import TokenrelayError
 
 if TYPE_CHECKING:
@@ -33,34 +32,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--model", metavar="NAME", type=model, help="default: the scripted model as the scenario has it")
     made.add_argument("--rate", metavar="STREAMS_PER_S", type=positive, help="streams that arrive a second, at most")
     made.add_argument("--duration", metavar="S", type=positive, help="seconds in which streams arrive")
-    made.add_argument("--report", metavar="FILE.html", type=Path, help="write a report there, one file")
-    made.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
+    made.add_argument("--report", metavar="FILE.html", type=file, help="write a report there, one file")
+    made.add_argument("--json", metavar="FILE", type=file, help="write the figures there")
     made.set_defaults(sources=1)
     return made
-
-
-def positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-    return value
-
-
-def model(text: str) -> str:
-    try:
-        if scripted.is_scripted(text):
-            scripted.parse(text)
-    except TokenrelayError as error:
-        raise argparse.ArgumentTypeError(error.message) from None
-    return text
 
 
 def main(argv: list[str] | None = None) -> int:
     made = parser()
     options = made.parse_args(argv)
-    for path in filter(None, (options.report, options.json)):
-        if not path.absolute().parent.is_dir():
-            made.error(f"there is no folder {path.absolute().parent}")
     try:
         from loadtest.users import load_from  # not above: locust takes a second, and --help needs none of it
     except ImportError as error:

@@ -13,7 +13,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # locust puts the file's own folder there, not ours
 
 from locust import events
+from locust.runners import WorkerRunner
 
+from loadtest.arguments import count, model, positive
 from loadtest.report import as_text
 from loadtest.scenarios import SCENARIOS
 from loadtest.users import (
@@ -28,6 +30,7 @@ from loadtest.users import (
     attach,
     load_from,
 )
+from protocol.errors import TokenrelayError
 
 __all__ = ["LateJoiner", "OpenRate", "Resumer", "SlowReader", "SseChat", "Storm", "WebSocketChat"]
 
@@ -36,23 +39,32 @@ __all__ = ["LateJoiner", "OpenRate", "Resumer", "SlowReader", "SseChat", "Storm"
 def options(parser: Any) -> None:
     parser.add_argument("--scenario", choices=sorted(SCENARIOS), default="steady")
     parser.add_argument("--key", default="", is_secret=True, help="API key")
-    parser.add_argument("--model", default="", help="default: the scenario's")
-    parser.add_argument("--rate", type=float, default=0, help="streams a second, all generators together")
-    parser.add_argument("--duration", type=float, default=0, help="seconds in which streams arrive")
-    parser.add_argument("--sources", type=int, default=1, help="of each user, all generators together")
+    parser.add_argument("--model", type=model, default="", help="default: the scenario's")
+    parser.add_argument("--rate", type=positive, help="streams a second, all generators together")
+    parser.add_argument("--duration", type=positive, help="seconds in which streams arrive")
+    parser.add_argument("--sources", type=count, default=1, help="of each user, all generators together")
 
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
 def begin(environment: Any, **_: Any) -> None:
     chosen = environment.parsed_options
-    load = load_from(chosen, environment.host or "http://127.0.0.1:8000")
+    try:
+        load = load_from(chosen, environment.host or "http://127.0.0.1:8000")
+    except (ValueError, TokenrelayError) as error:
+        raise SystemExit(f"locustfile: error: {error}") from None  # locust would log anything else and go on
     environment.user_classes[:] = [ALL[name] for name in load.scenario.users]
     attach(environment, load)
 
 
 @events.quitting.add_listener  # type: ignore[untyped-decorator]
 def end(environment: Any, **_: Any) -> None:
+    if isinstance(environment.runner, WorkerRunner):
+        return  # what it saw is its master's to tell
     load = environment.tokenrelay
-    print(as_text(load.run.record.summary(), load.health()), file=sys.stderr)
-    if load.run.record.trouble:
+    load.blame_the_lost()
+    summary = load.run.record.summary()
+    print(as_text(summary, load.health()), file=sys.stderr)
+    if not summary["streams"]:
+        print("no stream came: the rate is too low for the duration", file=sys.stderr)
+    if load.run.record.trouble or not summary["streams"]:
         environment.process_exit_code = 1

@@ -100,7 +100,18 @@ class Load:
     def strain(self) -> dict[str, float]:
         """What this one generator did so far."""
         cpu_s = self.cpu_s or (cpu_seconds() - self._began_cpu_s if self._began_cpu_s else 0.0)
-        return {"busy": self.busy, "lag_ms": percentile(self._lags, 0.99) if self._lags else 0.0, "cpu_s": cpu_s}
+        return {
+            "busy": self.busy,
+            "lag_ms": percentile(self._lags, 0.99) if self._lags else 0.0,
+            "cpu_s": cpu_s,
+            "has_ended": float(self._began_cpu_s > 0 and self.elapsed_s >= self.duration_s and not len(self._streams)),
+        }
+
+    def blame_the_lost(self) -> None:
+        """A generator that was last heard of before its last stream had ended: what it saw since is not counted."""
+        for one in self.generators.values():
+            if not one["has_ended"]:
+                self.run.record.fail("a generator was lost in mid-run")
 
     def _watch(self) -> None:
         """How late the generator's own loop is, and its busiest five seconds."""

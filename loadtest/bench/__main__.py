@@ -14,6 +14,7 @@ from statistics import median
 from typing import Final, TypeAlias
 
 from loadtest import machine
+from loadtest.arguments import count
 from loadtest.bench import builds, measure, output, table
 from loadtest.fleet import CannotStart, Fleet
 
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help=f"measure other builds in the same run: {', '.join(builds.BUILDS)}, all",
     )
-    made.add_argument("--runs", metavar="N", type=output.count, default=3, help="of each measurement (3)")
+    made.add_argument("--runs", metavar="N", type=count, default=3, help="of each measurement (3)")
     made.add_argument("--only", metavar="NAME", nargs="+", choices=sorted(names()), help=", ".join(names()))
     output.arguments(made, "bench")
     return made

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from loadtest.arguments import positive
 from loadtest.bench import fit, output
 from loadtest.bench.laws import PARTS
 from protocol.scripts import GRAVE_MS
@@ -100,12 +101,12 @@ def parser() -> argparse.ArgumentParser:
         description="What to run for how many streams, from what was measured.",
     )
     made.add_argument("growth", metavar="GROWTH.json", type=Path, help="written by `growth --json`")
-    made.add_argument("--rate", type=output.positive, default=Load.rate, metavar="TOKENS", help="a second (20)")
-    made.add_argument("--length", type=output.positive, default=Load.length, metavar="TOKENS", help="an answer (500)")
-    made.add_argument("--viewers", type=output.positive, default=Load.viewers, metavar="N", help="of a stream (1)")
-    made.add_argument("--busy", type=output.positive, default=Load.busy, metavar="SHARE", help="of a core, used (0.6)")
-    made.add_argument("--core-hour", type=output.positive, default=Load.core_hour, metavar="PRICE", help="in $ (0.04)")
-    made.add_argument("--retention", type=output.positive, default=Load.retention_s, metavar="S", help="of logs (3600)")
+    made.add_argument("--rate", type=positive, default=Load.rate, metavar="TOKENS", help="a second (20)")
+    made.add_argument("--length", type=positive, default=Load.length, metavar="TOKENS", help="an answer (500)")
+    made.add_argument("--viewers", type=positive, default=Load.viewers, metavar="N", help="of a stream (1)")
+    made.add_argument("--busy", type=positive, default=Load.busy, metavar="SHARE", help="of a core, used (0.6)")
+    made.add_argument("--core-hour", type=positive, default=Load.core_hour, metavar="PRICE", help="in $ (0.04)")
+    made.add_argument("--retention", type=positive, default=Load.retention_s, metavar="S", help="of logs (3600)")
     output.arguments(made, "capacity")
     return made
 

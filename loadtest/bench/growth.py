@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 import redis
 
 from loadtest import loop, machine
+from loadtest.arguments import count
 from loadtest.bench import laws, output
 from loadtest.bench.crowd import Remote
 from loadtest.bench.measure import probe_many, since
@@ -141,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
         description="More streams, more viewers, longer answers: what they cost.",
     )
     made.add_argument("--quick", action="store_true", help="one run, small sizes: shows the way, is no evidence")
-    made.add_argument("--runs", type=output.count, default=FULL.runs, metavar="N", help="of each size (3)")
+    made.add_argument("--runs", type=count, default=FULL.runs, metavar="N", help="of each size (3)")
     output.arguments(made, "growth")
     return made
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from loadtest import machine
+from loadtest.arguments import count, positive
 from loadtest.bench import output
 from loadtest.bench.crowd import Remote
 from loadtest.bench.measure import IDLE, PATIENT
@@ -102,10 +103,10 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m loadtest.bench idle", description="Connections that wait, on one edge process."
     )
-    made.add_argument("--sse", type=output.count, default=10_000, metavar="N", help="connections over SSE (10000)")
-    made.add_argument("--ws", type=output.count, default=5_000, metavar="N", help="over WebSocket (5000)")
-    made.add_argument("--seconds", type=output.positive, default=60.0, metavar="S", help="how long they are held (60)")
-    made.add_argument("--heartbeat", type=output.positive, default=15.0, metavar="S", help="TOKENRELAY_HEARTBEAT_S")
+    made.add_argument("--sse", type=count, default=10_000, metavar="N", help="connections over SSE (10000)")
+    made.add_argument("--ws", type=count, default=5_000, metavar="N", help="over WebSocket (5000)")
+    made.add_argument("--seconds", type=positive, default=60.0, metavar="S", help="how long they are held (60)")
+    made.add_argument("--heartbeat", type=positive, default=15.0, metavar="S", help="TOKENRELAY_HEARTBEAT_S")
     output.arguments(made, "idle")
     return made
 

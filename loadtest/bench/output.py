@@ -1,4 +1,4 @@
-"""What the benchmark's commands share: arguments that are checked, and the line that says where numbers come from."""
+"""What the benchmark's commands share: the line that says where numbers come from."""
 
 from __future__ import annotations
 
@@ -11,29 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-
-def positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
-
-
-def count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
-    return int(text)
-
-
-def file(text: str) -> Path:
-    """One that can be written: its folder is there."""
-    path = Path(text)
-    if not path.absolute().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {path.absolute().parent}")
-    return path
+from loadtest.arguments import file
 
 
 def command(name: str, argv: Sequence[str] | None) -> str:

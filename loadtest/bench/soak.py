@@ -18,6 +18,7 @@ import psutil
 import redis
 
 from loadtest import client, machine
+from loadtest.arguments import positive
 from loadtest.bench import output, soak_verdict
 from loadtest.client import Client, Run
 from loadtest.figures import Record
@@ -194,10 +195,10 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m loadtest.bench soak", description="A fleet under streams of all kinds; nothing may grow."
     )
-    made.add_argument("--minutes", type=output.positive, default=30.0, help="how long (30)")
-    made.add_argument("--rate", type=output.positive, default=20.0, metavar="STREAMS", help="begun a second (20)")
+    made.add_argument("--minutes", type=positive, default=30.0, help="how long (30)")
+    made.add_argument("--rate", type=positive, default=20.0, metavar="STREAMS", help="begun a second (20)")
     made.add_argument(
-        "--retention", type=output.positive, metavar="S", help="how long logs stay (60 s, in a short run a tenth of it)"
+        "--retention", type=positive, metavar="S", help="how long logs stay (60 s, in a short run a tenth of it)"
     )
     output.arguments(made, "soak")
     return made

@@ -17,8 +17,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from loadtest.fleet import free_port
 from loadtest.scenarios import SCENARIOS
-from tests.fleet import ROOT, Fleet
+from protocol import keys
+from tests.fleet import ROOT, Fleet, until
 from tests.needs import require
 
 SMALL = ("--rate", "10", "--duration", "3")
@@ -83,33 +85,74 @@ def test_plain_locust_takes_the_same_file(fleet: Fleet) -> None:
     assert "lost 0  repeated 0  failed 0" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "code", "says"),
+    [
+        (["--rate", "-1"], 2, "a number above 0"),
+        (["--sources", "0"], 2, "a whole number above 0"),
+        (["--model", "scripted?tokens=x"], 2, "tokens is an integer"),
+        (["--host", "ftp://127.0.0.1"], 1, "locustfile: error: "),
+        (["--host", "http://127.0.0.1:1", "--duration", "1"], 1, "failed "),
+    ],
+)
+def test_plain_locust_refuses_what_cannot_be(given: list[str], code: int, says: str) -> None:
+    done = run("locust", "-f", "loadtest/locustfile.py", "--headless", *given)
+    assert (done.returncode, says in done.stderr, "Traceback" in done.stderr) == (code, True, False), done.stderr
+
+
+class Generators:
+    """Two, of one master."""
+
+    def __init__(self, url: str, *options: str) -> None:
+        self._port = str(free_port())
+        self._common = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--host", url, "--sources", "2"]
+        self._common += options
+
+    def __enter__(self) -> Generators:
+        command = [*self._common, "--worker", "--master-port", self._port]
+        self.both = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) for _ in range(2)]
+        return self
+
+    def master(self) -> subprocess.Popen[str]:
+        command = [*self._common, "--master", "--headless", "--expect-workers", "2", "--master-bind-port", self._port]
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def __exit__(self, *_: object) -> None:
+        for generator in self.both:
+            generator.kill()
+            generator.wait()
+
+
 def test_two_generators_and_a_master_are_one_load(fleet: Fleet) -> None:
     """Distributed locust: the master's figures are the sum, and both generators did some of it."""
     require(find_spec("locust"), "locust")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
-    common = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--host", fleet.urls[0]]
-    common += ["--scenario", "resume", "--rate", "16", "--duration", "2", "--sources", "2"]
-    common += ["--model", "scripted?tokens=20&interval_ms=5"]
-    generators = [
-        subprocess.Popen([*common, "--worker", "--master-port", port], cwd=ROOT, stderr=subprocess.DEVNULL)
-        for _ in range(2)
-    ]
-    try:
-        master = [*common, "--master", "--headless", "--expect-workers", "2", "--master-bind-port", port]
-        done = subprocess.run(master, cwd=ROOT, capture_output=True, text=True, timeout=100)
-        codes = [generator.wait(30) for generator in generators]
-    finally:
-        for generator in generators:
-            generator.kill()
-            generator.wait()
-    assert done.returncode == 0, done.stdout + done.stderr
-    total = re.search(r"streams (\d+)  tokens (\d+)  lost 0  repeated 0  failed 0", done.stderr)
-    assert total is not None, done.stderr
+    given = ("--scenario", "resume", "--rate", "16", "--duration", "2", "--model", "scripted?tokens=20&interval_ms=5")
+    with Generators(fleet.urls[0], *given) as generators, generators.master() as master:
+        _, said = master.communicate(timeout=100)
+        assert master.returncode == 0, said
+        assert [generator.wait(30) for generator in generators.both] == [0, 0]
+    total = re.search(r"streams (\d+)  tokens (\d+)  lost 0  repeated 0  failed 0", said)
+    assert total is not None, said
     assert int(total[1]) >= 4
     assert int(total[2]) == 20 * int(total[1])
-    assert "2 generators" in done.stderr
-    assert codes == [0, 0]
+    assert "2 generators" in said
+
+
+def streams(fleet: Fleet) -> int:
+    with fleet.redis() as client:
+        return int(client.zcard(keys.owner("anonymous")))
+
+
+def test_a_generator_that_dies_turns_the_whole_red(fleet: Fleet) -> None:
+    require(find_spec("locust"), "locust")
+    given = ("--scenario", "steady", "--rate", "16", "--duration", "12", "--model", "scripted?tokens=20&interval_ms=5")
+    with Generators(fleet.urls[0], *given) as generators, generators.master() as master:
+        before = streams(fleet)
+        until(lambda: streams(fleet) > before + 60, "no load came")  # four seconds of it: both have reported
+        generators.both[0].kill()
+        _, said = master.communicate(timeout=100)
+    assert master.returncode == 1, said
+    assert "1 x a generator was lost in mid-run" in said
 
 
 @contextmanager
