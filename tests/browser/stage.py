@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 PATIENCE_MS = 20_000
+STILL_MS = 400
 KEY = "sesame"
 
 
@@ -44,6 +45,17 @@ def text(page: Page) -> str:
 
 def status(page: Page) -> str:
     return page.get_by_role("status").text_content() or ""
+
+
+def wait_until_still(page: Page) -> str:
+    """The answer once nothing is drawn any more of what has arrived."""
+    shown = text(page)
+    for _ in range(40):
+        page.wait_for_timeout(STILL_MS)
+        before, shown = shown, text(page)
+        if shown == before:
+            return shown
+    raise AssertionError("it is still being written")
 
 
 def wait_for_some(page: Page, more_than: str = "") -> str:

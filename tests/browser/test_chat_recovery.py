@@ -17,6 +17,7 @@ from tests.browser.stage import (
     wait_for_state,
     wait_for_the_end,
     wait_for_words,
+    wait_until_still,
 )
 from tests.fleet import Fleet
 from tests.network import Proxy
@@ -131,7 +132,7 @@ def test_offline_for_five_seconds(pages: dict[str, Page], fleet: Fleet) -> None:
             page.context.set_offline(True)
         for page in pages.values():
             wait_for_words(page, "Offline")
-        before = {transport: text(page) for transport, page in pages.items()}
+        before = {transport: wait_until_still(page) for transport, page in pages.items()}
         pages["sse"].wait_for_timeout(OFFLINE_MS)
         assert {transport: text(page) for transport, page in pages.items()} == before
         network.flow()
@@ -144,7 +145,7 @@ def test_offline_for_five_seconds(pages: dict[str, Page], fleet: Fleet) -> None:
 
 def test_a_connection_dropped_by_its_reader_comes_back(pages: dict[str, Page], fleet: Fleet) -> None:
     wires = {transport: wires_of(page) for transport, page in pages.items()}
-    parts = ask_both(pages, fleet, "scripted?tokens=300&interval_ms=15")
+    parts = ask_both(pages, fleet, "scripted?tokens=450&interval_ms=20")  # both are dropped twice meanwhile
     for transport, page in pages.items():
         page.get_by_role("button", name="Drop my connection").click()
         wait_for_words(page, "Connection lost. Reconnecting")
@@ -153,7 +154,7 @@ def test_a_connection_dropped_by_its_reader_comes_back(pages: dict[str, Page], f
         assert len(wires[transport]) > 1
         page.evaluate("() => document.querySelector('#drop').click()")
     for page in pages.values():
-        assert_exact(page, fleet, 300)
+        assert_exact(page, fleet, 450)
         assert "reconnected 2 times, nothing lost" in (page.locator(".foot .note").text_content() or "")
         assert page.get_by_role("button", name="Drop my connection").is_disabled()
 

@@ -37,8 +37,10 @@ class Terminal:
         self._stream = pyte.ByteStream(self._screen)
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        # A size in the environment would count for more than the terminal's own.
+        ours = {name: value for name, value in env.items() if name not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, env={**env, "TERM": kind, "LANG": "C.UTF-8"},
+            command, stdin=slave, stdout=slave, stderr=slave, env={**ours, "TERM": kind, "LANG": "C.UTF-8"},
             start_new_session=True, preexec_fn=_own_terminal,
         )  # fmt: skip
         os.close(slave)
