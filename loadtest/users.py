@@ -111,7 +111,7 @@ class Load:
         """A generator that was last heard of before its last stream had ended: what it saw since is not counted."""
         for one in self.generators.values():
             if not one["has_ended"]:
-                self.run.record.fail("a generator was lost in mid-run")
+                self.run.record.fail("a generator was lost or stopped in mid-run")
 
     def _watch(self) -> None:
         """How late the generator's own loop is, and its busiest five seconds."""

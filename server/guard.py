@@ -25,6 +25,7 @@ from protocol.errors import TokenrelayError
 from protocol.ws import Close
 from server import departure
 from server.flag import Flag, Inbox
+from server.http import error_headers
 from server.limits import CROWDED, Bucket
 from server.origin import NOT_A_PAGE, SECURITY_HEADERS
 from server.refusing import Handshake
@@ -73,7 +74,7 @@ class _Fault(Exception):
     """Stops the parser; what is wrong is in the protocol's `_fault`."""
 
 
-def refusal(error: TokenrelayError, *headers: bytes) -> bytes:
+def refusal(error: TokenrelayError) -> bytes:
     """A whole HTTP response; the connection closes behind it."""
     request_id = secrets.token_hex(8)
     body = codec.to_json(error.body(request_id)).encode()
@@ -81,7 +82,8 @@ def refusal(error: TokenrelayError, *headers: bytes) -> bytes:
     lines = [
         f"HTTP/1.1 {error.status} {phrase}".encode(), b"content-type: application/json", b"cache-control: no-store",
         *(b": ".join(line) for line in (*SECURITY_HEADERS, NOT_A_PAGE)), f"x-request-id: {request_id}".encode(),
-        f"content-length: {len(body)}".encode(), b"connection: close", *headers,
+        f"content-length: {len(body)}".encode(), b"connection: close",
+        *(f"{name}: {value}".encode() for name, value in error_headers(error).items()),
     ]  # fmt: skip
     return b"\r\n".join([*lines, b"", body])
 
@@ -280,7 +282,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             return
         self.stop_keepalive()
         self.handshake_complete = self.close_sent = True
-        self.transport.write(refusal(departure.refusal(), b"retry-after: 1"))
+        self.transport.write(refusal(departure.refusal()))
         self.transport.close()
 
     def data_received(self, data: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -151,8 +152,10 @@ class Fleet:
 
     def tracebacks(self) -> str:
         """What every process logged of its own mistakes, since it began."""
-        lines = [line for line in self.said().splitlines() if "Traceback" in line or '"exception"' in line]
-        return "\n".join(line.replace("\\n", "\n") for line in lines)
+        said = self.said()
+        plain = re.findall(r"^Traceback .*(?:\n[ \t].*)*\n.*", said, re.MULTILINE)
+        ours = [line.replace("\\n", "\n") for line in said.splitlines() if '"exception"' in line]
+        return "\n".join([*plain, *ours])
 
     def said(self) -> str:
         """Everything that every process logged."""

@@ -1,4 +1,4 @@
-"""What the benchmark's commands share: the line that says where numbers come from."""
+"""What the benchmark's commands share: where their figures go, and the line that says where they come from."""
 
 from __future__ import annotations
 
