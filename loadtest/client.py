@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from loadtest.figures import Record
-from loadtest.verify import Verifier
-from loadtest.wire import SUBPROTOCOLS, Sse, Target, WebSocket, WireError, get_json
-from protocol import scripted
+from tokenrelay.loadtest.figures import Record
+from tokenrelay.loadtest.verify import Verifier
+from tokenrelay.loadtest.wire import SUBPROTOCOLS, Sse, Target, WebSocket, WireError, get_json
+from tokenrelay.protocol.models import scripted
 
 SSE: Final = "SSE"
 DOORS: Final = (SSE, *SUBPROTOCOLS)

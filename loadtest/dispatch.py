@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from loadtest import loop
-from protocol.sse import Decoder
+from tokenrelay.loadtest import loop
+from tokenrelay.protocol.wire.sse import Decoder
 
 PATIENCE_S: Final = 60.0
 BACKGROUND: Final = "scripted?tokens=1000000&interval_ms=1000"

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
-from protocol.timing import PARTS
+from tokenrelay.protocol.wire.timing import PARTS
 
 STEP: Final = 1.02
 """One bucket is 2 % wide: a percentile is off by 1 % at most, and a soak of days takes no more memory than a minute."""

@@ -21,8 +21,10 @@ from typing import Final, Self
 
 import psutil
 
-ROOT: Final = Path(__file__).resolve().parent.parent
-LIFELINE: Final = ROOT / "server" / "lifeline.py"
+from tokenrelay import FOLDER
+from tokenrelay.protocol.runtime.die_with_parent import tied
+
+ROOT: Final = FOLDER.parent
 READY_TIMEOUT_S: Final = 60.0
 DEFAULTS: Final = {
     "TOKENRELAY_SCRIPTED": "1",
@@ -109,9 +111,9 @@ class Fleet:
         return redis_arguments(self.folder)
 
     def _start_roles(self) -> None:
-        self._start("edge", [sys.executable, "-P", "-m", "server", "--port", str(self.port)])
+        self._start("edge", [sys.executable, "-P", "-m", "tokenrelay.server", "--port", str(self.port)])
         for _ in range(self._workers):
-            self._start("worker", [sys.executable, "-P", "-m", "workers"])
+            self._start("worker", [sys.executable, "-P", "-m", "tokenrelay.workers"])
 
     def _start(self, part: str, command: Sequence[str]) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TOKENRELAY_")}
@@ -143,13 +145,6 @@ class Fleet:
         for process in processes:
             process.wait(10)
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def tied(command: Sequence[str]) -> list[str]:
-    """`command`, to die when we do (Linux; see server/lifeline.py, which is run here, not imported)."""
-    if sys.platform != "linux":
-        return list(command)
-    return [sys.executable, "-I", "-S", str(LIFELINE), str(os.getpid()), "9", *command]
 
 
 def cpu_of(process: subprocess.Popen[bytes]) -> float:

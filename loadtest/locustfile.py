@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # locust puts t
 from locust import events
 from locust.runners import WorkerRunner
 
-from loadtest.arguments import count, model, positive
-from loadtest.report import as_text
-from loadtest.scenarios import SCENARIOS
-from loadtest.users import (
+from tokenrelay.loadtest.arguments import count, model, positive
+from tokenrelay.loadtest.report import as_text
+from tokenrelay.loadtest.scenarios import SCENARIOS
+from tokenrelay.loadtest.users import (
     ALL,
     LateJoiner,
     OpenRate,
@@ -30,7 +30,7 @@ from loadtest.users import (
     attach,
     load_from,
 )
-from protocol.errors import TokenrelayError
+from tokenrelay.protocol.errors import TokenrelayError
 
 __all__ = ["LateJoiner", "OpenRate", "Resumer", "SlowReader", "SseChat", "Storm", "WebSocketChat"]
 

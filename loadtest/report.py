@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, Final
 
-from loadtest.figures import COUNTS, QUANTITIES, Record
+from tokenrelay.loadtest.figures import COUNTS, QUANTITIES, Record
 
 TITLES: Final = {
     "connect_ms": "connect",

@@ -18,11 +18,11 @@ from locust import LoadTestShape, User, task
 from locust.env import Environment
 from locust.runners import MasterRunner
 
-from loadtest.client import BEHAVIOURS, Run
-from loadtest.figures import Record, percentile
-from loadtest.scenarios import SCENARIOS, SHAPES, Scenario
-from loadtest.wire import Target
-from protocol import scripted
+from tokenrelay.loadtest.client import BEHAVIOURS, Run
+from tokenrelay.loadtest.figures import Record, percentile
+from tokenrelay.loadtest.scenarios import SCENARIOS, SHAPES, Scenario
+from tokenrelay.loadtest.wire import Target
+from tokenrelay.protocol.models import scripted
 
 BUSY: Final = 0.85
 """A generator that needs more of its one core than this, or is late by LAG_MS at p99, measures itself."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from protocol import scripted
+from tokenrelay.protocol.models import scripted
 
 
 class Verifier:

@@ -18,8 +18,18 @@ from urllib.parse import urlsplit
 
 import msgpack
 
-from loadtest.framing import BINARY, CLOSE, PING, PONG, TEXT, BadFraming, Dechunker, FrameReader, client_frame
-from protocol.sse import Decoder
+from tokenrelay.loadtest.framing import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    BadFraming,
+    Dechunker,
+    FrameReader,
+    client_frame,
+)
+from tokenrelay.protocol.wire.sse import Decoder
 
 READ_BYTES: Final = 65_536
 MAX_HEAD_BYTES: Final = 65_536

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypeAlias
 
-from protocol.events import Completion, Terminal
+from tokenrelay.protocol.events import Completion, Terminal
 
 State: TypeAlias = Literal["queued", "running", "completed", "cancelled", "failed"]
 PublicState: TypeAlias = Literal["queued", "running", "cancelling", "completed", "cancelled", "failed"]

@@ -7,10 +7,10 @@ import sys
 
 from pydantic import ValidationError
 
-from protocol.runtime import children
-from server import process
-from server.auth import must_read
-from server.settings import Refused, Settings, check_exposure
+from tokenrelay.protocol.runtime import children
+from tokenrelay.server import process
+from tokenrelay.server.access.auth import must_read
+from tokenrelay.server.settings import Refused, Settings, check_exposure
 
 
 def main(argv: list[str] | None = None) -> int:

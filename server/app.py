@@ -9,16 +9,18 @@ from typing import Any, Final
 from starlette.routing import Route, Router, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
-from protocol import codec, openapi
-from protocol.errors import TokenrelayError
-from protocol.runtime.exposition import Slot
-from server import chat, health, pages, streams, tickets
-from server.edge import Edge, open_edge
-from server.handshake import WebSocketDoor
-from server.http import Call, Endpoint, Handler
-from server.settings import Settings
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.runtime.exposition import Slot
+from tokenrelay.protocol.store import entries
+from tokenrelay.protocol.wire import openapi
+from tokenrelay.server.api import chat, health, streams, tickets
+from tokenrelay.server.edge import Edge, open_edge
+from tokenrelay.server.http import Call, Endpoint, Handler
+from tokenrelay.server.settings import Settings
+from tokenrelay.server.transports.upgrade import WebSocketDoor
+from tokenrelay.server.web import pages
 
-_OPENAPI: Final = codec.to_json(openapi.DOCUMENT).encode()
+_OPENAPI: Final = entries.to_json(openapi.DOCUMENT).encode()
 
 ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/api/chat": {"POST": chat.chat},

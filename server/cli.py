@@ -58,7 +58,7 @@ def up(
     edges: Annotated[int, typer.Option(min=1, help="Edge processes.")] = 1,
 ) -> None:
     """The whole stack on this machine: Redis, a worker with a local model, an edge with the chat page."""
-    from server.up import Plan, main
+    from tokenrelay.server.stack.up import Plan, main
 
     raise typer.Exit(main(Plan(host=host, port=port, workers=workers, edges=edges)))
 
@@ -97,7 +97,7 @@ def chat(
     Exit code: 0 the answer is whole, 1 it is not, 130 it was stopped by Ctrl-C.
     """
     try:
-        from clients.python import terminal
+        from tokenrelay_client import terminal
     except ImportError as error:
         fail(f"the terminal client cannot be loaded: {error}", 1)
     raise typer.Exit(terminal.run(url, key, model, resume, json_output, message, transport))
@@ -119,7 +119,7 @@ def bench(
     options = [*context.args, *(["--quick"] if quick else [])]
     for name, value in (("--compare", compare), ("--json", json_file)):
         options += [name, value] if value is not None else []
-    become_command([sys.executable, "-P", "-m", "loadtest.bench", *options])
+    become_command([sys.executable, "-P", "-m", "tokenrelay.loadtest.bench", *options])
 
 
 keys = typer.Typer(help="API keys in a file that edges read (TOKENRELAY_KEYS_FILE).", no_args_is_help=True)
@@ -145,46 +145,46 @@ def add_key(
     ] = None,
 ) -> None:
     """Make a key and print its secret, once: the file keeps only a digest."""
-    from server import keyring
+    from tokenrelay.server.access import api_keys
 
     try:
-        typer.echo(keyring.add(file, name, keyring.KeyLimits(concurrency, rate, connections, max_output_tokens)))
-    except (keyring.BadKeys, OSError) as error:
+        typer.echo(api_keys.add(file, name, api_keys.KeyLimits(concurrency, rate, connections, max_output_tokens)))
+    except (api_keys.BadKeys, OSError) as error:
         fail(str(error), 1)
 
 
 @keys.command("list")
 def list_keys(file: KeysFile) -> None:
     """Names, when they were made, and their own limits."""
-    from server import keyring
+    from tokenrelay.server.access import api_keys
 
     try:
-        for key in keyring.read_file(file):
+        for key in api_keys.read_file(file):
             typer.echo(f"{key.name}\t{key.created}\t{key.limits}".rstrip())
-    except (keyring.BadKeys, OSError) as error:
+    except (api_keys.BadKeys, OSError) as error:
         fail(str(error), 1)
 
 
 @keys.command("revoke")
 def revoke_key(name: Annotated[str, typer.Argument(help="Whose.")], file: KeysFile) -> None:
     """Take a key away; edges notice within about a second."""
-    from server import keyring
+    from tokenrelay.server.access import api_keys
 
     try:
-        keyring.revoke(file, name)
-    except (keyring.BadKeys, OSError) as error:
+        api_keys.revoke(file, name)
+    except (api_keys.BadKeys, OSError) as error:
         fail(str(error), 1)
 
 
 def become(package: str, processes: int) -> NoReturn:
     """Exec, so that there is one process and signals go where they are sent. The roles do not import each other."""
-    from server.up import role_command
+    from tokenrelay.server.stack.up import role_command
 
     become_command(role_command(package, processes))
 
 
 def become_command(command: list[str]) -> NoReturn:
-    from server.up import importable
+    from tokenrelay.server.stack.up import importable
 
     sys.stdout.flush()
     os.execve(sys.executable, command, importable(os.environ))  # noqa: S606 - no shell is the point

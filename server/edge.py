@@ -12,19 +12,20 @@ from typing import Final, Protocol
 import structlog
 from redis.asyncio import Redis
 
-from protocol import catalogue
-from protocol.runtime.exposition import Exposition, Slot
-from protocol.runtime.tracing import open_tracing
-from server import departure, jobs, keeper
-from server.auth import Auth, Identity
-from server.hub import Hub
-from server.limits import Limits
-from server.log import LogReader
-from server.metrics import Metrics
-from server.models import Models
-from server.redis import open_pool
-from server.replay import Replays
-from server.settings import Settings
+from tokenrelay.protocol.models import catalogue
+from tokenrelay.protocol.runtime.exposition import Exposition, Slot
+from tokenrelay.protocol.runtime.tracing import open_tracing
+from tokenrelay.server import drain
+from tokenrelay.server.access.auth import Auth, Identity
+from tokenrelay.server.access.limits import Limits
+from tokenrelay.server.live.hub import Hub
+from tokenrelay.server.live.replay import Replays
+from tokenrelay.server.metrics import Metrics
+from tokenrelay.server.settings import Settings
+from tokenrelay.server.store import jobs, reaper
+from tokenrelay.server.store.log import LogReader
+from tokenrelay.server.store.models import Models
+from tokenrelay.server.store.redis import open_pool
 
 TICK_S: Final = 1.0
 CLOSE_S: Final = 2.0
@@ -84,7 +85,7 @@ class Edge:
         self.doors.add(door)
         if self._drained_at is not None:
             loop = asyncio.get_running_loop()
-            loop.call_later(departure.late_s(self._drained_at - time.monotonic()), door.close_soon)
+            loop.call_later(drain.late_s(self._drained_at - time.monotonic()), door.close_soon)
 
     def connection(self, identity: Identity) -> contextlib.AbstractContextManager[None]:
         """While whoever asks has one more connection open. Raises TokenrelayError RATE_LIMIT when that is too many."""
@@ -93,7 +94,7 @@ class Edge:
     def must_not_drain(self) -> None:
         """Raises TokenrelayError SERVICE_UNAVAILABLE once the edge is on its way out."""
         if self.is_draining:
-            raise departure.refusal()
+            raise drain.refusal()
 
     async def tick(self) -> None:
         """Owned by the process; ends only by being cancelled. One clock for all connections, not a timer each."""
@@ -121,10 +122,10 @@ class Edge:
         loop = asyncio.get_running_loop()
         readers = [door for door in self.doors if door.can_return]
         random.shuffle(readers)
-        for door, delay in zip(readers, departure.spread(len(readers), window), strict=True):
+        for door, delay in zip(readers, drain.spread(len(readers), window), strict=True):
             loop.call_later(delay, door.close_soon)
         for door in self.doors.difference(readers):
-            loop.call_later(window * departure.WINDOW_SHARE, door.close_soon)
+            loop.call_later(window * drain.WINDOW_SHARE, door.close_soon)
         while self.doors and time.monotonic() < self._drained_at:
             await asyncio.sleep(0.05)
         log.info("drained", left=len(self.doors))
@@ -139,7 +140,7 @@ async def open_edge(settings: Settings, slot: Slot | None = None) -> AsyncIterat
         async with edge.hub.running():
             owned = [
                 asyncio.create_task(edge.tick()),
-                asyncio.create_task(keeper.keep(edge.jobs, edge.metrics)),
+                asyncio.create_task(reaper.keep(edge.jobs, edge.metrics)),
                 asyncio.create_task(edge.models.keep_fresh()),
                 asyncio.create_task(edge.exposition.run()),
             ]

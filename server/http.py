@@ -13,16 +13,18 @@ import structlog
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import Receive, Scope, Send
 
-from protocol import codec, sse
-from protocol.context import Context, of_headers
-from protocol.errors import TokenrelayError
-from server import departure, origin
-from server.limits import must_not_be_crowded
-from server.timing import Start
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.store import entries
+from tokenrelay.protocol.store.context import Context, of_headers
+from tokenrelay.protocol.wire import sse
+from tokenrelay.server import drain
+from tokenrelay.server.access import origin
+from tokenrelay.server.access.limits import must_not_be_crowded
+from tokenrelay.server.timing import Start
 
 if TYPE_CHECKING:
-    from server.auth import Identity
-    from server.edge import Edge
+    from tokenrelay.server.access.auth import Identity
+    from tokenrelay.server.edge import Edge
 
 log = structlog.get_logger()
 
@@ -134,7 +136,7 @@ class Call:
         await self.write(body, more=False)
 
     async def json(self, status: int, value: Any, headers: Mapping[str, str] | None = None) -> None:
-        body = codec.to_json(value).encode()
+        body = entries.to_json(value).encode()
         await self.answer(status, body, "application/json", {"cache-control": "no-store", **(headers or {})})
 
     async def refuse(self, error: TokenrelayError) -> None:
@@ -147,7 +149,7 @@ class Call:
             await self.json(error.status, error.body(self.request_id), headers)
             return
         await self.start(error.status, headers, *SSE_HEADERS)
-        await self.write(sse.encode_frame(codec.to_json(error.event_data(self.request_id))), more=False)
+        await self.write(sse.encode_frame(entries.to_json(error.event_data(self.request_id))), more=False)
 
 
 def error_headers(error: TokenrelayError) -> dict[str, str]:
@@ -217,7 +219,7 @@ class Endpoint:
             if call.has_begun:
                 raise
             log.warning("given_up_at_exit", request_id=call.request_id, path=scope["path"])
-            await call.refuse(departure.refusal())
+            await call.refuse(drain.refusal())
         except Exception:
             log.exception("request_failed", request_id=call.request_id, path=scope["path"])
             await call.refuse(TokenrelayError("INTERNAL_ERROR"))

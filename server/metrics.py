@@ -6,16 +6,16 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from protocol.cursor import Answer
-from protocol.errors import TABLE, TokenrelayError
-from protocol.feed import Feed
-from protocol.instruments import Instruments
-from protocol.lifecycle import TOLD_NOTHING
-from protocol.runtime.redis import round_trips
-from protocol.session import Session
+from tokenrelay.protocol.errors import TABLE, TokenrelayError
+from tokenrelay.protocol.lifecycle import TOLD_NOTHING
+from tokenrelay.protocol.reading.feed import Feed
+from tokenrelay.protocol.reading.session import Session
+from tokenrelay.protocol.runtime.instruments import Instruments
+from tokenrelay.protocol.runtime.redis import round_trips
+from tokenrelay.protocol.wire.cursor import Answer
 
 if TYPE_CHECKING:
-    from server.edge import Edge
+    from tokenrelay.server.edge import Edge
 
 TRANSPORTS: Final = ("sse", "ws")
 SAMPLED: Final = 31

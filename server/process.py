@@ -15,12 +15,13 @@ from typing import Final
 import structlog
 import uvicorn
 
-from protocol.runtime import logs
-from protocol.runtime.exposition import Slot
-from server import guard, limits, vanished
-from server.app import App
-from server.edge import Edge
-from server.settings import Settings
+from tokenrelay.protocol.runtime import logs
+from tokenrelay.protocol.runtime.exposition import Slot
+from tokenrelay.server.access import limits
+from tokenrelay.server.app import App
+from tokenrelay.server.edge import Edge
+from tokenrelay.server.net import http_protocol, peer
+from tokenrelay.server.settings import Settings
 
 BACKLOG: Final = 2048
 AFTER_DRAIN_S: Final = 3
@@ -43,7 +44,7 @@ def bind(settings: Settings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    vanished.keep_alive(listener, settings.heartbeat_s)
+    peer.keep_alive(listener, settings.heartbeat_s)
     listener.bind((host.strip("[]"), port))
     listener.set_inheritable(False)
     return listener
@@ -94,11 +95,11 @@ def run(settings: Settings, listener: socket.socket, slot: Slot | None = None) -
     logs.configure(settings.log_level, settings.log_format)
     servers: list[_Server] = []
     app = App(settings, on_ready=lambda edge: servers[0].began(edge), slot=slot)
-    config = guard.Config(
+    config = http_protocol.Config(
         app,
         loop="uvloop",
-        http=guard.HttpProtocol,
-        ws=guard.WebSocketProtocol,
+        http=http_protocol.HttpProtocol,
+        ws=http_protocol.WebSocketProtocol,
         interface="asgi3",
         lifespan="on",
         log_config=None,

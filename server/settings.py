@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import Field, field_validator
 
-from protocol.runtime.settings import Shared
+from tokenrelay.protocol.runtime.settings import Shared
 
 MIN_SECRET: Final = 32
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from protocol import timing
-from protocol.context import Context
-from protocol.feed import Chunk, Feed, Format
-from protocol.lifecycle import TOLD_NOTHING
-from protocol.runtime.tracing import Tracing
-from server.metrics import SAMPLED, Metrics
+from tokenrelay.protocol.lifecycle import TOLD_NOTHING
+from tokenrelay.protocol.reading.feed import Chunk, Feed, Format
+from tokenrelay.protocol.runtime.tracing import Tracing
+from tokenrelay.protocol.store.context import Context
+from tokenrelay.protocol.wire import timing
+from tokenrelay.server.metrics import SAMPLED, Metrics
 
 if TYPE_CHECKING:
-    from server.attachment import Attachment
+    from tokenrelay.server.transports.attachment import Attachment
 
 
 class Start:

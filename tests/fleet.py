@@ -19,8 +19,8 @@ from typing import Any
 
 import redis
 
-from loadtest.fleet import free_port
-from server.embedded_redis import arguments, find_server
+from tokenrelay.loadtest.fleet import free_port
+from tokenrelay.server.stack.embedded_redis import arguments, find_server
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_TIMEOUT_S = 30.0
@@ -173,7 +173,11 @@ class Fleet:
         number = len(list(self._folder.glob("*.log")))
         with (self._folder / f"{number:02d}-{module}.log").open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", module, *options], env=self.env, cwd=self._folder, stdout=log, stderr=log
+                [sys.executable, "-m", f"tokenrelay.{module}", *options],
+                env=self.env,
+                cwd=self._folder,
+                stdout=log,
+                stderr=log,
             )
 
     def _stop(self) -> None:

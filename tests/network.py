@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
-from loadtest.fleet import free_port
+from tokenrelay.loadtest.fleet import free_port
 
 READ_BYTES = 64 * 1024
 Target: TypeAlias = int | Path

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from protocol.instruments import Instruments, Row
-from server.metrics import Metrics as EdgeMetrics
-from workers.metrics import Metrics as WorkerMetrics
+from tokenrelay.protocol.runtime.instruments import Instruments, Row
+from tokenrelay.server.metrics import Metrics as EdgeMetrics
+from tokenrelay.workers.metrics import Metrics as WorkerMetrics
 
 ROOT = Path(__file__).resolve().parent.parent
 OF: dict[str, Instruments] = {"edge": EdgeMetrics(), "worker": WorkerMetrics()}

@@ -9,10 +9,10 @@ from pathlib import Path
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
-from protocol import catalogue
-from server.settings import Settings as EdgeSettings
-from workers.settings import Settings as WorkerSettings
-from workers.tools import servers
+from tokenrelay.protocol.models import catalogue
+from tokenrelay.server.settings import Settings as EdgeSettings
+from tokenrelay.workers.settings import Settings as WorkerSettings
+from tokenrelay.workers.tools import servers
 
 ROOT = Path(__file__).parent.parent
 
@@ -65,7 +65,7 @@ def test_the_server_and_the_tools_that_readme_shows_can_be_read() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = re.search(r"<<'END'\n(.*?)\n    END\n", readme, re.DOTALL)
     assert shown is not None
-    shipped = (ROOT / "workers" / "catalogue.toml").read_text(encoding="utf-8")
+    shipped = (ROOT / "protocol" / "models" / "catalogue.toml").read_text(encoding="utf-8")
     found = catalogue.parse(shipped + textwrap.dedent(shown[1]))
     assert found.find("qwen").model.source == "ollama"
     listed = re.search(r"^    \{\"mcpServers\": .*?^    \}\}$", readme, re.DOTALL | re.MULTILINE)

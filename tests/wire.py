@@ -11,7 +11,7 @@ import aiohttp
 import msgpack
 from websockets.asyncio.client import ClientConnection, connect
 
-from protocol.sse import Decoder
+from tokenrelay.protocol.wire.sse import Decoder
 
 EventPair: TypeAlias = tuple[int | None, dict[str, Any]]
 """An event as a client sees it; the id is None for the edge's own first word."""

@@ -8,10 +8,10 @@ import sys
 
 from pydantic import ValidationError
 
-from protocol import catalogue
-from protocol.runtime import children
-from workers import listener, process
-from workers.settings import Settings
+from tokenrelay.protocol.models import catalogue
+from tokenrelay.protocol.runtime import children
+from tokenrelay.workers import metrics_endpoint, process
+from tokenrelay.workers.settings import Settings
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run_many(settings: Settings, number: int) -> int:
     with contextlib.ExitStack() as stack:
         if settings.metrics_port:  # held, not listened on: it finds a port taken before any child starts
-            stack.enter_context(listener.bind(settings.metrics_host, settings.metrics_port, is_shared=True))
+            stack.enter_context(metrics_endpoint.bind(settings.metrics_host, settings.metrics_port, is_shared=True))
         children.run(process.run_child, settings, number, settings.finish_s + 3 * process.FLUSH_S)
     return 0
 

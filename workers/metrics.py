@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from protocol.catalogue import Choice
-from protocol.errors import TABLE
-from protocol.events import Completion, Terminal
-from protocol.instruments import LATENCY_S, Instruments
+from tokenrelay.protocol.errors import TABLE
+from tokenrelay.protocol.events import Completion, Terminal
+from tokenrelay.protocol.models.catalogue import Choice
+from tokenrelay.protocol.runtime.instruments import LATENCY_S, Instruments
 
 if TYPE_CHECKING:
-    from workers.house import House
-    from workers.providers.base import ProviderError, Reason
+    from tokenrelay.workers.dispatch.leases import House
+    from tokenrelay.workers.providers.base import ProviderError, Reason
 
 TIMEOUTS: Final = ("connect", "first_token", "between_tokens", "total")
 OUTCOMES: Final = ("completed", "cancelled", "failed")

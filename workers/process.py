@@ -14,20 +14,21 @@ import aiohttp
 import structlog
 import uvloop
 
-from protocol import catalogue, keys
-from protocol.runtime import logs
-from protocol.runtime.exposition import Exposition, Slot
-from protocol.runtime.tracing import open_tracing
-from workers import listener
-from workers.dispatch import LeaseWorker, listen
-from workers.house import House
-from workers.providers import local, makers
-from workers.providers.base import ProviderError
-from workers.redis import AWAY, open_pool
-from workers.settings import Settings
-from workers.tools import servers
-from workers.tools.mcp import Server
-from workers.tools.registry import Toolbox
+from tokenrelay.protocol.models import catalogue
+from tokenrelay.protocol.runtime import logs
+from tokenrelay.protocol.runtime.exposition import Exposition, Slot
+from tokenrelay.protocol.runtime.tracing import open_tracing
+from tokenrelay.protocol.store import keys
+from tokenrelay.workers import metrics_endpoint, open_providers
+from tokenrelay.workers.dispatch.arq_worker import LeaseWorker, listen
+from tokenrelay.workers.dispatch.leases import House
+from tokenrelay.workers.providers import local
+from tokenrelay.workers.providers.base import ProviderError
+from tokenrelay.workers.redis import AWAY, open_pool
+from tokenrelay.workers.settings import Settings
+from tokenrelay.workers.tools import servers
+from tokenrelay.workers.tools.mcp import Server
+from tokenrelay.workers.tools.registry import Toolbox
 
 FLUSH_S: Final = 3.0
 FIRST_SYNC_S: Final = 1.0
@@ -41,7 +42,7 @@ def run(settings: Settings, slot: Slot | None = None) -> None:
     logs.configure(settings.log_level, settings.log_format)
     door = None
     if settings.metrics_port:  # here, so that a port that is taken is said before anything is opened
-        door = listener.bind(settings.metrics_host, settings.metrics_port, is_shared=slot is not None)
+        door = metrics_endpoint.bind(settings.metrics_host, settings.metrics_port, is_shared=slot is not None)
     uvloop.run(_main(settings, slot, door))
 
 
@@ -57,7 +58,7 @@ async def _main(settings: Settings, slot: Slot | None, door: socket.socket | Non
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=settings.max_jobs), timeout=aiohttp.ClientTimeout(total=None)
     )
-    providers, lacks = makers.open_providers(settings, models, session)
+    providers, lacks = open_providers.open_providers(settings, models, session)
     tools = open_toolbox(settings)
     tracing = open_tracing("tokenrelay-worker")
     house = House(settings, redis, models, providers, lacks, tools, tracing)
@@ -82,7 +83,7 @@ async def _main(settings: Settings, slot: Slot | None, door: socket.socket | Non
         )
     ]
     if door is not None:
-        loops.append(asyncio.create_task(listener.serve(exposition, door)))
+        loops.append(asyncio.create_task(metrics_endpoint.serve(exposition, door)))
     model = providers.get("local")
     if settings.warm and isinstance(model, local.Local):
         loops.append(asyncio.create_task(_warm(model)))

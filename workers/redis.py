@@ -8,7 +8,7 @@ import msgpack
 from arq import ArqRedis
 from redis.exceptions import RedisError
 
-from protocol.runtime import redis as runtime
+from tokenrelay.protocol.runtime import redis as runtime
 
 MAX_CONNECTIONS: Final = 16
 

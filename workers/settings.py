@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, SecretStr, field_validator
 
-from protocol.runtime.settings import Shared
-from workers.tools import servers
+from tokenrelay.protocol.runtime.settings import Shared
+from tokenrelay.workers.tools import servers
 
 
 class Settings(Shared):

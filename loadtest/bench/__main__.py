@@ -13,10 +13,10 @@ import time
 from statistics import median
 from typing import Final, TypeAlias
 
-from loadtest import machine
-from loadtest.arguments import count
-from loadtest.bench import builds, measure, output, table
-from loadtest.fleet import CannotStart, Fleet
+from tokenrelay.loadtest import machine
+from tokenrelay.loadtest.arguments import count
+from tokenrelay.loadtest.bench import builds, measure, output, table
+from tokenrelay.loadtest.fleet import CannotStart, Fleet
 
 COMMANDS: Final = {
     "idle": "thousands of waiting connections on one edge",
@@ -54,7 +54,7 @@ def names() -> dict[str, measure.Measurement]:
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] in COMMANDS:
-        module = importlib.import_module(f"loadtest.bench.{words[0]}")
+        module = importlib.import_module(f"tokenrelay.loadtest.bench.{words[0]}")
         return int(module.main(words[1:]))
     options = parser().parse_args(argv)
     chosen = [names()[name] for name in options.only] if options.only else list(measure.MEASUREMENTS)

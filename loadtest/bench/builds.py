@@ -14,24 +14,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from loadtest.bench.nchan import NchanFleet
-from loadtest.bench.socketio import SocketioFleet
-from loadtest.fleet import Fleet
+from tokenrelay.loadtest.bench.nchan import NchanFleet
+from tokenrelay.loadtest.bench.socketio import SocketioFleet
+from tokenrelay.loadtest.fleet import Fleet
 
 
 class NaiveFleet(Fleet):
     """Redis and one process that does everything."""
 
     def _start_roles(self) -> None:
-        self._start("edge", [sys.executable, "-P", "-m", "loadtest.bench.naive", str(self.port)])
+        self._start("edge", [sys.executable, "-P", "-m", "tokenrelay.loadtest.bench.naive", str(self.port)])
 
 
 class StockArqFleet(Fleet):
     """Ours but for the worker's loop."""
 
     def _start_roles(self) -> None:
-        self._start("edge", [sys.executable, "-P", "-m", "server", "--port", str(self.port)])
-        self._start("worker", [sys.executable, "-P", "-m", "loadtest.bench.stock_arq"])
+        self._start("edge", [sys.executable, "-P", "-m", "tokenrelay.server", "--port", str(self.port)])
+        self._start("worker", [sys.executable, "-P", "-m", "tokenrelay.loadtest.bench.stock_arq"])
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from loadtest.arguments import positive
-from loadtest.bench import fit, output
-from loadtest.bench.laws import PARTS
-from protocol.scripts import GRAVE_MS
+from tokenrelay.loadtest.arguments import positive
+from tokenrelay.loadtest.bench import fit, output
+from tokenrelay.loadtest.bench.laws import PARTS
+from tokenrelay.protocol.store.scripts import GRAVE_MS
 
 EXAMPLES: Final = (1_000, 10_000, 100_000, 1_000_000)
 REMAINS_BYTES: Final = 340

@@ -20,12 +20,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, Self
 
-from loadtest import loop
-from loadtest.bench import io_viewer
-from loadtest.bench.io_viewer import IoViewer
-from loadtest.bench.viewer import ID, SocketListener, SseListener, Viewer, beats_of
-from loadtest.fleet import ROOT
-from loadtest.framing import TEXT, client_frame
+from tokenrelay.loadtest import loop
+from tokenrelay.loadtest.bench import io_viewer
+from tokenrelay.loadtest.bench.io_viewer import IoViewer
+from tokenrelay.loadtest.bench.viewer import ID, SocketListener, SseListener, Viewer, beats_of
+from tokenrelay.loadtest.fleet import ROOT
+from tokenrelay.loadtest.framing import TEXT, client_frame
 
 AT_ONCE: Final = 100
 PATIENCE_S: Final = 120.0
@@ -203,7 +203,7 @@ class Remote:
     """In the bench's process: the other one, as methods. `with Remote(host, port) as crowd: crowd.open(…)`."""
 
     def __init__(self, host: str, port: int) -> None:
-        command = [sys.executable, "-P", "-m", "loadtest.bench.crowd", host, str(port)]
+        command = [sys.executable, "-P", "-m", "tokenrelay.loadtest.bench.crowd", host, str(port)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 

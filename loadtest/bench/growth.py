@@ -17,13 +17,13 @@ from typing import Any, Final, TypeAlias
 
 import redis
 
-from loadtest import loop, machine
-from loadtest.arguments import count
-from loadtest.bench import laws, output
-from loadtest.bench.crowd import Remote
-from loadtest.bench.measure import probe_many, since
-from loadtest.figures import percentile
-from loadtest.fleet import CannotStart, Fleet
+from tokenrelay.loadtest import loop, machine
+from tokenrelay.loadtest.arguments import count
+from tokenrelay.loadtest.bench import laws, output
+from tokenrelay.loadtest.bench.crowd import Remote
+from tokenrelay.loadtest.bench.measure import probe_many, since
+from tokenrelay.loadtest.figures import percentile
+from tokenrelay.loadtest.fleet import CannotStart, Fleet
 
 RATE: Final = 20
 """Tokens a second of a stream."""

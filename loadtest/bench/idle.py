@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from loadtest import machine
-from loadtest.arguments import count, positive
-from loadtest.bench import output
-from loadtest.bench.crowd import Remote
-from loadtest.bench.measure import IDLE, PATIENT
-from loadtest.bench.table import FIGURES
-from loadtest.fleet import CannotStart, Fleet
+from tokenrelay.loadtest import machine
+from tokenrelay.loadtest.arguments import count, positive
+from tokenrelay.loadtest.bench import output
+from tokenrelay.loadtest.bench.crowd import Remote
+from tokenrelay.loadtest.bench.measure import IDLE, PATIENT
+from tokenrelay.loadtest.bench.table import FIGURES
+from tokenrelay.loadtest.fleet import CannotStart, Fleet
 
 SPARE_FILES: Final = 512
 AT_ONCE: Final = 1000

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from loadtest.bench.viewer import Viewer
-from loadtest.framing import TEXT, FrameReader, client_frame
+from tokenrelay.loadtest.bench.viewer import Viewer
+from tokenrelay.loadtest.framing import TEXT, FrameReader, client_frame
 
 if TYPE_CHECKING:
-    from loadtest.bench.crowd import Crowd
+    from tokenrelay.loadtest.bench.crowd import Crowd
 
 PATH = "/socket.io/?EIO=4&transport=websocket"
 

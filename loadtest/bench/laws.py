@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, Final, TypeAlias
 
-from loadtest.bench import fit, output
+from tokenrelay.loadtest.bench import fit, output
 
 PARTS: Final = ("edge", "worker", "redis")
 DOUBLES: Final = 2.0

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
-from loadtest import dispatch, loop
-from loadtest.bench.builds import NaiveFleet, StockArqFleet
-from loadtest.bench.crowd import Remote
-from loadtest.figures import percentile
-from loadtest.fleet import Fleet
+from tokenrelay.loadtest import dispatch, loop
+from tokenrelay.loadtest.bench.builds import NaiveFleet, StockArqFleet
+from tokenrelay.loadtest.bench.crowd import Remote
+from tokenrelay.loadtest.figures import percentile
+from tokenrelay.loadtest.fleet import Fleet
 
 PATIENT: Final = {"TOKENRELAY_BETWEEN_TOKENS_TIMEOUT_S": "600", "TOKENRELAY_SEND_TIMEOUT_S": "600"}
 PROBING_S: Final = 15.0

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from protocol import scripted
+from tokenrelay.protocol.models import scripted
 
 END = "[end]"
 SSE = "text/event-stream"

@@ -27,9 +27,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from loadtest.bench import cache
-from loadtest.fleet import CannotStart, Fleet, free_port, redis_arguments
-from protocol import scripted
+from tokenrelay.loadtest.bench import cache
+from tokenrelay.loadtest.fleet import CannotStart, Fleet, free_port, redis_arguments
+from tokenrelay.protocol.models import scripted
 
 PACKAGE: Final = "libnginx-mod-nchan"
 MODULE: Final = Path("usr/lib/nginx/modules/ngx_nchan_module.so")
@@ -53,7 +53,7 @@ class NchanFleet(Fleet):
 
     def _start_roles(self) -> None:
         port = free_port()
-        self._start("worker", [sys.executable, "-P", "-m", "loadtest.bench.nchan", str(port), self.url])
+        self._start("worker", [sys.executable, "-P", "-m", "tokenrelay.loadtest.bench.nchan", str(port), self.url])
         config = self.folder / "nginx.conf"
         config.write_text(configuration(self.folder, self.port, port, self._redis_port), encoding="utf-8")
         self._start("edge", [nginx(), "-c", str(config), "-e", str(self.folder / "nginx.log")])

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from loadtest.arguments import file
+from tokenrelay.loadtest.arguments import file
 
 
 def command(name: str, argv: Sequence[str] | None) -> str:

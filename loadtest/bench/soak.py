@@ -17,16 +17,16 @@ from typing import Any, Final
 import psutil
 import redis
 
-from loadtest import client, machine
-from loadtest.arguments import positive
-from loadtest.bench import output, soak_verdict
-from loadtest.client import Client, Run
-from loadtest.figures import Record
-from loadtest.fleet import CannotStart, Fleet
-from loadtest.wire import Connection, Target, WireError
-from protocol import keys
-from protocol.lifecycle import ENDED
-from protocol.scripts import GRAVE_MS
+from tokenrelay.loadtest import client, machine
+from tokenrelay.loadtest.arguments import positive
+from tokenrelay.loadtest.bench import output, soak_verdict
+from tokenrelay.loadtest.client import Client, Run
+from tokenrelay.loadtest.figures import Record
+from tokenrelay.loadtest.fleet import CannotStart, Fleet
+from tokenrelay.loadtest.wire import Connection, Target, WireError
+from tokenrelay.protocol.lifecycle import ENDED
+from tokenrelay.protocol.store import keys
+from tokenrelay.protocol.store.scripts import GRAVE_MS
 
 MODEL: Final = "scripted?tokens=60&interval_ms=25"
 MAX_OPEN: Final = 256

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from loadtest.bench import fit
+from tokenrelay.loadtest.bench import fit
 
 WARM_UP: Final = 1 / 3
 """The share of the time that nothing is judged by: pools fill, arenas grow, the first logs expire."""

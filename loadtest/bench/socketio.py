@@ -11,8 +11,8 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from loadtest.bench import cache
-from loadtest.fleet import CannotStart, Fleet
+from tokenrelay.loadtest.bench import cache
+from tokenrelay.loadtest.fleet import CannotStart, Fleet
 
 PROGRAM: Final = Path(__file__).with_name("socketio.cjs")
 PACKAGES: Final = ("socket.io@4.8.4", "@socket.io/redis-streams-adapter@0.3.1", "redis@6.3.1")

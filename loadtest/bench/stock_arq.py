@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from arq import Worker, func
 
-from protocol import keys, scripts
-from workers import process
-from workers.house import House
-from workers.settings import Settings
+from tokenrelay.protocol.store import keys, scripts
+from tokenrelay.workers import process
+from tokenrelay.workers.dispatch.leases import House
+from tokenrelay.workers.settings import Settings
 
 POLL_S: Final = 0.01
 

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from loadtest.framing import PING, PONG, FrameReader, client_frame
-from protocol.sse import HEARTBEAT
+from tokenrelay.loadtest.framing import PING, PONG, FrameReader, client_frame
+from tokenrelay.protocol.wire.sse import HEARTBEAT
 
 if TYPE_CHECKING:
-    from loadtest.bench.crowd import Crowd
+    from tokenrelay.loadtest.bench.crowd import Crowd
 
 ID: Final = re.compile(rb"^id: (\d+)$", re.MULTILINE)
 

@@ -19,8 +19,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from protocol import instruments
-from protocol.instruments import Instruments, Row, State
+from tokenrelay.protocol.runtime import instruments
+from tokenrelay.protocol.runtime.instruments import Instruments, Row, State
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 EVERY_S: Final = 1.0

@@ -18,7 +18,7 @@ import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from protocol.runtime.redis import wire_of
+from tokenrelay.protocol.runtime.redis import wire_of
 
 READ_BYTES: Final = 64 * 1024
 ACK_TIMEOUT_S: Final = 5.0

@@ -14,8 +14,8 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 
-from protocol.address import SentinelAddress, parse_sentinel
-from protocol.scripts import Argument, Script
+from tokenrelay.protocol.runtime.address import SentinelAddress, parse_sentinel
+from tokenrelay.protocol.store.scripts import Argument, Script
 
 COMMAND_TIMEOUT_S: Final = 5.0
 _SENTINEL_TIMEOUT_S: Final = 1.0

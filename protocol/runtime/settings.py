@@ -8,7 +8,9 @@ from typing import Final, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-CATALOGUE: Final = Path(__file__).resolve().parents[2] / "workers" / "catalogue.toml"
+from tokenrelay.protocol.models import catalogue
+
+CATALOGUE: Final = Path(catalogue.__file__).with_name("catalogue.toml")
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 

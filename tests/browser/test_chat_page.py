@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from protocol.codec import accepted_data, to_json
-from protocol.sse import encode_frame
 from tests.browser.stage import (
     KEY,
     ask,
@@ -24,6 +22,8 @@ from tests.browser.stage import (
 )
 from tests.fleet import Fleet
 from tests.wire import words
+from tokenrelay.protocol.store.entries import accepted_data, to_json
+from tokenrelay.protocol.wire.sse import encode_frame
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Request, Route

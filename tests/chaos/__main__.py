@@ -19,12 +19,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from protocol import keys
 from tests.chaos.client import Broken, Wanderer
 from tests.chaos.storm import Storm
 from tests.fleet import Fleet, until
 from tests.network import Proxy
 from tests.wire import call, whole
+from tokenrelay.protocol.store import keys
 
 EDGES = WORKERS = 3
 SETTLE_S = 30.0

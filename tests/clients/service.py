@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 from aiohttp import web
 
-from protocol.codec import to_json
-from protocol.sse import encode_frame, encode_retry
+from tokenrelay.protocol.store.entries import to_json
+from tokenrelay.protocol.wire.sse import encode_frame, encode_retry
 
 Fate: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 """What becomes of one request."""

@@ -10,14 +10,14 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from tokenrelay_client import Client, Failed, Refused, SyncClient, Unreachable
+from tokenrelay_client.answer import Answer
+from tokenrelay_client.errors import refusal_of
+from tokenrelay_client.patience import MAX_REFUSALS, MAX_RETRY_S, Backoff, Patience, Wait
+from tokenrelay_client.transport import Dropped, Said
 
-from clients.python import Client, Failed, Refused, SyncClient, Unreachable
-from clients.python.answer import Answer
-from clients.python.errors import refusal_of
-from clients.python.patience import MAX_REFUSALS, MAX_RETRY_S, Backoff, Patience, Wait
-from clients.python.transport import Dropped, Said
-from loadtest.fleet import free_port
 from tests.clients.service import ID, PATIENCE_S, Service, answer_of, event, says, streams
+from tokenrelay.loadtest.fleet import free_port
 
 
 def play(scene: Coroutine[Any, Any, None]) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from tokenrelay_client import Client, Failed, Refused, Stream, Unreachable, api, patience, websocket
+from tokenrelay_client.patience import Backoff, Patience, Wait
+from tokenrelay_client.transport import Dropped, Said
 
-from clients.python import Client, Failed, Refused, Stream, Unreachable, api, patience, websocket
-from clients.python.patience import Backoff, Patience, Wait
-from clients.python.transport import Dropped, Said
 from tests.clients.service import (
     COME_BACK,
     ID,

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenrelay_client import Choice, Client, Failed, Refused
+from tokenrelay_client.errors import refusal_of
 
-from clients.python import Choice, Client, Failed, Refused
-from clients.python.errors import refusal_of
 from tests.clients.service import (
     COME_BACK,
     ID,

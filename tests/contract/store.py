@@ -5,9 +5,19 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from protocol import codec, keys, scripts
-from protocol.events import Started, Token
-from protocol.scripts import AppendReply, Claim, Limits, NewStream, ReapReply, RenewReply, Script, StartReply
+from tokenrelay.protocol.events import Started, Token
+from tokenrelay.protocol.store import entries as codec
+from tokenrelay.protocol.store import keys, scripts
+from tokenrelay.protocol.store.scripts import (
+    AppendReply,
+    Claim,
+    Limits,
+    NewStream,
+    ReapReply,
+    RenewReply,
+    Script,
+    StartReply,
+)
 
 RETENTION_MS = 60_000
 ROOMY = Limits(max_waiting=100)
@@ -29,7 +39,12 @@ class Store:
         return self.redis.execute_command("EVAL", script.text, *arguments[1:])
 
     def start(
-        self, stream_id: str = "stream-1", *, key: str | None = None, body: str = "b", limits: Limits = ROOMY,
+        self,
+        stream_id: str = "stream-1",
+        *,
+        key: str | None = None,
+        body: str = "b",
+        limits: Limits = ROOMY,
         prompt: bytes = b"prompt",
     ) -> StartReply:
         new = NewStream(stream_id, "alice", "m", prompt, "continue", key, body)

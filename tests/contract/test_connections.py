@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import uvloop
 
-import server.redis
-import workers.redis
-from protocol import keys
-from protocol.runtime.redis import wire_of
+import tokenrelay.server.store.redis
+import tokenrelay.workers.redis
 from tests.fleet import Fleet
+from tokenrelay.protocol.runtime.redis import wire_of
+from tokenrelay.protocol.store import keys
 
 OPENERS: dict[str, Callable[[str], Any]] = {
-    "edge": server.redis.open_pool,
-    "worker": lambda url: workers.redis.open_pool(url, keys.WAITING),
+    "edge": tokenrelay.server.store.redis.open_pool,
+    "worker": lambda url: tokenrelay.workers.redis.open_pool(url, keys.WAITING),
 }
 
 

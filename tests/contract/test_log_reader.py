@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from protocol import codec, keys
-from protocol.errors import TokenrelayError
-from server.log import LogReader
-from server.redis import open_pool
 from tests.contract.store import Store
 from tests.fleet import Fleet
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.store import entries, keys
+from tokenrelay.server.store.log import LogReader
+from tokenrelay.server.store.redis import open_pool
 
 
 def read(fleet: Fleet, scene: Callable[[LogReader], Awaitable[None]]) -> None:
@@ -51,7 +51,7 @@ def test_a_log_of_another_kind_is_a_corrupt_one(fleet: Fleet, store: Store) -> N
     store.redis.set(keys.log("a" * 32), "no stream")
 
     async def scene(reads: LogReader) -> None:
-        with pytest.raises(codec.CorruptEntry):
+        with pytest.raises(entries.CorruptEntry):
             await reads.page("a" * 32, 0)
 
     read(fleet, scene)

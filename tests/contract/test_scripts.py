@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import pytest
 
-from protocol import codec, keys, lifecycle, scripts
-from protocol.scripts import Limits
 from tests.contract.store import CANCELLED, LATE, LOST, ROOMY, STARTED, Store, token
+from tokenrelay.protocol import lifecycle
+from tokenrelay.protocol.store import entries, keys, scripts
+from tokenrelay.protocol.store.scripts import Limits
 
 FIRST, SECOND, THIRD = STARTED, token(0), token(1)
 
@@ -26,7 +27,10 @@ def test_entries_get_dense_ids_and_are_published_with_them_at_once(store: Store)
     assert (reply.outcome, reply.last_id, reply.listeners, reply.cancel_wanted) == ("ok", 2, 1, False)
     assert store.log() == [(b"1-0", FIRST), (b"2-0", SECOND)]
     message = listener.get_message(timeout=5)
-    assert codec.unpack_publication(message["data"]) == (1, [codec.unpack_entry(FIRST), codec.unpack_entry(SECOND)])
+    assert entries.unpack_publication(message["data"]) == (
+        1,
+        [entries.unpack_entry(FIRST), entries.unpack_entry(SECOND)],
+    )
     listener.close()
 
 
@@ -40,7 +44,7 @@ def test_what_is_there_already_is_skipped_and_not_published_again(store: Store) 
     assert store.append(1, FIRST, SECOND).listeners == -1
     assert store.append(2, SECOND, THIRD).last_id == 3
     assert store.entries() == [FIRST, SECOND, THIRD]
-    assert codec.unpack_publication(listener.get_message(timeout=5)["data"])[0] == 3
+    assert entries.unpack_publication(listener.get_message(timeout=5)["data"])[0] == 3
     assert listener.get_message(timeout=0.01) is None
     listener.close()
 

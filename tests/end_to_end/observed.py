@@ -22,10 +22,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from loadtest.fleet import free_port
 from tests.end_to_end.test_makers import ANTHROPIC, KEYS
 from tests.fleet import Fleet, until
 from tests.wire import EventPair, Sse, Ws, call, start
+from tokenrelay.loadtest.fleet import free_port
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = f"00-{TRACE}-00f067aa0ba902b7-01"

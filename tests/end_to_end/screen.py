@@ -133,4 +133,4 @@ def _own_terminal() -> None:
 
 def chat(url: str, *options: str) -> list[str]:
     """The command of `tokenrelay chat`."""
-    return [sys.executable, "-m", "server.cli", "chat", "--url", url, *options]
+    return [sys.executable, "-m", "tokenrelay.server.cli", "chat", "--url", url, *options]

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from protocol import keys
 from tests.fleet import Fleet
 from tests.raw import Raw
 from tests.wire import Sse, Ws, call, start, text_of, words
+from tokenrelay.protocol.store import keys
 
 CHAT = "/api/chat"
 ALICE = {"Authorization": "Bearer alice-secret"}

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from protocol.ws import Close
 from tests.fleet import Fleet
 from tests.raw import Raw, body_of, frame, handshake
 from tests.wire import Sse, Ws, call, text_of, words
+from tokenrelay.protocol.wire.websocket import Close
 
 READ_S = 2
 HOST = "Host: 127.0.0.1\r\n"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from loadtest.bench import growth, idle, soak, soak_verdict
-from loadtest.bench.growth import Size
+from tokenrelay.loadtest.bench import growth, idle, soak, soak_verdict
+from tokenrelay.loadtest.bench.growth import Size
 
 LEAK = """
 import os, sys, threading, time

@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 from websockets.exceptions import ConnectionClosed
 
-from server import keyring
-from server.keyring import KeyLimits
-from server.tokens import LEEWAY_S
 from tests.fleet import Fleet
 from tests.raw import Raw, frame
 from tests.wire import PATIENCE_S, Sse, Ws, call, start, text_of, words
+from tokenrelay.server.access import api_keys
+from tokenrelay.server.access.api_keys import KeyLimits
+from tokenrelay.server.access.jwt import LEEWAY_S
 
 SECRET = "an operator's secret of 32 letters"
 EC = ec.generate_private_key(ec.SECP256R1())
@@ -37,7 +37,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fleet(file: Path) -> Iterator[Fleet]:
-    keyring.add(file, "somebody")
+    api_keys.add(file, "somebody")
     jwks = file.with_name("jwks.json")
     jwks.write_text(json.dumps({"keys": [{**json.loads(ECAlgorithm.to_jwk(EC.public_key())), "kid": "e1"}]}))
     env = {
@@ -85,7 +85,7 @@ def test_a_subject_owns_its_streams(fleet: Fleet) -> None:
         stream_id = await start(first, "scripted?tokens=3", token("ann"))
         async with Sse.get(second, stream_id, 0, headers=signed_with_the_set("ann")) as stream:
             assert text_of(await stream.take()) == words(3)
-        for stranger in (token("bob"), bearer(keyring.add(Path(fleet.env["TOKENRELAY_KEYS_FILE"]), "ann"))):
+        for stranger in (token("bob"), bearer(api_keys.add(Path(fleet.env["TOKENRELAY_KEYS_FILE"]), "ann"))):
             async with asyncio.timeout(PATIENCE_S):  # the new key is known after a moment
                 while (await call("GET", f"{second}/api/streams", None, stranger))[0] == 401:
                     await asyncio.sleep(0.1)
@@ -160,7 +160,7 @@ def test_a_token_that_expires_closes_the_socket_and_so_does_its_ticket(fleet: Fl
 def test_a_key_that_is_revoked_ends_what_it_opened(fleet: Fleet, file: Path) -> None:
     async def scene() -> None:
         url = fleet.urls[0]
-        mine = bearer(keyring.add(file, "leaving"))
+        mine = bearer(api_keys.add(file, "leaving"))
         async with asyncio.timeout(PATIENCE_S):
             while (await call("POST", f"{url}/api/tickets", None, mine))[0] == 401:
                 await asyncio.sleep(0.1)
@@ -169,7 +169,7 @@ def test_a_key_that_is_revoked_ends_what_it_opened(fleet: Fleet, file: Path) -> 
             stream_id = await by_header.start({"message": "a", "model": SLOW})
             async with Sse.get(url, stream_id, 0, headers=mine) as response:
                 await response.take(3)
-                keyring.revoke(file, "leaving")
+                api_keys.revoke(file, "leaving")
                 assert not (await response.take())[-1][1]["done"]
             assert [await closed_with(by_header), await closed_with(by_ticket)] == [4401, 4401]
         assert (await call("GET", f"{url}/api/streams/{stream_id}?ticket={answer['ticket']}"))[0] == 401
@@ -188,14 +188,14 @@ async def known(url: str, *credentials: dict[str, str]) -> None:
 def test_a_name_that_is_given_again_opens_nothing_for_the_secret_before(fleet: Fleet, file: Path) -> None:
     async def scene() -> None:
         url = fleet.urls[0]
-        first = bearer(keyring.add(file, "rotated"))
+        first = bearer(api_keys.add(file, "rotated"))
         await known(url, first)
         _, answer, _ = await call("POST", f"{url}/api/tickets", None, first)
         async with Ws(url, headers=first) as by_header, Ws(url, query=f"?ticket={answer['ticket']}") as by_ticket:
             stream_id = await by_header.start({"message": "a", "model": SLOW})
             await asyncio.sleep(1)  # `created` is in seconds
-            keyring.revoke(file, "rotated")
-            second = bearer(keyring.add(file, "rotated"))
+            api_keys.revoke(file, "rotated")
+            second = bearer(api_keys.add(file, "rotated"))
             assert [await closed_with(by_header), await closed_with(by_ticket)] == [4401, 4401]
         await known(url, second)
         read = f"{url}/api/streams/{stream_id}"
@@ -244,8 +244,8 @@ def test_a_socket_that_cannot_be_closed_yet_starts_nothing_more(fleet: Fleet) ->
 def test_a_key_has_connections_and_a_largest_output_of_its_own(fleet: Fleet, file: Path) -> None:
     async def scene() -> None:
         url = fleet.urls[0]
-        single = bearer(keyring.add(file, "single", KeyLimits(connections=1)))
-        brief = bearer(keyring.add(file, "brief", KeyLimits(max_output_tokens=3)))
+        single = bearer(api_keys.add(file, "single", KeyLimits(connections=1)))
+        brief = bearer(api_keys.add(file, "brief", KeyLimits(max_output_tokens=3)))
         await known(url, single, brief)
         ask = {"message": "a", "model": "scripted?tokens=10"}
         async with Ws(url, headers=single):
@@ -265,8 +265,8 @@ def test_a_key_has_connections_and_a_largest_output_of_its_own(fleet: Fleet, fil
 def test_a_key_has_limits_of_its_own(fleet: Fleet, file: Path) -> None:
     async def scene() -> None:
         url = fleet.urls[0]
-        narrow = bearer(keyring.add(file, "narrow", KeyLimits(concurrency=1)))
-        seldom = bearer(keyring.add(file, "seldom", KeyLimits(rate=2)))
+        narrow = bearer(api_keys.add(file, "narrow", KeyLimits(concurrency=1)))
+        seldom = bearer(api_keys.add(file, "seldom", KeyLimits(rate=2)))
         async with asyncio.timeout(PATIENCE_S):
             for headers in (narrow, seldom):
                 while (await call("GET", f"{url}/api/streams", None, headers))[0] == 401:

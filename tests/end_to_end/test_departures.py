@@ -12,10 +12,10 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from protocol.sse import Decoder
 from tests.fleet import Fleet
 from tests.network import Proxy
 from tests.wire import PATIENCE_S, EventPair, Sse, Ws, call, start, text_of, whole, words
+from tokenrelay.protocol.wire.sse import Decoder
 
 LONG = "scripted?tokens=350&interval_ms=10"
 

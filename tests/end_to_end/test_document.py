@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.generation.modes import GenerationMode
 
-from protocol import openapi
 from tests.fleet import Fleet
+from tokenrelay.protocol.wire import openapi
 
 ALICE = {"Authorization": "Bearer alice-secret"}
 SHORT = "scripted?tokens=2&interval_ms=0"

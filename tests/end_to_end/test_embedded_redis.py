@@ -18,8 +18,8 @@ import psutil
 import pytest
 from redis.asyncio import Redis
 
-from server import embedded_redis
-from server.embedded_redis import EmbeddedRedis, RedisUnavailable, sweep
+from tokenrelay.server.stack import embedded_redis
+from tokenrelay.server.stack.embedded_redis import EmbeddedRedis, RedisUnavailable, sweep
 
 HOLD = """
 import asyncio, sys
@@ -210,9 +210,9 @@ def test_a_long_folder_for_temporaries_is_not_used(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a process to its parent")
 def test_nothing_starts_for_a_parent_that_is_gone_already(parent: Path) -> None:
-    from server import lifeline
+    from tokenrelay.protocol.runtime import die_with_parent
 
     somebody_else = "1"
-    command = [sys.executable, lifeline.__file__, somebody_else, "9", "/bin/sh", "-c", f"touch {parent}/started"]
+    command = [sys.executable, die_with_parent.__file__, somebody_else, "9", "/bin/sh", "-c", f"touch {parent}/started"]
     subprocess.run(command, check=True, timeout=30)
     assert list(parent.iterdir()) == []

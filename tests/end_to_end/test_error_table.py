@@ -15,10 +15,10 @@ import msgspec
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from protocol import keys
-from protocol.errors import ROWS, TABLE, Row
 from tests.fleet import Fleet
 from tests.wire import Sse, Ws, call, start, whole
+from tokenrelay.protocol.errors import ROWS, TABLE, Row
+from tokenrelay.protocol.store import keys
 
 CHAT: Final = "/api/chat"
 ALICE: Final = {"Authorization": "Bearer alice-secret"}

@@ -14,10 +14,10 @@ from typing import Any
 
 import redis
 
-from loadtest.fleet import free_port
-from server.embedded_redis import find_server
 from tests.fleet import Fleet, until
 from tests.wire import EventPair, Sse, Ws, call, text_of, words
+from tokenrelay.loadtest.fleet import free_port
+from tokenrelay.server.stack.embedded_redis import find_server
 
 SERVICE = "house"
 

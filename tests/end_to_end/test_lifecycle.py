@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from protocol import keys
 from tests.fleet import Fleet
 from tests.wire import PATIENCE_S, EventPair, Sse, Ws, call, start, text_of, whole, words
+from tokenrelay.protocol.store import keys
 
 LONG = "scripted?tokens=2000&interval_ms=20"
 

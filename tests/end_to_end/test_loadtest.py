@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from loadtest.fleet import free_port
-from loadtest.scenarios import SCENARIOS
-from protocol import keys
 from tests.fleet import ROOT, Fleet, until
 from tests.needs import require
+from tokenrelay.loadtest.fleet import free_port
+from tokenrelay.loadtest.scenarios import SCENARIOS
+from tokenrelay.protocol.store import keys
 
 SMALL = ("--rate", "10", "--duration", "3")
 MODELS = {"slow": "scripted?tokens=400&interval_ms=2", "storm": "scripted?tokens=350&interval_ms=20"}

@@ -8,9 +8,9 @@ from typing import Any
 
 from aiohttp import web
 
-from loadtest.fleet import free_port
 from tests.fleet import Fleet
 from tests.wire import Sse, call, text_of
+from tokenrelay.loadtest.fleet import free_port
 
 KEYS = {
     "OPENAI_API_KEY": "sk-planted-openai",

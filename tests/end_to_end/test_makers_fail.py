@@ -8,13 +8,13 @@ from typing import Any
 
 from aiohttp import web
 
-from loadtest.fleet import free_port
-from protocol import catalogue
 from tests.end_to_end.test_makers import ANTHROPIC, GEMINI, KEYS, RESPONSES
 from tests.fleet import Fleet
 from tests.wire import Sse, call, text_of
+from tokenrelay.loadtest.fleet import free_port
+from tokenrelay.protocol.models import catalogue
 
-OURS = Path(__file__).resolve().parents[2] / "workers" / "catalogue.toml"
+OURS = Path(__file__).resolve().parents[2] / "protocol" / "models" / "catalogue.toml"
 CATALOGUE = catalogue.parse(OURS.read_text(encoding="utf-8"))
 CROWD = 8
 

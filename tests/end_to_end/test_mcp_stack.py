@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from loadtest.fleet import free_port
-from protocol.events import MAX_TOOL_RESULT_BYTES
 from tests.fleet import ROOT, Fleet
 from tests.needs import require
 from tests.wire import Sse, text_of
+from tokenrelay.loadtest.fleet import free_port
+from tokenrelay.protocol.events import MAX_TOOL_RESULT_BYTES
 
 # Run as a program: the published server, over HTTP.
 OVER_HTTP = """
@@ -113,7 +113,7 @@ class Stack:
             "trouble": {"command": sys.executable, "args": [str(trouble)], "timeout_s": 2},
         }
         (folder / "servers.json").write_text(json.dumps({"mcpServers": servers}))
-        shipped = (ROOT / "workers" / "catalogue.toml").read_text(encoding="utf-8")
+        shipped = (ROOT / "protocol" / "models" / "catalogue.toml").read_text(encoding="utf-8")
         (folder / "catalogue.toml").write_text(shipped + MODEL.replace("PORT", str(self.model_port)))
         self.env = {
             "TOKENRELAY_CATALOGUE": str(folder / "catalogue.toml"),

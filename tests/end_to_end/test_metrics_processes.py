@@ -14,10 +14,10 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from loadtest.fleet import free_port
 from tests.end_to_end.test_processes import serving
 from tests.fleet import Fleet, until, workers_seen
 from tests.wire import Sse, text_of, words
+from tokenrelay.loadtest.fleet import free_port
 
 HELD = 8
 PATIENCE_S = 20.0

@@ -15,11 +15,11 @@ import jwt
 from aiohttp import web
 from websockets.exceptions import InvalidStatus
 
-from loadtest.fleet import free_port
 from tests.end_to_end.test_makers import sse
 from tests.fleet import Fleet, until
 from tests.raw import Raw, frame, handshake
 from tests.wire import PATIENCE_S, Sse, Ws, call, start, text_of
+from tokenrelay.loadtest.fleet import free_port
 
 MARK = "pl4nt3d"
 KEY, SECRET = f"{MARK}-key-of-alice", f"{MARK}-secret-of-the-identity-provider"

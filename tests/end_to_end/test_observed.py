@@ -14,11 +14,12 @@ import promql_parser as promql
 import pytest
 import yaml
 
-from protocol import catalogue, timing
-from server.metrics import Metrics as EdgeMetrics
 from tests.end_to_end.observed import FIRST_MS, PROMPT, TRACE, TYPED, Observed, observe
 from tests.needs import require
-from workers.metrics import Metrics as WorkerMetrics
+from tokenrelay.protocol.models import catalogue
+from tokenrelay.protocol.wire import timing
+from tokenrelay.server.metrics import Metrics as EdgeMetrics
+from tokenrelay.workers.metrics import Metrics as WorkerMetrics
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -132,7 +133,7 @@ def test_every_metric_and_label_is_of_the_table(seen: Observed) -> None:
 
 
 def test_no_label_is_what_a_caller_typed(seen: Observed) -> None:
-    rows = catalogue.parse((ROOT / "workers" / "catalogue.toml").read_text()).models
+    rows = catalogue.parse((ROOT / "protocol" / "models" / "catalogue.toml").read_text()).models
     models = {sample.labels["model"] for sample in seen.samples(seen.worker) if "model" in sample.labels}
     assert models <= {row.id for row in rows} | {"other", "none"}
     assert "other" in models

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from loadtest.fleet import free_port
 from tests.fleet import Fleet, until, workers_seen
 from tests.wire import Sse, text_of, words
+from tokenrelay.loadtest.fleet import free_port
 
 ROLES = (["-m", "server", "--processes", "2"], ["-m", "workers", "--processes", "2"])
 

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tokenrelay_client import Choice, Refused, SyncClient, SyncStream, TransportName
 
-from clients.python import Choice, Refused, SyncClient, SyncStream, TransportName
 from tests.fleet import Fleet, until
 from tests.wire import words
 
@@ -182,7 +182,7 @@ def test_refusals_have_their_type(locked: Fleet, transport: Choice) -> None:
 
 SCRIPT = """
 import sys
-from clients.python import SyncClient
+from tokenrelay_client import SyncClient
 with SyncClient(sys.argv[1], "sesame") as client:
     stream = client.chat({"message": "hello", "model": "scripted?tokens=100000&interval_ms=20"})
     try:

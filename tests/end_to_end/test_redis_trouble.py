@@ -6,9 +6,9 @@ import asyncio
 import signal
 from typing import Any
 
-from protocol import keys
 from tests.fleet import Fleet
 from tests.wire import PATIENCE_S, EventPair, Sse, Ws, call, start, text_of, whole, words
+from tokenrelay.protocol.store import keys
 
 MODEL = "scripted?tokens=400&interval_ms=20"
 

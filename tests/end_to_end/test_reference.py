@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from loadtest.fleet import free_port
 from tests.end_to_end.reference import COMPATIBLE, KEY, Ask, Reference, fault_of
 from tests.fleet import ROOT, Fleet
 from tests.protocol.test_catalogue import NAMES as TABLE
 from tests.wire import call
 from tests.workers.oracle import sdks
+from tokenrelay.loadtest.fleet import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class:DeprecationWarning")
 
@@ -108,7 +108,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]
     port = free_port()
     base = f"http://127.0.0.1:{port}"
     catalogue = tmp_path_factory.mktemp("reference") / "catalogue.toml"
-    shipped = (ROOT / "workers" / "catalogue.toml").read_text(encoding="utf-8")
+    shipped = (ROOT / "protocol" / "models" / "catalogue.toml").read_text(encoding="utf-8")
     catalogue.write_text(shipped + SERVERS.replace("BASE", base), encoding="utf-8")
     env = {
         "TOKENRELAY_CATALOGUE": str(catalogue),

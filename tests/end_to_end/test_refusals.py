@@ -12,11 +12,11 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from protocol import keys
-from protocol.errors import TABLE
 from tests.fleet import Fleet
 from tests.raw import Raw
 from tests.wire import Sse, Ws, call, start, text_of, whole, words
+from tokenrelay.protocol.errors import TABLE
+from tokenrelay.protocol.store import keys
 
 CHAT = "/api/chat"
 ALICE = {"Authorization": "Bearer alice-secret"}

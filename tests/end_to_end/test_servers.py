@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from loadtest.fleet import free_port
 from tests.end_to_end.reference import transcript
 from tests.end_to_end.test_makers import KEYS
 from tests.fleet import ROOT, Fleet
 from tests.needs import require
 from tests.wire import Sse, call, text_of
 from tests.workers.upstream import HEAD, Upstream, chunked, hangs
-from workers.providers import local
+from tokenrelay.loadtest.fleet import free_port
+from tokenrelay.workers.providers import local
 
 ENGINES_KEY = "planted-key-of-the-engine"
 CLOSES_WITHIN_S = 1.0
@@ -48,7 +48,7 @@ ASKS: list[tuple[dict[str, Any], list[str]]] = [
 
 def catalogue(folder: Path, rows: str) -> str:
     path = folder / "catalogue.toml"
-    shipped = (ROOT / "workers" / "catalogue.toml").read_text(encoding="utf-8")
+    shipped = (ROOT / "protocol" / "models" / "catalogue.toml").read_text(encoding="utf-8")
     path.write_text(shipped + rows, encoding="utf-8")
     return str(path)
 

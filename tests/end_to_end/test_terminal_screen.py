@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from tokenrelay_client import SyncClient
 
-from clients.python import SyncClient
 from tests.browser.maker import Maker
 from tests.end_to_end.screen import PATIENCE_S, Terminal, chat
 from tests.fleet import Fleet

@@ -220,7 +220,7 @@ def test_asked_twice_it_does_not_wait(start: Callable[[str], Up], role: str) -> 
 
 def tokenrelay_up(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TOKENRELAY_")}
-    command = [sys.executable, "-m", "server.cli", "up", *options]
+    command = [sys.executable, "-m", "tokenrelay.server.cli", "up", *options]
     return subprocess.run(command, env=clean | environment, cwd=ROOT, capture_output=True, text=True, timeout=WAIT_S)
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from protocol import keys
 from tests.end_to_end.test_lifecycle import state_of, until_state
 from tests.end_to_end.test_slow_readers import metric
 from tests.fleet import Fleet, until
 from tests.wire import PATIENCE_S, Sse, Ws, call
+from tokenrelay.protocol.store import keys
 
 LONG = "scripted?tokens=100000&interval_ms=20"
 LONGER_THAN_ANY_DOUBT_S = 7.0

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from loadtest import __main__ as command
-from loadtest.bench import __main__ as bench
-from loadtest.client import BEHAVIOURS
-from loadtest.scenarios import SCENARIOS, SHAPES, USERS
-from protocol import scripted
+from tokenrelay.loadtest import __main__ as command
+from tokenrelay.loadtest.bench import __main__ as bench
+from tokenrelay.loadtest.client import BEHAVIOURS
+from tokenrelay.loadtest.scenarios import SCENARIOS, SHAPES, USERS
+from tokenrelay.protocol.models import scripted
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loadtest.bench import table
+from tokenrelay.loadtest.bench import table
 
 
 def test_a_row_has_the_median_and_the_spread() -> None:

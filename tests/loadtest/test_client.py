@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from loadtest.client import Client, Run
-from loadtest.wire import Target, WireError
+from tokenrelay.loadtest.client import Client, Run
+from tokenrelay.loadtest.wire import Target, WireError
 
 MODEL = "scripted?tokens=3&interval_ms=0"
 
@@ -32,7 +32,7 @@ class Connection:
 @pytest.mark.parametrize("events", [[], [(2, {"token": "w0 "})]])
 def test_heartbeats_do_not_hide_that_no_token_comes(monkeypatch: pytest.MonkeyPatch, events: list[Any]) -> None:
     clock = [100.0]
-    monkeypatch.setattr("loadtest.client.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("tokenrelay.loadtest.client.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     run = Run(Target("http://127.0.0.1:1"), MODEL, late_s=10)
     reader = Client(run, "SseChat")
     connection = Connection(clock, *events)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.figures import Histogram, Record, percentile
+from tokenrelay.loadtest.figures import Histogram, Record, percentile
 
 VALUES = st.lists(st.floats(min_value=0.01, max_value=1e6), min_size=1, max_size=200)
 SHARES = st.sampled_from([0.01, 0.5, 0.95, 0.99, 1.0])

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from loadtest.bench import capacity, fit, laws, output, soak_verdict
-from loadtest.bench.capacity import Load
+from tokenrelay.loadtest.bench import capacity, fit, laws, output, soak_verdict
+from tokenrelay.loadtest.bench.capacity import Load
 
 
 def test_a_line_goes_through_its_points() -> None:

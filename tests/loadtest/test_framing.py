@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.framing import BINARY, PING, TEXT, BadFraming, Dechunker, FrameReader, client_frame
+from tokenrelay.loadtest.framing import BINARY, PING, TEXT, BadFraming, Dechunker, FrameReader, client_frame
 
 CHUNKED = b"5\r\nhello\r\n1;x=y\r\n \r\nc\r\nwide\r\n\r\nline\r\n0\r\n\r\n"
 BODY = b"hello wide\r\n\r\nline"

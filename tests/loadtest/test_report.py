@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from loadtest.figures import STAGES, Record
-from loadtest.report import as_html, as_text, plot
+from tokenrelay.loadtest.figures import STAGES, Record
+from tokenrelay.loadtest.report import as_html, as_text, plot
 
 HEALTH = {"generators": 1, "cpu_us_per_token": 100.0, "busy": 0.2, "lag_ms_p99": 1.0, "was_bottleneck": False}
 ABOUT = {"scenario": "steady", "command": "python -m loadtest steady"}

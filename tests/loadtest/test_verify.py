@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.verify import Verifier
+from tokenrelay.loadtest.verify import Verifier
 
 MODEL = "scripted?tokens=4"
 END = (9, {"token": "", "done": True, "finish_reason": "stop"})

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from hypothesis import HealthCheck, Phase, settings
 
-from protocol import codec
-from protocol.codec import Entry
-from protocol.events import Completion, Event, Failure, Started, Token, ToolCall, ToolResult
+from tokenrelay.protocol.events import Completion, Event, Failure, Started, Token, ToolCall, ToolResult
+from tokenrelay.protocol.store import entries
+from tokenrelay.protocol.store.entries import Entry
 
 PROTOCOL: Final = Path(__file__).resolve().parents[2] / "protocol"
 STREAM: Final = "5f0c6f9e2d5b4c0f8a4be1d1a9d7c3e2"
@@ -51,7 +51,7 @@ def token(text: str, model: str = "m") -> Token:
 
 def entry(event: Event) -> Entry:
     """As an edge holds it: unpacked from the bytes of the log."""
-    return codec.unpack_entry(codec.pack(event))
+    return entries.unpack_entry(entries.pack(event))
 
 
 _NAMED: Final[dict[str, Event]] = {"*started": STARTED, "*call": CALL, "*result": RESULT, "*end": COMPLETION}

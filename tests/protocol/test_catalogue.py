@@ -6,15 +6,15 @@ from functools import cache
 
 import pytest
 
-from protocol import catalogue
-from protocol.catalogue import Catalogue, Model
-from protocol.errors import TokenrelayError
 from tests.protocol.cases import PROTOCOL
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.models import catalogue
+from tokenrelay.protocol.models.catalogue import Catalogue, Model
 
 
 @cache
 def ours() -> Catalogue:
-    return catalogue.parse((PROTOCOL.parent / "workers" / "catalogue.toml").read_text(encoding="utf-8"))
+    return catalogue.parse((PROTOCOL / "models" / "catalogue.toml").read_text(encoding="utf-8"))
 
 
 NAMES: list[tuple[str, str, str]] = [

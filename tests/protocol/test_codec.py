@@ -10,10 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from protocol import codec, formats, sse
-from protocol.codec import CorruptEntry, Entry
-from protocol.events import Completion, Event, Failure, Started, Token, ToolCall, ToolResult
 from tests.protocol.cases import AT, CALL, COMPLETION, STARTED, STREAM, entry, pure, raw, token, vectors
+from tokenrelay.protocol.events import Completion, Event, Failure, Started, Token, ToolCall, ToolResult
+from tokenrelay.protocol.store import entries as codec
+from tokenrelay.protocol.store.entries import CorruptEntry, Entry
+from tokenrelay.protocol.wire import formats, sse
 
 CASES = vectors("events")["cases"]
 NAMES = [case["name"] for case in CASES]

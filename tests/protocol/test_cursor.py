@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import cursor
-from protocol.cursor import Answer
-from protocol.errors import TokenrelayError
 from tests.protocol.cases import pure, vectors
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.wire import cursor
+from tokenrelay.protocol.wire.cursor import Answer
 
 CASES = vectors("cursors")["cases"]
 

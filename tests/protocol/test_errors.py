@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from protocol import codec, errors, sse, ws
-from protocol.errors import TokenrelayError
-from protocol.ws import Close
 from tests.protocol.cases import PROTOCOL, vectors
+from tokenrelay.protocol import errors
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.store import entries
+from tokenrelay.protocol.wire import sse, websocket
+from tokenrelay.protocol.wire.websocket import Close
 
 ROWS = vectors("errors")["rows"]
 REFUSALS = vectors("errors")["refusals"]
@@ -44,9 +46,9 @@ def test_a_row_makes_sense(row: errors.Row) -> None:
 @pytest.mark.parametrize("case", REFUSALS, ids=[case["name"] for case in REFUSALS])
 def test_a_refusal_is_told_as_the_vector_says(case: dict[str, Any]) -> None:
     error = TokenrelayError(case["code"], case["message"], **case["fields"])
-    assert codec.to_json(error.body(case["request_id"])) == case["body"]
-    assert sse.encode_frame(codec.to_json(error.event_data(case["request_id"]))).decode() == case["sse"]
-    message = ws.error_message(ws.JSON, error, case["ref"], case["stream_id"])
+    assert entries.to_json(error.body(case["request_id"])) == case["body"]
+    assert sse.encode_frame(entries.to_json(error.event_data(case["request_id"]))).decode() == case["sse"]
+    message = websocket.error_message(websocket.JSON, error, case["ref"], case["stream_id"])
     assert json.loads(message) == json.loads(case["ws_json"])
 
 

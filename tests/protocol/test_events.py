@@ -8,9 +8,18 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from protocol import events
-from protocol.events import MAX_TOOL_RESULT_BYTES, Completion, Event, Failure, FinishReason, Token, ToolCall, ToolResult
 from tests.protocol.cases import AT, CALL, COMPLETION, FAILURE, RESULT, STARTED, token
+from tokenrelay.protocol import events
+from tokenrelay.protocol.events import (
+    MAX_TOOL_RESULT_BYTES,
+    Completion,
+    Event,
+    Failure,
+    FinishReason,
+    Token,
+    ToolCall,
+    ToolResult,
+)
 
 
 def completion(

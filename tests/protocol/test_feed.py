@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import codec, feed, formats
-from protocol.codec import Entry
-from protocol.feed import Feed, Format, Offer
 from tests.protocol.cases import AT, COMPLETION, STARTED, STREAM, entry, pure, token
+from tokenrelay.protocol.reading import feed
+from tokenrelay.protocol.reading.feed import Feed, Format, Offer
+from tokenrelay.protocol.store import entries
+from tokenrelay.protocol.store.entries import Entry
+from tokenrelay.protocol.wire import formats
 
 LOG = [entry(STARTED), *(entry(token(f"w{number} ")) for number in range(8)), entry(COMPLETION)]
 PLAIN = Format("plain", lambda _, entry_id, __: b"%d;" % entry_id)
@@ -332,4 +334,4 @@ def test_its_repr_says_where_it_stands() -> None:
     assert repr(made).endswith("gap>")
     made.offer(6, part(6, 10))
     assert repr(made).endswith("5…10 ended>")
-    assert codec.is_terminal(LOG[9])
+    assert entries.is_terminal(LOG[9])

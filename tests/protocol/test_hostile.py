@@ -14,13 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from protocol import codec, cursor, keys, request, sse, ws
-from protocol.errors import TokenrelayError
-from protocol.request import ChatRequest
-from protocol.ws import Bad, BadFrame, Dialect, Start
 from tests.protocol.cases import STREAM
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.store import entries, keys
+from tokenrelay.protocol.wire import cursor, request, sse, websocket
+from tokenrelay.protocol.wire.request import ChatRequest
+from tokenrelay.protocol.wire.websocket import Bad, BadFrame, Dialect, Start
 
-BOTH = pytest.mark.parametrize("dialect", [ws.JSON, ws.MSGPACK], ids=["json", "msgpack"])
+BOTH = pytest.mark.parametrize("dialect", [websocket.JSON, websocket.MSGPACK], ids=["json", "msgpack"])
 # The same examples on every run: a failure in CI is one that anybody can repeat.
 thorough = settings(max_examples=400, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -67,9 +68,9 @@ def has_a_row(error: TokenrelayError) -> None:
         assert field
         assert error.fields.get("issue") or error.code == "INVALID_CURSOR"
     assert 0 < len(error.message) < 1_000
-    codec.to_json(error.body("id")).encode("ascii")
-    for dialect in (ws.JSON, ws.MSGPACK):
-        ws.error_message(dialect, error, None)
+    entries.to_json(error.body("id")).encode("ascii")
+    for dialect in (websocket.JSON, websocket.MSGPACK):
+        websocket.error_message(dialect, error, None)
 
 
 def is_whole(asked: ChatRequest) -> None:
@@ -89,12 +90,12 @@ def try_body(raw: bytes) -> None:
 
 
 def try_frame(frame: str | bytes, dialect: Dialect) -> None:
-    for command in ws.parse_frame(frame, dialect):
+    for command in websocket.parse_frame(frame, dialect):
         if isinstance(command, Bad):
             has_a_row(command.error)
         if isinstance(command, Start):
             is_whole(command.body)
-        ws.message(dialect, "pong", ref=command.ref)
+        websocket.message(dialect, "pong", ref=command.ref)
 
 
 # -- anything
@@ -123,7 +124,7 @@ def test_any_message_is_a_command_or_an_error(dialect: Dialect, message: Any) ->
 @thorough
 @given(st.binary(max_size=80))
 def test_any_bytes_as_frame_are_a_command_or_an_error(raw: bytes) -> None:
-    try_frame(raw, ws.MSGPACK)
+    try_frame(raw, websocket.MSGPACK)
 
 
 EXTENSIONS = st.builds(msgpack.ExtType, st.integers(0, 127), st.binary(max_size=8)) | st.builds(
@@ -141,14 +142,14 @@ ODD = st.recursive(
 @given(st.dictionaries(st.sampled_from([*FIELDS, *MESSAGE_FIELDS]) | st.binary(max_size=4), ODD, max_size=4))
 def test_what_only_msgpack_can_say_is_an_error_or_harmless(message: dict[Any, Any]) -> None:
     message = {"type": "start", "message": "hi", **message}
-    try_frame(msgpack.packb(message), ws.MSGPACK)
+    try_frame(msgpack.packb(message), websocket.MSGPACK)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), b"x", msgpack.Timestamp(1)], ids=repr)
 def test_what_json_cannot_say_is_refused_where_no_type_describes_it(value: Any) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"a": [value]}}}
     for field, body in (("preferences", {"preferences": {"a": [value]}}), ("tools[0]", {"tools": [tool]})):
-        [command] = ws.parse_frame(msgpack.packb({"type": "start", "message": "hi", **body}), ws.MSGPACK)
+        [command] = websocket.parse_frame(msgpack.packb({"type": "start", "message": "hi", **body}), websocket.MSGPACK)
         assert isinstance(command, Bad)
         assert command.error.code in ("VALIDATION_ERROR", "INVALID_REQUEST")
         assert str(command.error.fields["field"]).startswith(field)
@@ -180,7 +181,7 @@ def test_nothing_but_an_id_becomes_part_of_a_key(text: str) -> None:
 @given(st.text(max_size=40) | TEXTS, st.integers(1, cursor.MAX_ID))
 def test_no_text_leaves_its_line_of_an_event(text: str, event_id: int) -> None:
     """Whatever a model, a tool or a caller says: one `id:` line, one `data:` line, in ASCII."""
-    data = codec.to_json({"token": text, text: text})
+    data = entries.to_json({"token": text, text: text})
     frame = sse.encode_frame(data, event_id)
     assert frame.count(b"\n") == 3
     assert b"\r" not in frame
@@ -227,8 +228,8 @@ def soon(since: float) -> None:
 def test_a_bomb_of_json_is_taken_or_refused_soon(text: str) -> None:
     began = time.monotonic()
     try_body(text.encode("utf-8", "surrogatepass"))
-    try_frame(text, ws.JSON)
-    try_frame('{"type":"start",' + text[1:], ws.JSON)
+    try_frame(text, websocket.JSON)
+    try_frame('{"type":"start",' + text[1:], websocket.JSON)
     soon(began)
 
 
@@ -260,7 +261,7 @@ BOMBS_OF_MSGPACK: list[tuple[str, bytes]] = [
 @pytest.mark.parametrize("raw", [raw for _, raw in BOMBS_OF_MSGPACK], ids=[name for name, _ in BOMBS_OF_MSGPACK])
 def test_a_bomb_of_msgpack_is_refused_soon(raw: bytes) -> None:
     began = time.monotonic()
-    [command] = ws.parse_frame(raw, ws.MSGPACK)
+    [command] = websocket.parse_frame(raw, websocket.MSGPACK)
     assert isinstance(command, Bad)
     has_a_row(command.error)
     soon(began)
@@ -273,13 +274,13 @@ def test_of_a_name_that_stands_twice_the_last_counts_in_every_decoder() -> None:
     for item in ("type", "start", "message", "first", "message", "last"):
         packed.write(packer.pack(item))
     assert request.parse_json(text.encode()).message == "last"
-    for frame, dialect in ((text, ws.JSON), (packed.getvalue(), ws.MSGPACK)):
-        [command] = ws.parse_frame(frame, dialect)
+    for frame, dialect in ((text, websocket.JSON), (packed.getvalue(), websocket.MSGPACK)):
+        [command] = websocket.parse_frame(frame, dialect)
         assert isinstance(command, Start)
         assert command.body.message == "last"
 
 
 def test_a_frame_of_the_other_kind_is_not_read() -> None:
-    for frame, dialect in (("{}", ws.MSGPACK), (b"\x80", ws.JSON)):
+    for frame, dialect in (("{}", websocket.MSGPACK), (b"\x80", websocket.JSON)):
         with pytest.raises(BadFrame):
-            ws.parse_frame(frame, dialect)
+            websocket.parse_frame(frame, dialect)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from protocol import instruments
-from protocol.instruments import Instruments
+from tokenrelay.protocol.runtime import instruments
+from tokenrelay.protocol.runtime.instruments import Instruments
 
 
 class Counts(Instruments):

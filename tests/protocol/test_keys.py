@@ -9,8 +9,8 @@ from arq import constants
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import keys
 from tests.protocol.cases import STREAM, pure
+from tokenrelay.protocol.store import keys
 
 
 @pytest.mark.parametrize("text", [STREAM, "a" * 8, "a" * 64, "-_-_-_-_", "ABCdef12"])

@@ -8,11 +8,12 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from protocol import events, lifecycle, scripts
-from protocol.events import FinishReason, Terminal
-from protocol.lifecycle import ENDED, TRANSITIONS, PublicState, State
-from protocol.scripts import Script
 from tests.protocol.cases import COMPLETION, FAILURE
+from tokenrelay.protocol import events, lifecycle
+from tokenrelay.protocol.events import FinishReason, Terminal
+from tokenrelay.protocol.lifecycle import ENDED, TRANSITIONS, PublicState, State
+from tokenrelay.protocol.store import scripts
+from tokenrelay.protocol.store.scripts import Script
 
 STATES = frozenset(get_args(State))
 

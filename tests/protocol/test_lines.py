@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from protocol import catalogue
-from protocol.lines import Lines, Path, steps
+from tokenrelay.protocol.models import catalogue
+from tokenrelay.protocol.models.toml_lines import Lines, Path, steps
 
 TEXT = '''# a comment
 title = "x"

@@ -8,33 +8,33 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from protocol import offers
-from protocol.offers import Offer
 from tests.protocol.cases import pure
+from tokenrelay.protocol.store import worker_registry
+from tokenrelay.protocol.store.worker_registry import Offer
 
 OFFER = Offer(1_705_314_600_123, ("local", "scripted"), {"openai": "no key"}, 3, 200)
 
 
 def test_an_offer_comes_back_as_it_was() -> None:
-    assert offers.unpack(offers.pack(OFFER)) == OFFER
+    assert worker_registry.unpack(worker_registry.pack(OFFER)) == OFFER
 
 
 def test_it_is_a_map_as_the_wire_text_says() -> None:
-    assert msgpack.unpackb(offers.pack(OFFER)) == {
+    assert msgpack.unpackb(worker_registry.pack(OFFER)) == {
         "until_ms": 1_705_314_600_123, "dialects": ["local", "scripted"], "lacks": {"openai": "no key"}, "running": 3,
         "max_jobs": 200,
     }  # fmt: skip
 
 
 def test_a_field_nobody_knows_yet_is_passed_over() -> None:
-    assert offers.unpack(msgpack.packb({**msgspec.to_builtins(OFFER), "new": 1})) == OFFER
+    assert worker_registry.unpack(msgpack.packb({**msgspec.to_builtins(OFFER), "new": 1})) == OFFER
 
 
 @pytest.mark.parametrize("name", ["until_ms", "dialects", "lacks", "running", "max_jobs"])
 def test_without_one_of_its_fields_it_is_none(name: str) -> None:
     fields = msgspec.to_builtins(OFFER)
     del fields[name]
-    assert offers.unpack(msgpack.packb(fields)) is None
+    assert worker_registry.unpack(msgpack.packb(fields)) is None
 
 
 @given(st.binary(max_size=40))
@@ -42,4 +42,4 @@ def test_without_one_of_its_fields_it_is_none(name: str) -> None:
 @example(b"\x81\x90\x01")
 @pure
 def test_any_bytes_are_an_offer_or_none(raw: bytes) -> None:
-    assert offers.unpack(raw) is None
+    assert worker_registry.unpack(raw) is None

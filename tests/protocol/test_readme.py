@@ -8,9 +8,12 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from protocol import codec, cursor, errors, events, keys, lifecycle, offers, request, scripts, session, sse, ws
-from protocol.ws import Close
 from tests.protocol.cases import PROTOCOL, STREAM
+from tokenrelay.protocol import errors, events, lifecycle
+from tokenrelay.protocol.reading import session
+from tokenrelay.protocol.store import entries, keys, scripts, worker_registry
+from tokenrelay.protocol.wire import cursor, request, sse, websocket
+from tokenrelay.protocol.wire.websocket import Close
 
 README = (PROTOCOL / "README.md").read_text(encoding="utf-8")
 WORDS = " ".join(README.split())  # a sentence may be broken anywhere
@@ -57,7 +60,7 @@ def test_cursors_are_answered_as_the_table_says() -> None:
 
 
 def test_entries_have_the_fields_of_their_events() -> None:
-    expected = {tag: list(kind.__struct_fields__) for tag, kind in codec.TAGS.items()}
+    expected = {tag: list(kind.__struct_fields__) for tag, kind in entries.TAGS.items()}
     assert {names(tag)[0]: names(fields) for tag, _, fields in table("tag | event | fields after the tag")} == expected
 
 
@@ -95,7 +98,7 @@ def test_scripts_and_what_append_replies_are_there() -> None:
 
 def test_events_have_the_fields_that_the_code_gives_them() -> None:
     told = {row[0]: set(names(row[2])) - {'""'} for row in table("event | told by | fields")}
-    stamped = dict.fromkeys(codec.accepted_data(STREAM, "m", 0))
+    stamped = dict.fromkeys(entries.accepted_data(STREAM, "m", 0))
     assert told["accepted"] == stamped.keys()
     given: list[tuple[str, events.Event]] = [
         ("started", events.Started(0, "m", {})),
@@ -105,9 +108,9 @@ def test_events_have_the_fields_that_the_code_gives_them() -> None:
         ("error", events.Failure(0, "TIMEOUT", "t", True, 1.0, [{}])),
     ]
     for name, event in given:
-        assert told[name] == codec.data_of(codec.unpack_entry(codec.pack(event)), STREAM).keys(), name
+        assert told[name] == entries.data_of(entries.unpack_entry(entries.pack(event)), STREAM).keys(), name
     result = events.ToolResult(0, "m", "c", "n", {}, "r", failed=True)
-    data = codec.data_of(codec.unpack_entry(codec.pack(result)), STREAM)
+    data = entries.data_of(entries.unpack_entry(entries.pack(result)), STREAM)
     assert told["tool call"] | told["tool result"] == data.keys()
 
 
@@ -119,11 +122,13 @@ def test_the_fields_of_a_request_are_there() -> None:
 def test_messages_are_there() -> None:
     said = [names(row[0])[0] for row in table("client says | fields | and gets")]
     for kind in said:
-        [command] = ws.parse_frame(codec.to_json({"type": kind, "message": "m", "stream_id": STREAM}), ws.JSON)
+        [command] = websocket.parse_frame(
+            entries.to_json({"type": kind, "message": "m", "stream_id": STREAM}), websocket.JSON
+        )
         assert type(command).__name__.lower() == kind
     kinds = ["started", "event", "error", "pong", "reconnect"]
     assert [names(row[0])[0] for row in table("server says | fields")] == kinds
-    assert all(f"`{name}`" in README for name in ws.DIALECTS)
+    assert all(f"`{name}`" in README for name in websocket.DIALECTS)
 
 
 @pytest.mark.parametrize(
@@ -132,18 +137,18 @@ def test_messages_are_there() -> None:
         "at most 2^53-1",
         f"After {session.HEARTBEAT_S:.0f} s without a write",
         f"`{sse.HEARTBEAT.decode().strip()}`",
-        f"an array of 1 to {ws.MAX_MESSAGES_PER_FRAME}",
-        f"at most {ws.MAX_REF_CHARACTERS} characters or an integer",
+        f"an array of 1 to {websocket.MAX_MESSAGES_PER_FRAME}",
+        f"at most {websocket.MAX_REF_CHARACTERS} characters or an integer",
         f"at most {events.MAX_TOOL_RESULT_BYTES:,} bytes of UTF-8",
-        f"at most {codec.MAX_ENTRY_BYTES:,} bytes",
-        f"at most {codec.MAX_TOKEN_CHARACTERS:,} characters",
+        f"at most {entries.MAX_ENTRY_BYTES:,} bytes",
+        f"at most {entries.MAX_TOKEN_CHARACTERS:,} characters",
         f"at most {scripts.MAX_BATCH_ENTRIES} entries and {scripts.MAX_BATCH_BYTES:,} bytes",
         f"for {scripts.LEASE_MS:,} ms; renew it every {scripts.RENEW_EVERY_S} s",
         f"suspect for {scripts.SUSPICION_MS // 1000} s first",
         f"at most {lifecycle.MAX_ATTEMPTS} times in all",
         f"1 to {request.MAX_MESSAGES:,} of",
         f"at most {request.MAX_DISCONNECT_GRACE_S:,}:",
-        f"void {offers.OFFER_MS // 1000} s after",
+        f"void {worker_registry.OFFER_MS // 1000} s after",
         f"up to {sse.MAX_EVENT_BYTES // 2**20} MiB",
         " ".join(f"`{state}`" for state in ("queued", "running", "cancelling", "completed", "cancelled", "failed")),
         "`finish_reason`: " + " ".join(f"`{reason}`" for reason in get_args(events.FinishReason)),

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import request
-from protocol.errors import TokenrelayError
-from protocol.request import ChatRequest, Function, Message, ToolEntry
 from tests.protocol.cases import pure
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.wire import request
+from tokenrelay.protocol.wire.request import ChatRequest, Function, Message, ToolEntry
 
 ASK = {"message": "hi"}
 TURN = {"role": "user", "content": "hi"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from protocol import scripted
-from protocol.errors import TokenrelayError
-from protocol.scripted import ScriptedSpec
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.models import scripted
+from tokenrelay.protocol.models.scripted import ScriptedSpec
 
 NAMES: list[tuple[str, ScriptedSpec]] = [
     ("scripted", ScriptedSpec()),

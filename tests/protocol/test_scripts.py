@@ -8,9 +8,20 @@ from typing import Any
 
 import pytest
 
-from protocol import keys, lifecycle, scripts
-from protocol.scripts import AppendReply, Argument, Claim, Limits, NewStream, ReapReply, RenewReply, Script, StartReply
 from tests.protocol.cases import STREAM
+from tokenrelay.protocol import lifecycle
+from tokenrelay.protocol.store import keys, scripts
+from tokenrelay.protocol.store.scripts import (
+    AppendReply,
+    Argument,
+    Claim,
+    Limits,
+    NewStream,
+    ReapReply,
+    RenewReply,
+    Script,
+    StartReply,
+)
 
 NEW = NewStream(STREAM, "alice", "claude", b"asked", "continue", None, "print")
 

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import codec, formats, session
-from protocol.codec import Entry
-from protocol.feed import MAX_CHUNK_BYTES, Chunk, Feed, Format, Offer
-from protocol.session import PAGE_ENTRIES, Session, Step
-from protocol.sse import Decoder
 from tests.protocol.cases import AT, CALL, COMPLETION, STREAM, entry, log_of, pure, token, vectors
+from tokenrelay.protocol.reading import session
+from tokenrelay.protocol.reading.feed import MAX_CHUNK_BYTES, Chunk, Feed, Format, Offer
+from tokenrelay.protocol.reading.session import PAGE_ENTRIES, Session, Step
+from tokenrelay.protocol.store import entries as codec
+from tokenrelay.protocol.store.entries import Entry
+from tokenrelay.protocol.wire import formats
+from tokenrelay.protocol.wire.sse import Decoder
 
 CASES = vectors("session")["cases"]
 

@@ -6,10 +6,10 @@ from typing import Any, get_args
 
 import pytest
 
-from protocol.events import Event, ToolResult
-from protocol.lifecycle import PublicState
-from protocol.snapshot import Snapshot
 from tests.protocol.cases import AT, CALL, COMPLETION, FAILURE, RESULT, STARTED, STREAM, entry, token
+from tokenrelay.protocol.events import Event, ToolResult
+from tokenrelay.protocol.lifecycle import PublicState
+from tokenrelay.protocol.wire.snapshot import Snapshot
 
 CALLED = {"tool_name": "calculator", "tool_input": {"expression": "6*7"}, "tool_call_id": "call_0"}
 CLOCK = {

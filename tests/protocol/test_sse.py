@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import codec, formats, sse
-from protocol.events import Event
-from protocol.sse import Decoder, Frame, FrameTooLarge
 from tests.protocol.cases import STREAM, entry, pure, vectors
 from tests.protocol.test_codec import any_event
+from tokenrelay.protocol.events import Event
+from tokenrelay.protocol.store import entries as codec
+from tokenrelay.protocol.wire import formats, sse
+from tokenrelay.protocol.wire.sse import Decoder, Frame, FrameTooLarge
 
 CASES = vectors("sse_decode")["cases"]
 

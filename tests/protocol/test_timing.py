@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol import codec, context, formats, timing, ws
-from protocol.context import Context
-from protocol.events import Completion, Failure, Token
-from protocol.feed import Chunk, Feed, Format
-from protocol.sse import Decoder
+from tokenrelay.protocol.events import Completion, Failure, Token
+from tokenrelay.protocol.reading.feed import Chunk, Feed, Format
+from tokenrelay.protocol.store import context, entries
+from tokenrelay.protocol.store.context import Context
+from tokenrelay.protocol.wire import formats, timing, websocket
+from tokenrelay.protocol.wire.sse import Decoder
 
 STREAM = "0123456789abcdef"
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -24,7 +25,7 @@ END = Completion(5, "m", "m", "p", "stop", 1, 1, 0.5, timing=WORKER)
 def chunk_of(*events: Any, form: Format) -> tuple[Feed, Chunk]:
     feed = Feed(STREAM)
     feed.anchor(0)
-    feed.offer(1, [codec.unpack_entry(codec.pack(event)) for event in events])
+    feed.offer(1, [entries.unpack_entry(entries.pack(event)) for event in events])
     chunk = feed.after(0, form)
     assert chunk is not None
     return feed, chunk
@@ -53,14 +54,14 @@ def test_the_event_that_ends_an_sse_response_has_them_all() -> None:
     assert [frame.event_id for frame in frames] == ["1", "2"]
     data = json.loads(frames[1].data)
     assert data["timing"] == timing.whole({**WORKER, **OURS}, 320.0)
-    without = codec.data_of(codec.unpack_entry(codec.pack(END)), STREAM)
+    without = entries.data_of(entries.unpack_entry(entries.pack(END)), STREAM)
     assert {**data, "timing": None} == {**without, "timing": None}
 
 
-@pytest.mark.parametrize("dialect", [ws.JSON, ws.MSGPACK], ids=lambda dialect: str(dialect.subprotocol))
-def test_so_has_the_message_that_ends_a_stream_on_a_socket(dialect: ws.Dialect) -> None:
+@pytest.mark.parametrize("dialect", [websocket.JSON, websocket.MSGPACK], ids=lambda dialect: str(dialect.subprotocol))
+def test_so_has_the_message_that_ends_a_stream_on_a_socket(dialect: websocket.Dialect) -> None:
     chunk = told(END, dialect.events)
-    frame = ws.frame(dialect, [chunk.body], chunk.count)
+    frame = websocket.frame(dialect, [chunk.body], chunk.count)
     messages = json.loads(frame) if isinstance(frame, str) else msgspec.msgpack.decode(frame)
     assert [message["id"] for message in messages] == [1, 2]
     assert messages[1]["data"]["timing"]["ttft_ms"] == 320.0
@@ -75,8 +76,8 @@ def test_what_is_no_completion_stays_as_it_is(end: Any) -> None:
 
 
 def test_a_completion_without_timing_has_the_bytes_it_always_had() -> None:
-    assert codec.unpack_entry(codec.pack(Completion(5, "m", "m", "p", "stop", 1, 1, 0.5)))[-1] == 0.5
-    event = codec.unpack(codec.pack(END))
+    assert entries.unpack_entry(entries.pack(Completion(5, "m", "m", "p", "stop", 1, 1, 0.5)))[-1] == 0.5
+    event = entries.unpack(entries.pack(END))
     assert isinstance(event, Completion)
     assert event == END
 

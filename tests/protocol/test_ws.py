@@ -10,13 +10,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from protocol import formats, ws
-from protocol.errors import TokenrelayError
-from protocol.request import ChatRequest
-from protocol.ws import Bad, BadFrame, Cancel, Close, Detach, Dialect, Ping, Resume, Start
 from tests.protocol.cases import STREAM, entry, pure, token
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.wire import formats, websocket
+from tokenrelay.protocol.wire.request import ChatRequest
+from tokenrelay.protocol.wire.websocket import Bad, BadFrame, Cancel, Close, Detach, Dialect, Ping, Resume, Start
 
-BOTH = pytest.mark.parametrize("dialect", [ws.JSON, ws.MSGPACK], ids=["json", "msgpack"])
+BOTH = pytest.mark.parametrize("dialect", [websocket.JSON, websocket.MSGPACK], ids=["json", "msgpack"])
 
 
 def frame_of(dialect: Dialect, value: Any) -> str | bytes:
@@ -31,7 +31,7 @@ def value_of(frame: str | bytes) -> Any:
 
 # -- client to server -------------------------------------------------------------------------------------------------
 
-GOOD: list[tuple[str, dict[str, Any], ws.Command]] = [
+GOOD: list[tuple[str, dict[str, Any], websocket.Command]] = [
     ("start", {"type": "start", "ref": "a", "message": "hi"}, Start("a", ChatRequest(message="hi"))),
     ("start with a key", {"type": "start", "message": "hi", "idempotency_key": "k"},
      Start(None, ChatRequest(message="hi"), "k")),
@@ -57,14 +57,14 @@ GOOD: list[tuple[str, dict[str, Any], ws.Command]] = [
 
 @BOTH
 @pytest.mark.parametrize(("message", "command"), [row[1:] for row in GOOD], ids=[row[0] for row in GOOD])
-def test_a_message_is_a_command(message: dict[str, Any], command: ws.Command, dialect: Dialect) -> None:
-    assert ws.parse_frame(frame_of(dialect, message), dialect) == [command]
+def test_a_message_is_a_command(message: dict[str, Any], command: websocket.Command, dialect: Dialect) -> None:
+    assert websocket.parse_frame(frame_of(dialect, message), dialect) == [command]
 
 
 @BOTH
 def test_an_array_is_its_messages_in_order(dialect: Dialect) -> None:
     frame = frame_of(dialect, [message for _, message, _ in GOOD])
-    assert ws.parse_frame(frame, dialect) == [command for _, _, command in GOOD]
+    assert websocket.parse_frame(frame, dialect) == [command for _, _, command in GOOD]
 
 
 WRONG: list[tuple[str, Any, str, str | None, str | int | None]] = [
@@ -115,7 +115,7 @@ WRONG: list[tuple[str, Any, str, str | None, str | int | None]] = [
 def test_a_message_that_breaks_the_rules_is_answered(
     message: Any, code: str, field: str | None, ref: str | int | None, dialect: Dialect
 ) -> None:
-    [command] = ws.parse_frame(frame_of(dialect, message), dialect)
+    [command] = websocket.parse_frame(frame_of(dialect, message), dialect)
     assert isinstance(command, Bad)
     assert (command.error.code, command.error.fields.get("field"), command.ref) == (code, field, ref)
 
@@ -123,7 +123,7 @@ def test_a_message_that_breaks_the_rules_is_answered(
 @BOTH
 def test_one_wrong_message_does_not_hold_up_the_others(dialect: Dialect) -> None:
     frame = frame_of(dialect, [{"type": "ping", "ref": 1}, {"type": "no"}, {"type": "ping", "ref": 2}])
-    first, wrong, last = ws.parse_frame(frame, dialect)
+    first, wrong, last = websocket.parse_frame(frame, dialect)
     assert (first, last) == (Ping(1), Ping(2))
     assert isinstance(wrong, Bad)
 
@@ -131,30 +131,36 @@ def test_one_wrong_message_does_not_hold_up_the_others(dialect: Dialect) -> None
 @BOTH
 @pytest.mark.parametrize(("count", "is_taken"), [(256, True), (257, False)])
 def test_a_frame_has_a_bounded_number_of_messages(count: int, is_taken: bool, dialect: Dialect) -> None:
-    commands = ws.parse_frame(frame_of(dialect, [{"type": "ping"}] * count), dialect)
+    commands = websocket.parse_frame(frame_of(dialect, [{"type": "ping"}] * count), dialect)
     assert (commands == [Ping(None)] * count) is is_taken
     assert is_taken or isinstance(commands[0], Bad)
 
 
 UNREADABLE: list[tuple[Dialect, str | bytes]] = [
-    *((ws.JSON, text) for text in ("", "{", "{}x", "nul", '{"a":NaN}', "[Infinity]", "\x00", "[" * 5000, "1" * 5000)),
-    *((ws.MSGPACK, data) for data in (b"", b"\xc1", b"\x81\xa1a", b"\x80\x00", b"\xa1\xff", b"\x91" * 5000)),
-    (ws.MSGPACK, b"\x81\x01\x02"),  # a map whose key is no string
+    *(
+        (websocket.JSON, text)
+        for text in ("", "{", "{}x", "nul", '{"a":NaN}', "[Infinity]", "\x00", "[" * 5000, "1" * 5000)
+    ),
+    *((websocket.MSGPACK, data) for data in (b"", b"\xc1", b"\x81\xa1a", b"\x80\x00", b"\xa1\xff", b"\x91" * 5000)),
+    (websocket.MSGPACK, b"\x81\x01\x02"),  # a map whose key is no string
 ]
 
 
 @pytest.mark.parametrize(("dialect", "frame"), UNREADABLE)
 def test_a_frame_that_cannot_be_read_is_answered_once(dialect: Dialect, frame: str | bytes) -> None:
-    [command] = ws.parse_frame(frame, dialect)
+    [command] = websocket.parse_frame(frame, dialect)
     assert isinstance(command, Bad)
     assert command.error.code == "INVALID_REQUEST"
     assert command.error.message.isprintable()
 
 
-@pytest.mark.parametrize(("dialect", "frame"), [(ws.JSON, b"{}"), (ws.MSGPACK, "{}"), (ws.JSON, b""), (ws.MSGPACK, "")])
+@pytest.mark.parametrize(
+    ("dialect", "frame"),
+    [(websocket.JSON, b"{}"), (websocket.MSGPACK, "{}"), (websocket.JSON, b""), (websocket.MSGPACK, "")],
+)
 def test_a_frame_of_the_other_kind_closes_the_socket(dialect: Dialect, frame: str | bytes) -> None:
     with pytest.raises(BadFrame) as caught:
-        ws.parse_frame(frame, dialect)
+        websocket.parse_frame(frame, dialect)
     assert caught.value.close is Close.UNSUPPORTED
     assert dialect.subprotocol in caught.value.reason
 
@@ -169,7 +175,7 @@ messages = st.builds(lambda kind, rest: {**rest, "type": kind}, kinds, st.dictio
 @given(messages | st.lists(messages, max_size=3) | anything)
 @pure
 def test_any_json_is_commands(value: Any) -> None:
-    assert ws.parse_frame(json.dumps(value), ws.JSON)
+    assert websocket.parse_frame(json.dumps(value), websocket.JSON)
 
 
 @given(st.text(max_size=30))
@@ -179,7 +185,7 @@ def test_any_json_is_commands(value: Any) -> None:
 @example('{"type":"start","message":"x","preferences":{"a":' + "9" * 40 + "}}")
 @pure
 def test_any_text_is_commands(text: str) -> None:
-    assert ws.parse_frame(text, ws.JSON)
+    assert websocket.parse_frame(text, websocket.JSON)
 
 
 def start_with(value: Any) -> bytes:
@@ -196,7 +202,7 @@ def start_with(value: Any) -> bytes:
 @example(msgpack.packb({b"type": "ping"}))
 @pure
 def test_any_bytes_are_commands(data: bytes) -> None:
-    assert ws.parse_frame(data, ws.MSGPACK)
+    assert websocket.parse_frame(data, websocket.MSGPACK)
 
 
 # -- server to client -------------------------------------------------------------------------------------------------
@@ -204,20 +210,20 @@ def test_any_bytes_are_commands(data: bytes) -> None:
 
 @BOTH
 def test_an_answer_keeps_its_ref_even_if_none_and_leaves_other_nones_out(dialect: Dialect) -> None:
-    body = ws.message(dialect, "started", ref=None, stream_id=STREAM, done=None)
-    assert value_of(ws.frame(dialect, [body], 1)) == {"type": "started", "ref": None, "stream_id": STREAM}
+    body = websocket.message(dialect, "started", ref=None, stream_id=STREAM, done=None)
+    assert value_of(websocket.frame(dialect, [body], 1)) == {"type": "started", "ref": None, "stream_id": STREAM}
 
 
 @BOTH
 def test_a_message_without_ref_has_none(dialect: Dialect) -> None:
-    body = ws.message(dialect, "reconnect", after_ms=700)
-    assert value_of(ws.frame(dialect, [body], 1)) == {"type": "reconnect", "after_ms": 700}
+    body = websocket.message(dialect, "reconnect", after_ms=700)
+    assert value_of(websocket.frame(dialect, [body], 1)) == {"type": "reconnect", "after_ms": 700}
 
 
 @BOTH
 def test_an_error_says_what_its_row_and_its_fields_say(dialect: Dialect) -> None:
     error = TokenrelayError("RATE_LIMIT", "too many", retry_after=3)
-    assert value_of(ws.frame(dialect, [ws.error_message(dialect, error, "r", STREAM)], 1)) == {
+    assert value_of(websocket.frame(dialect, [websocket.error_message(dialect, error, "r", STREAM)], 1)) == {
         "type": "error", "ref": "r", "stream_id": STREAM, "error": "too many", "error_code": "RATE_LIMIT",
         "retryable": True, "retry_after": 3,
     }  # fmt: skip
@@ -225,25 +231,25 @@ def test_an_error_says_what_its_row_and_its_fields_say(dialect: Dialect) -> None
 
 @BOTH
 def test_one_message_is_a_frame_and_several_are_an_array(dialect: Dialect) -> None:
-    pong = ws.message(dialect, "pong", ref=1)
+    pong = websocket.message(dialect, "pong", ref=1)
     events = [dialect.events.encode(entry(token(text)), number, STREAM) for number, text in ((1, "a"), (2, "é"))]
     joined = dialect.events.separator.join(events)
-    values = [value_of(ws.frame(dialect, [body], 1)) for body in (pong, *events)]
-    assert value_of(ws.frame(dialect, [pong, joined], 3)) == values
-    assert value_of(ws.frame(dialect, [joined], 2)) == values[1:]
+    values = [value_of(websocket.frame(dialect, [body], 1)) for body in (pong, *events)]
+    assert value_of(websocket.frame(dialect, [pong, joined], 3)) == values
+    assert value_of(websocket.frame(dialect, [joined], 2)) == values[1:]
     assert values[2]["data"]["token"] == "é"
 
 
 def test_an_array_of_many_has_a_head_of_its_size() -> None:
-    pong = ws.message(ws.MSGPACK, "pong", ref=None)
-    assert len(value_of(ws.frame(ws.MSGPACK, [pong] * 70_000, 70_000))) == 70_000
+    pong = websocket.message(websocket.MSGPACK, "pong", ref=None)
+    assert len(value_of(websocket.frame(websocket.MSGPACK, [pong] * 70_000, 70_000))) == 70_000
 
 
 def test_text_frames_are_ascii() -> None:
     body = formats.WS_JSON.encode(entry(token("é\u2028")), 1, STREAM)
-    assert isinstance(frame := ws.frame(ws.JSON, [body], 1), str)
+    assert isinstance(frame := websocket.frame(websocket.JSON, [body], 1), str)
     assert frame.isascii()
 
 
 def test_subprotocols_are_found_by_name() -> None:
-    assert ws.DIALECTS == {"tokenrelay.v1.json": ws.JSON, "tokenrelay.v1.msgpack": ws.MSGPACK}
+    assert websocket.DIALECTS == {"tokenrelay.v1.json": websocket.JSON, "tokenrelay.v1.msgpack": websocket.MSGPACK}

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from loadtest.fleet import free_port
 from tests.fleet import Fleet
 from tests.needs import require
 from tests.network import Proxy
 from tests.recipes.nginx import Nginx, find_nginx
 from tests.recipes.run import KEY
+from tokenrelay.loadtest.fleet import free_port
 
 
 @pytest.fixture(scope="session")

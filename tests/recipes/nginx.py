@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from loadtest.fleet import free_port
 from tests.fleet import ROOT, until
+from tokenrelay.loadtest.fleet import free_port
 
 CONF: Final = ROOT / "deploy" / "nginx" / "tokenrelay.conf"
 

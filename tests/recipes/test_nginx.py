@@ -17,12 +17,12 @@ import httpx2
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from loadtest.fleet import free_port
 from tests.fleet import Fleet, until
 from tests.recipes.book import recipe
 from tests.recipes.nginx import Nginx
 from tests.recipes.run import AUTHORIZED, all_streams, cancel, events_of, fetch, newest, running, snapshot
 from tests.wire import PATIENCE_S, EventPair, Sse, Ws, call, start, text_of, words
+from tokenrelay.loadtest.fleet import free_port
 
 SLOW = "scripted?tokens=2&interval_ms=60000"
 

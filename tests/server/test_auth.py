@@ -8,12 +8,12 @@ from pathlib import Path
 import jwt
 import pytest
 
-from protocol.errors import TokenrelayError
-from server import files, keyring
-from server.auth import ANYBODY, Auth, Identity, must_read
-from server.keyring import KeyLimits
-from server.redis import open_pool
-from server.settings import Refused, Settings, check_exposure
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.server.access import api_keys, watched_file
+from tokenrelay.server.access.api_keys import KeyLimits
+from tokenrelay.server.access.auth import ANYBODY, Auth, Identity, must_read
+from tokenrelay.server.settings import Refused, Settings, check_exposure
+from tokenrelay.server.store.redis import open_pool
 
 SECRET = "an operator's secret of 32 letters"
 
@@ -80,16 +80,16 @@ def test_a_subject_is_never_taken_for_a_key_of_the_same_name() -> None:
 
 
 def test_an_identity_ends_with_what_it_came_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(watched_file, "LOOK_AGAIN_S", 0.0)
     file = tmp_path / "keys"
-    secret = keyring.add(file, "web")
+    secret = api_keys.add(file, "web")
     asked = auth(keys_file=file, jwt_secret=SECRET)
     by_key, by_token = asked.identify(f"Bearer {secret}"), asked.identify(f"Bearer {token()}")
     assert not asked.has_ended(by_key)
     assert not asked.has_ended(by_token)
-    keyring.revoke(file, "web")
+    api_keys.revoke(file, "web")
     assert asked.has_ended(by_key)
-    keyring.add(file, "web")
+    api_keys.add(file, "web")
     assert asked.has_ended(by_key)  # the name is given again, the secret is not
     assert refused(asked, f"Bearer {secret}")
     assert asked.has_ended(Identity("jwt:ann", "token", expires_at=time.time() - 1))
@@ -100,8 +100,8 @@ def test_an_identity_ends_with_what_it_came_with(tmp_path: Path, monkeypatch: py
 
 def test_limits_are_the_keys_own_and_else_the_settings(tmp_path: Path) -> None:
     file = tmp_path / "keys"
-    own = keyring.add(file, "own", KeyLimits(rate=5, max_output_tokens=0))
-    plain = keyring.add(file, "plain")
+    own = api_keys.add(file, "own", KeyLimits(rate=5, max_output_tokens=0))
+    plain = api_keys.add(file, "plain")
     asked = auth(
         keys_file=file, jwt_secret=SECRET, key_concurrency=1, key_rate=2, key_connections=3, max_output_tokens=4
     )

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from server import cli, up
+from tokenrelay.server import cli
+from tokenrelay.server.stack import up
 
-HEAVY = ("rich", "uvicorn", "starlette", "aiohttp", "redis", "arq", "pydantic_settings", "server.up")
+HEAVY = ("rich", "uvicorn", "starlette", "aiohttp", "redis", "arq", "pydantic_settings", "tokenrelay.server.stack.up")
 
 
 class Recorder:
@@ -102,7 +103,7 @@ def test_a_role_replaces_this_process(
     invoke(*arguments)
     [(program, command, environment)] = became
     assert program == sys.executable
-    assert command[-4:] == ["-m", package, "--processes", processes]
+    assert command[-4:] == ["-m", f"tokenrelay.{package}", "--processes", processes]
     if "--port" in arguments:
         assert (environment["TOKENRELAY_HOST"], environment["TOKENRELAY_PORT"]) == ("127.0.0.2", "9002")
 
@@ -110,8 +111,8 @@ def test_a_role_replaces_this_process(
 def test_chat_calls_the_terminal_client(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Recorder(3)
     terminal = SimpleNamespace(run=run)
-    monkeypatch.setitem(sys.modules, "clients.python.terminal", terminal)
-    monkeypatch.setattr("clients.python.terminal", terminal, raising=False)
+    monkeypatch.setitem(sys.modules, "tokenrelay_client.terminal", terminal)
+    monkeypatch.setattr("tokenrelay_client.terminal", terminal, raising=False)
     for option in ("--url", "--host"):
         result = invoke("chat", option, "http://127.0.0.1:9003", "--key", "k", "--model", "scripted", "--json", "hello")
         assert result.exit_code == 3
@@ -123,7 +124,7 @@ def test_chat_calls_the_terminal_client(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_chat_says_so_when_its_client_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "clients.python", None)
+    monkeypatch.setitem(sys.modules, "tokenrelay_client", None)
     result = invoke("chat")
     assert result.exit_code == 1
     assert "terminal client cannot be loaded" in result.stderr
@@ -138,9 +139,9 @@ def test_bench_replaces_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "execve", execve)
     invoke("bench", "--quick", "--compare", "naive", "--json", "out.json")
-    assert became[0][-6:] == ["loadtest.bench", "--quick", "--compare", "naive", "--json", "out.json"]
+    assert became[0][-6:] == ["tokenrelay.loadtest.bench", "--quick", "--compare", "naive", "--json", "out.json"]
     invoke("bench", "soak", "--minutes", "2", "--json", "out.json")
-    assert became[1][-6:] == ["loadtest.bench", "soak", "--minutes", "2", "--json", "out.json"]
+    assert became[1][-6:] == ["tokenrelay.loadtest.bench", "soak", "--minutes", "2", "--json", "out.json"]
 
 
 def test_keys_are_made_listed_with_their_limits_and_taken_away(tmp_path: Path) -> None:

@@ -11,45 +11,46 @@ from collections.abc import Callable
 
 import pytest
 
-from protocol import ws
-from protocol.context import Context
-from server import departure, vanished
-from server.auth import Identity
-from server.edge import Edge
-from server.redis import open_pool
-from server.settings import Settings
-from server.ws import Socket
+from tokenrelay.protocol.store.context import Context
+from tokenrelay.protocol.wire import websocket
+from tokenrelay.server import drain
+from tokenrelay.server.access.auth import Identity
+from tokenrelay.server.edge import Edge
+from tokenrelay.server.net import peer as vanished
+from tokenrelay.server.settings import Settings
+from tokenrelay.server.store.redis import open_pool
+from tokenrelay.server.transports.websocket import Socket
 
 
 def test_a_thousand_are_spread_evenly_over_their_share_of_the_window() -> None:
-    delays = departure.spread(1_000, 10.0)
+    delays = drain.spread(1_000, 10.0)
     assert len(delays) == 1_000
-    assert 0 <= min(delays) <= max(delays) <= 10 * departure.WINDOW_SHARE
+    assert 0 <= min(delays) <= max(delays) <= 10 * drain.WINDOW_SHARE
     # Ten slots for each hundredth of the share: never more than one draw beyond that at either end.
-    per_slot = Counter(int(delay / (10 * departure.WINDOW_SHARE / 100)) for delay in delays)
+    per_slot = Counter(int(delay / (10 * drain.WINDOW_SHARE / 100)) for delay in delays)
     assert set(per_slot.values()) <= {9, 10, 11}
-    assert departure.spread(1_000, 10.0) != delays
+    assert drain.spread(1_000, 10.0) != delays
 
 
 def test_nobody_and_no_window() -> None:
-    assert departure.spread(0, 10.0) == []
-    assert departure.spread(3, 0.0) == [0.0, 0.0, 0.0]
-    assert departure.late_s(-1.0) == 0.0
-    assert 0 <= departure.late_s(100.0) <= departure.LATE_S
+    assert drain.spread(0, 10.0) == []
+    assert drain.spread(3, 0.0) == [0.0, 0.0, 0.0]
+    assert drain.late_s(-1.0) == 0.0
+    assert 0 <= drain.late_s(100.0) <= drain.LATE_S
 
 
 def test_connections_that_began_together_rotate_apart_and_with_zero_never() -> None:
-    ends = [departure.rotation_at(100.0, 1_000.0) for _ in range(50)]
+    ends = [drain.rotation_at(100.0, 1_000.0) for _ in range(50)]
     assert 1_080 <= min(ends) < max(ends) <= 1_120
     assert len(set(ends)) > 40
-    assert departure.rotation_at(0, 1_000.0) == math.inf
+    assert drain.rotation_at(0, 1_000.0) == math.inf
 
 
 def test_a_reader_is_back_before_its_generation_takes_it_for_gone() -> None:
-    from workers.generate import MIN_UNHEARD_S
+    from tokenrelay.workers.generation.generation import MIN_UNHEARD_S
 
-    assert departure.COME_BACK_MS[1] / 1000 <= MIN_UNHEARD_S / 2
-    assert all(departure.COME_BACK_MS[0] <= departure.come_back_ms() <= departure.COME_BACK_MS[1] for _ in range(100))
+    assert drain.COME_BACK_MS[1] / 1000 <= MIN_UNHEARD_S / 2
+    assert all(drain.COME_BACK_MS[0] <= drain.come_back_ms() <= drain.COME_BACK_MS[1] for _ in range(100))
 
 
 def test_a_peer_that_acknowledges_has_not_vanished_and_one_that_does_not_has() -> None:
@@ -99,7 +100,7 @@ def test_a_socket_whose_other_end_owes_an_answer_for_half_a_heartbeat_is_dropped
     async def scene() -> None:
         edge = Edge(Settings(heartbeat_s=15), open_pool("redis://127.0.0.1:1"))
         peer = _Peer(silent_ms)
-        Socket(edge, ws.JSON, Identity("somebody", "nobody"), peer.send, Context()).look()
+        Socket(edge, websocket.JSON, Identity("somebody", "nobody"), peer.send, Context()).look()
         assert peer.was_aborted is is_gone
         assert edge.metrics.vanished.labels("ws").values == [is_gone]
 
@@ -135,12 +136,12 @@ def test_a_drain_sends_one_reader_in_each_slot_and_those_who_wait_last(monkeypat
             Door(edge, can_return=number < 100)
         monkeypatch.setattr(asyncio.get_running_loop(), "call_later", call_later)
         await edge.drain()
-        slots = [int(delay / (10 * departure.WINDOW_SHARE / 100)) for delay in delays[True]]
+        slots = [int(delay / (10 * drain.WINDOW_SHARE / 100)) for delay in delays[True]]
         assert sorted(slots) == list(range(100))
-        assert delays[False] == [10 * departure.WINDOW_SHARE] * 3
+        assert delays[False] == [10 * drain.WINDOW_SHARE] * 3
         # One that was on its way when it began goes within a second.
         Door(edge, can_return=True)
-        assert 0 <= delays[True][-1] <= departure.LATE_S
+        assert 0 <= delays[True][-1] <= drain.LATE_S
         assert edge.is_draining
 
     asyncio.run(scene())

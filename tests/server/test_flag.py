@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from server.flag import Flag, Inbox
+from tokenrelay.server.net.lean_event import Flag, Inbox
 
 FLAGS: list[Callable[[], Any]] = [asyncio.Event, Flag]
 QUEUES: list[Callable[[], Any]] = [asyncio.Queue, Inbox]

@@ -12,17 +12,19 @@ from typing import Any
 
 import pytest
 
-from protocol import codec, formats, keys
-from protocol.events import Completion, Token
-from protocol.session import Session, Step
-from server import hub as hub_module
-from server import spares
-from server.hub import Channel, Hub
-from server.log import LogReader
-from server.metrics import Metrics
-from server.redis import open_pool
 from tests.contract.store import STARTED, Store, token
 from tests.fleet import Fleet
+from tokenrelay.protocol.events import Completion, Token
+from tokenrelay.protocol.reading.session import Session, Step
+from tokenrelay.protocol.store import entries as codec
+from tokenrelay.protocol.store import keys
+from tokenrelay.protocol.wire import formats
+from tokenrelay.server.live import hub as hub_module
+from tokenrelay.server.live import presubscribed
+from tokenrelay.server.live.hub import Channel, Hub
+from tokenrelay.server.metrics import Metrics
+from tokenrelay.server.store.log import LogReader
+from tokenrelay.server.store.redis import open_pool
 
 END = codec.pack(Completion(1, "m", "m", "p", "stop", 0, 0, 0.0))
 PATIENCE_S = 20
@@ -237,9 +239,9 @@ def test_the_last_reader_to_leave_closes_the_channel(fleet: Fleet) -> None:
 def test_streams_that_are_made_here_are_heard_from_their_first_entry_also_more_than_were_prepared(fleet: Fleet) -> None:
     async def scene(hub: Hub, reads: LogReader, store: Store) -> None:
         async with asyncio.timeout(PATIENCE_S):
-            while len(store.redis.pubsub_channels("tr:*:live")) < spares.MOST:
+            while len(store.redis.pubsub_channels("tr:*:live")) < presubscribed.MOST:
                 await asyncio.sleep(0.01)
-            channels = [await hub.create() for _ in range(spares.MOST + 5)]
+            channels = [await hub.create() for _ in range(presubscribed.MOST + 5)]
         readers = []
         for channel in channels:
             reader = Reader(channel, reads)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from server import files, keyring
-from server.keyring import BadKeys, KeyLimits, KeyRing, digest_of
+from tokenrelay.server.access import api_keys, watched_file
+from tokenrelay.server.access.api_keys import BadKeys, KeyLimits, KeyRing, digest_of
 
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(files, "LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(watched_file, "LOOK_AGAIN_S", 0.0)
     return tmp_path / "keys"
 
 
@@ -23,18 +23,18 @@ def owner(ring: KeyRing, secret: str) -> str | None:
 
 
 def test_a_key_that_was_made_is_known_until_it_is_revoked(file: Path) -> None:
-    first = keyring.add(file, "web")
+    first = api_keys.add(file, "web")
     ring = KeyRing({"mobile": "from-the-settings"}, file)
-    second = keyring.add(file, "batch")
+    second = api_keys.add(file, "batch")
     owners = [owner(ring, secret) for secret in (first, second, "from-the-settings", "nonsense", "")]
     assert owners == ["web", "batch", "mobile", None, None]
-    keyring.revoke(file, "web")
+    api_keys.revoke(file, "web")
     assert [owner(ring, first), owner(ring, second)] == [None, "batch"]
-    assert [key.name for key in keyring.read_file(file)] == ["batch"]
+    assert [key.name for key in api_keys.read_file(file)] == ["batch"]
 
 
 def test_the_file_holds_no_secret_and_is_for_its_owner_only(file: Path) -> None:
-    secret = keyring.add(file, "web")
+    secret = api_keys.add(file, "web")
     assert secret not in file.read_text()
     assert digest_of(secret) in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -44,7 +44,7 @@ def test_the_file_holds_no_secret_and_is_for_its_owner_only(file: Path) -> None:
 
 
 def test_a_slip_in_the_file_locks_nobody_out(file: Path) -> None:
-    secret = keyring.add(file, "web")
+    secret = api_keys.add(file, "web")
     ring = KeyRing({}, file)
     good = file.read_text()
     for slip in ("web", "web short -", f"web {'0' * 64} - -", good + good):
@@ -59,15 +59,15 @@ def test_a_slip_in_the_file_locks_nobody_out(file: Path) -> None:
 @pytest.mark.parametrize("name", ["", "a b", "a\nb", "é", "x" * 65])
 def test_a_name_is_a_plain_word(file: Path, name: str) -> None:
     with pytest.raises(BadKeys):
-        keyring.add(file, name)
+        api_keys.add(file, name)
 
 
 def test_a_name_is_used_once_and_only_what_is_there_is_revoked(file: Path) -> None:
-    keyring.add(file, "web")
+    api_keys.add(file, "web")
     with pytest.raises(BadKeys):
-        keyring.add(file, "web")
+        api_keys.add(file, "web")
     with pytest.raises(BadKeys):
-        keyring.revoke(file, "mobile")
+        api_keys.revoke(file, "mobile")
 
 
 def test_an_empty_file_lets_nobody_in(file: Path) -> None:
@@ -79,7 +79,7 @@ def test_an_empty_file_lets_nobody_in(file: Path) -> None:
 
 
 def test_a_name_that_is_given_again_is_another_key_and_a_changed_limit_is_not(file: Path) -> None:
-    secret = keyring.add(file, "web")
+    secret = api_keys.add(file, "web")
     ring = KeyRing({}, file)
     key = ring.find(secret)
     assert key is not None
@@ -87,18 +87,18 @@ def test_a_name_that_is_given_again_is_another_key_and_a_changed_limit_is_not(fi
     now = ring.named("web")
     assert now is not None
     assert (key.is_same(now), now.limits.rate) == (True, 5)
-    keyring.revoke(file, "web")
+    api_keys.revoke(file, "web")
     assert not key.is_same(ring.named("web"))
-    keyring.add(file, "web")
+    api_keys.add(file, "web")
     assert ring.named("web") is not None
     assert not key.is_same(ring.named("web"))
 
 
 def test_limits_are_kept_and_stand_before_the_settings(file: Path) -> None:
     given = KeyLimits(concurrency=0, connections=3, max_output_tokens=500)
-    keyring.add(file, "web", given)
-    keyring.add(file, "plain")
-    assert [key.limits for key in keyring.read_file(file)] == [given, KeyLimits()]
+    api_keys.add(file, "web", given)
+    api_keys.add(file, "plain")
+    assert [key.limits for key in api_keys.read_file(file)] == [given, KeyLimits()]
     assert str(given) == "concurrency=0 connections=3 max_output_tokens=500"
     defaults = KeyLimits(7, 8, 9, 10)
     assert given.over(defaults) == KeyLimits(0, 8, 3, 500)
@@ -107,7 +107,7 @@ def test_limits_are_kept_and_stand_before_the_settings(file: Path) -> None:
 
 @pytest.mark.parametrize("word", ["rate=-1", "rate=", "rate=1.5", "speed=1", "rate", "rate=1e3", "rate=٣", "__len__=1"])
 def test_a_limit_that_cannot_be_names_its_line(file: Path, word: str) -> None:
-    keyring.add(file, "web")
+    api_keys.add(file, "web")
     file.write_text(f"{file.read_text().rstrip()} {word}\n")
     with pytest.raises(BadKeys, match=r"line 2: .*\[max_output_tokens=N\]"):
-        keyring.read_file(file)
+        api_keys.read_file(file)

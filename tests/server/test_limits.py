@@ -6,10 +6,17 @@ import resource
 
 import pytest
 
-from protocol.errors import TokenrelayError
-from protocol.request import ChatRequest, bounded
-from server.limits import CROWDED, Bucket, Limits, connections, must_not_be_crowded, too_many_messages
-from server.settings import Settings
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.wire.request import ChatRequest, bounded
+from tokenrelay.server.access.limits import (
+    CROWDED,
+    Bucket,
+    Limits,
+    connections,
+    must_not_be_crowded,
+    too_many_messages,
+)
+from tokenrelay.server.settings import Settings
 
 
 def settings(**given: object) -> Settings:

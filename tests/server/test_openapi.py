@@ -10,10 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol import codec, errors, events, request, snapshot, sse
-from protocol.errors import TokenrelayError
-from protocol.openapi import DOCUMENT
-from server import app
+from tokenrelay.protocol import errors, events
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.store import entries
+from tokenrelay.protocol.wire import request, snapshot, sse
+from tokenrelay.protocol.wire.openapi import DOCUMENT
+from tokenrelay.server import app
 
 VERBS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 SCHEMAS = DOCUMENT["components"]["schemas"]
@@ -104,7 +106,7 @@ def _fits(value: Any, schema: dict[str, Any]) -> bool:
 
 
 def test_it_is_plain_json() -> None:
-    assert json.loads(codec.to_json(DOCUMENT)) == DOCUMENT
+    assert json.loads(entries.to_json(DOCUMENT)) == DOCUMENT
 
 
 def test_its_root_has_what_the_specification_asks() -> None:
@@ -255,14 +257,14 @@ KINDS = [name for name in SCHEMAS if name.endswith("Event") and name != "Event"]
 
 @pytest.mark.parametrize(("name", "event"), EVENTS, ids=lambda value: str(value)[:40])
 def test_an_event_is_valid_by_its_own_schema_and_by_no_other(name: str, event: events.Event) -> None:
-    data = codec.data_of(codec.unpack_entry(codec.pack(event)), ID)
+    data = entries.data_of(entries.unpack_entry(entries.pack(event)), ID)
     assert [kind for kind in KINDS if is_valid(data, SCHEMAS[kind])] == [name]
     assert data.keys() <= SCHEMAS[name]["properties"].keys()
     assert is_valid(data, SCHEMAS["Event"])
 
 
 def test_the_first_word_and_a_refusal_are_events_too() -> None:
-    assert is_valid(codec.accepted_data(ID, "m", 0), SCHEMAS["AcceptedEvent"])
+    assert is_valid(entries.accepted_data(ID, "m", 0), SCHEMAS["AcceptedEvent"])
     for code in errors.TABLE:
         refusal = TokenrelayError(code, retry_after=1)
         assert is_valid(refusal.event_data("r"), SCHEMAS["ErrorEvent"])
@@ -272,7 +274,7 @@ def test_the_first_word_and_a_refusal_are_events_too() -> None:
 def test_answer_and_snapshot_are_as_the_code_makes_them() -> None:
     whole = snapshot.Snapshot()
     assert is_valid(whole.state(ID, "queued", "m"), SCHEMAS["Snapshot"])
-    whole.take(1, [codec.unpack_entry(codec.pack(event)) for _, event in EVENTS[:7]])
+    whole.take(1, [entries.unpack_entry(entries.pack(event)) for _, event in EVENTS[:7]])
     for made, name in ((whole.answer(ID), "Answer"), (whole.state(ID, "completed", "m"), "Snapshot")):
         assert is_valid(made, SCHEMAS[name])
         assert made.keys() == set(SCHEMAS[name]["required"])

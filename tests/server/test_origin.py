@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.errors import TokenrelayError
-from server import origin
-from server.settings import Settings
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.server.access import origin
+from tokenrelay.server.settings import Settings
 
 OPEN = Settings()
 KEYED = Settings(api_keys="a:b")

@@ -11,12 +11,12 @@ import jwt
 import pytest
 from redis.asyncio import Redis
 
-from protocol import keys
-from protocol.errors import TokenrelayError
-from server import passes
-from server.passes import Pass, Passes
-from server.redis import open_pool
 from tests.fleet import Fleet
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.store import keys
+from tokenrelay.server.access import tickets as passes
+from tokenrelay.server.access.tickets import Pass, Passes
+from tokenrelay.server.store.redis import open_pool
 
 ROTATE_S = 3600
 GRANTED = Pass("ann", None, None)

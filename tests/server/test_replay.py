@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from protocol import codec, formats
-from protocol.errors import TokenrelayError
-from protocol.session import PAGE_ENTRIES, Session
-from server import replay
-from server.log import LogReader
-from server.replay import AT_ONCE, KEPT_BYTES, KEPT_S, Replays
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.reading.session import PAGE_ENTRIES, Session
+from tokenrelay.protocol.store import entries
+from tokenrelay.protocol.wire import formats
+from tokenrelay.server.live import replay
+from tokenrelay.server.live.replay import AT_ONCE, KEPT_BYTES, KEPT_S, Replays
+from tokenrelay.server.store.log import LogReader
 
 PATIENCE_S = 10
 
@@ -31,7 +32,7 @@ class Reads(LogReader):
         self.is_away = False
         self._text = text
 
-    async def page(self, stream_id: str, after: int, most: int = PAGE_ENTRIES) -> tuple[int, list[codec.Entry]]:
+    async def page(self, stream_id: str, after: int, most: int = PAGE_ENTRIES) -> tuple[int, list[entries.Entry]]:
         self.asked.append((stream_id, after))
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
@@ -42,7 +43,7 @@ class Reads(LogReader):
         finally:
             self.under_way -= 1
         number = min(most, self.length - after)
-        return (after + 1 if number else 0), [(codec.TOKEN, 1, "m", self._text)] * number
+        return (after + 1 if number else 0), [(entries.TOKEN, 1, "m", self._text)] * number
 
 
 def session(stream_id: str = "s", cursor: int = 0, *, is_compact: bool = False) -> Session:

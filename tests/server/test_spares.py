@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import pytest
 
-from protocol import keys
-from protocol.runtime.live import LiveFeed
-from server import spares
-from server.spares import Spares
+from tokenrelay.protocol.runtime.live import LiveFeed
+from tokenrelay.protocol.store import keys
+from tokenrelay.server.live import presubscribed
+from tokenrelay.server.live.presubscribed import Spares
 
 
 class Live:
@@ -43,8 +43,8 @@ def test_each_is_taken_once_and_stays_subscribed() -> None:
     async def scene(live: Live, some: Spares) -> None:
         assert some.take() is None
         await some.fill()
-        taken = [some.take() for _ in range(spares.MOST)]
-        assert len(set(taken)) == spares.MOST
+        taken = [some.take() for _ in range(presubscribed.MOST)]
+        assert len(set(taken)) == presubscribed.MOST
         assert live.wanted == {keys.live(stream_id).encode() for stream_id in taken if stream_id}
         assert some.take() is None
 
@@ -55,11 +55,11 @@ def test_they_are_filled_up_when_half_are_gone() -> None:
     async def scene(_live: Live, some: Spares) -> None:
         await some.fill()
         was_low = some.is_low
-        for _ in range(spares.MOST // 2):
+        for _ in range(presubscribed.MOST // 2):
             some.take()
         assert (was_low, some.is_low) == (False, True)
         await some.fill()
-        assert len({some.take() for _ in range(spares.MOST)}) == spares.MOST
+        assert len({some.take() for _ in range(presubscribed.MOST)}) == presubscribed.MOST
 
     play(scene)
 
@@ -74,7 +74,7 @@ def test_those_of_another_connection_are_not_taken_and_are_given_up() -> None:
         live.is_connected = True
         assert some.take() is None
         await some.fill()
-        assert len(live.wanted) == spares.MOST
+        assert len(live.wanted) == presubscribed.MOST
         assert not before & live.wanted
         assert some.take() is not None
 

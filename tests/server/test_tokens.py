@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from protocol.errors import TokenrelayError
-from server import files
-from server.tokens import LEEWAY_S, MAX_SUBJECT, BadKeySet, Tokens, has_expired, parse_key_set
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.server.access import watched_file
+from tokenrelay.server.access.jwt import LEEWAY_S, MAX_SUBJECT, BadKeySet, Tokens, has_expired, parse_key_set
 
 SECRET = "s" * 64
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -42,7 +42,7 @@ def claims(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def jwks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(files, "LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(watched_file, "LOOK_AGAIN_S", 0.0)
     file = tmp_path / "jwks.json"
     file.write_text(key_set(r1=RSA, e1=EC))
     return file

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from server import up
-from server.up import Plan
+from tokenrelay.server.stack import up
+from tokenrelay.server.stack.up import Plan
 
 
 def models(**available: bool) -> list[dict[str, Any]]:
@@ -112,7 +112,7 @@ def test_the_scripted_model_is_on_unless_said_otherwise() -> None:
 def test_a_role_with_processes_of_its_own_is_asked_to_end(processes: int, sig: signal.Signals) -> None:
     command = up.tied_role("workers", processes)
     assert str(int(sig)) in command[: command.index("-m")]
-    assert command[-4:] == ["-m", "workers", "--processes", str(processes)]
+    assert command[-4:] == ["-m", "tokenrelay.workers", "--processes", str(processes)]
 
 
 def test_endings_are_told_in_words() -> None:

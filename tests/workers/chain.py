@@ -11,24 +11,25 @@ from typing import Any, Final
 
 import aiohttp
 
-from loadtest.fleet import free_port
-from protocol import catalogue, codec, request
-from protocol.runtime.tracing import Tracing
-from protocol.scripts import Claim
 from tests.end_to_end.test_makers import ANTHROPIC, GEMINI, RESPONSES
 from tests.workers.upstream import END, HEAD, Reader, Script, Upstream, Writer, chunked, hangs, says
-from workers import routing
-from workers.generate import Generation
-from workers.health import Health
-from workers.metrics import Metrics
-from workers.providers.anthropic import Anthropic
-from workers.providers.base import Accepts, Provider
-from workers.providers.gemini import Gemini
-from workers.providers.responses import Responses
-from workers.settings import Settings
-from workers.tools.registry import Toolbox
+from tokenrelay.loadtest.fleet import free_port
+from tokenrelay.protocol.models import catalogue
+from tokenrelay.protocol.runtime.tracing import Tracing
+from tokenrelay.protocol.store import entries as codec
+from tokenrelay.protocol.store.scripts import Claim
+from tokenrelay.protocol.wire import request
+from tokenrelay.workers.circuit import Health
+from tokenrelay.workers.generation.generation import Generation
+from tokenrelay.workers.metrics import Metrics
+from tokenrelay.workers.providers.anthropic import Anthropic
+from tokenrelay.workers.providers.base import Accepts, Provider
+from tokenrelay.workers.providers.gemini import Gemini
+from tokenrelay.workers.providers.responses import Responses
+from tokenrelay.workers.settings import Settings
+from tokenrelay.workers.tools.registry import Toolbox
 
-CATALOGUE: Final = Path(routing.__file__).parent.parent / "catalogue.toml"
+CATALOGUE: Final = Path(catalogue.__file__).with_name("catalogue.toml")
 OURS: Final = catalogue.parse(CATALOGUE.read_text(encoding="utf-8"))
 DIALECTS: Final = ("responses", "anthropic", "gemini")
 BODIES: Final = {"responses": RESPONSES, "anthropic": ANTHROPIC, "gemini": GEMINI}

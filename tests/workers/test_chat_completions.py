@@ -15,9 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.workers.upstream import END, HEAD, Reader, Script, Upstream, Writer, chunked, hangs, says
-from workers.providers.base import Delta, Finish, Message, ModelRequest, Piece, ProviderError, ToolSpec, ToolUse
-from workers.providers.chat_completions import ChatCompletions, Parser, Timeouts, encode_request
-from workers.providers.faults import failure, parse_retry_after
+from tokenrelay.workers.providers.base import (
+    Delta,
+    Finish,
+    Message,
+    ModelRequest,
+    Piece,
+    ProviderError,
+    ToolSpec,
+    ToolUse,
+)
+from tokenrelay.workers.providers.chat_completions import ChatCompletions, Parser, Timeouts, encode_request
+from tokenrelay.workers.providers.faults import failure, parse_retry_after
 
 T = TypeVar("T")
 MODEL = "m-1"

@@ -24,7 +24,7 @@ from tests.workers.chain import (
     transcript,
 )  # fmt: skip
 from tests.workers.upstream import END, HEAD, Script, chunked, hangs, says
-from workers.providers.base import Accepts
+from tokenrelay.workers.providers.base import Accepts
 
 NAMED = {"responses": "gpt-4-turbo", "anthropic": "claude", "gemini": "gemini-1.5-pro"}
 IDS = {"responses": "gpt-4-turbo", "anthropic": "claude-3-opus", "gemini": "gemini-1.5-pro"}

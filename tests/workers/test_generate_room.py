@@ -8,16 +8,17 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
-from protocol import codec, request
-from protocol.runtime.tracing import Tracing
-from protocol.scripts import AppendReply, Claim
 from tests.workers.test_generate_tools import OURS
-from workers.generate import Generation
-from workers.health import Health
-from workers.metrics import Metrics
-from workers.providers.base import Delta, Finish, ModelRequest, Piece
-from workers.settings import Settings
-from workers.tools.registry import Toolbox
+from tokenrelay.protocol.runtime.tracing import Tracing
+from tokenrelay.protocol.store import entries
+from tokenrelay.protocol.store.scripts import AppendReply, Claim
+from tokenrelay.protocol.wire import request
+from tokenrelay.workers.circuit import Health
+from tokenrelay.workers.generation.generation import Generation
+from tokenrelay.workers.metrics import Metrics
+from tokenrelay.workers.providers.base import Delta, Finish, ModelRequest, Piece
+from tokenrelay.workers.settings import Settings
+from tokenrelay.workers.tools.registry import Toolbox
 
 PIECES = 40
 PATIENCE_S = 10
@@ -61,7 +62,7 @@ def test_a_full_buffer_is_no_silence_of_the_model() -> None:
         while not running.done():  # Redis is back
             generation.log.take_reply(AppendReply("ok", generation.log.last_id, 1, cancel_wanted=False))
             await asyncio.sleep(0)
-        written = [codec.unpack(raw) for raw in generation.log._entries]
+        written = [entries.unpack(raw) for raw in generation.log._entries]
         assert len(written) == 1 + PIECES + 1
         assert type(written[-1]).__name__ == "Completion"
 

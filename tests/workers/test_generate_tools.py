@@ -10,18 +10,19 @@ from typing import Any
 
 import pytest
 
-from protocol import catalogue, codec, request
-from protocol.runtime.tracing import Tracing
-from protocol.scripts import Claim
-from workers import routing
-from workers.generate import MAX_CALLS, Generation
-from workers.health import Health
-from workers.metrics import Metrics
-from workers.providers.base import Delta, Finish, ModelRequest, Piece, ToolUse
-from workers.settings import Settings
-from workers.tools.registry import Toolbox
+from tokenrelay.protocol.models import catalogue
+from tokenrelay.protocol.runtime.tracing import Tracing
+from tokenrelay.protocol.store import entries as codec
+from tokenrelay.protocol.store.scripts import Claim
+from tokenrelay.protocol.wire import request
+from tokenrelay.workers.circuit import Health
+from tokenrelay.workers.generation.generation import MAX_CALLS, Generation
+from tokenrelay.workers.metrics import Metrics
+from tokenrelay.workers.providers.base import Delta, Finish, ModelRequest, Piece, ToolUse
+from tokenrelay.workers.settings import Settings
+from tokenrelay.workers.tools.registry import Toolbox
 
-OURS = catalogue.parse((Path(routing.__file__).parent.parent / "catalogue.toml").read_text(encoding="utf-8"))
+OURS = catalogue.parse((Path(catalogue.__file__).with_name("catalogue.toml")).read_text(encoding="utf-8"))
 SUM = ToolUse("c1", "calculator", {"expression": "6*7"})
 WEATHER = ToolUse("c2", "get_weather", {"city": "Oslo"})
 OWN = {"type": "function", "function": {"name": "get_weather"}}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.catalogue import Choice, Dialect, Model
-from workers.providers.base import Blame, ProviderError
-from workers.routing.ladder import BASE_S, CAP_S, Ladder, Limits
+from tokenrelay.protocol.models.catalogue import Choice, Dialect, Model
+from tokenrelay.workers.providers.base import Blame, ProviderError
+from tokenrelay.workers.routing.fallback_policy import BASE_S, CAP_S, Ladder, Limits
 
 ROOMY = Limits(attempts=99, total_s=1_000.0)
 

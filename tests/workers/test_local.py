@@ -17,9 +17,9 @@ import aiohttp
 import pytest
 
 from tests.needs import require
-from workers.providers import local
-from workers.providers.base import Delta, Finish, Message, ModelRequest, Piece, ProviderError, ToolSpec
-from workers.providers.local import CONTEXT, DEFAULT_MAX_TOKENS, Local, fit, is_available
+from tokenrelay.workers.providers import local
+from tokenrelay.workers.providers.base import Delta, Finish, Message, ModelRequest, Piece, ProviderError, ToolSpec
+from tokenrelay.workers.providers.local import CONTEXT, DEFAULT_MAX_TOKENS, Local, fit, is_available
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from protocol import scripts
-from protocol.scripts import AppendReply, Argument, Claim
-from workers.log import Log
+from tokenrelay.protocol.store import scripts
+from tokenrelay.protocol.store.scripts import AppendReply, Argument, Claim
+from tokenrelay.workers.append.log import Log
 
 
 class Ears:

@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from protocol import request
 from tests.needs import require
-from workers.providers.base import ToolSpec
-from workers.settings import Settings
-from workers.tools import servers
-from workers.tools.base import Outcome
-from workers.tools.mcp import Doubt, Server, Session
-from workers.tools.registry import Toolbox
-from workers.tools.servers import ServerConfig
+from tokenrelay.protocol.wire import request
+from tokenrelay.workers.providers.base import ToolSpec
+from tokenrelay.workers.settings import Settings
+from tokenrelay.workers.tools import servers
+from tokenrelay.workers.tools.base import Outcome
+from tokenrelay.workers.tools.mcp import Doubt, Server, Session
+from tokenrelay.workers.tools.registry import Toolbox
+from tokenrelay.workers.tools.servers import ServerConfig
 
 HTTP = ServerConfig(url="http://127.0.0.1:9/mcp")
 

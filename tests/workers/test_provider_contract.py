@@ -13,11 +13,11 @@ import msgspec
 import pytest
 import structlog.testing
 
-from protocol.errors import TABLE
 from tests.workers.oracle.cases import CASES, DIALECTS, Case
 from tests.workers.upstream import END, HEAD, Reader, Script, Upstream, Writer, chunked, hangs, says
-from workers.providers.anthropic import Anthropic
-from workers.providers.base import (
+from tokenrelay.protocol.errors import TABLE
+from tokenrelay.workers.providers.anthropic import Anthropic
+from tokenrelay.workers.providers.base import (
     Accepts,
     Delta,
     Finish,
@@ -31,12 +31,12 @@ from workers.providers.base import (
     fitted,
     left_out,
 )
-from workers.providers.chat_completions import ChatCompletions
-from workers.providers.gemini import Gemini
-from workers.providers.responses import Responses
-from workers.providers.scripted import Scripted
-from workers.providers.upstream import Timeouts
-from workers.providers.upstream import Upstream as Http
+from tokenrelay.workers.providers.chat_completions import ChatCompletions
+from tokenrelay.workers.providers.gemini import Gemini
+from tokenrelay.workers.providers.responses import Responses
+from tokenrelay.workers.providers.scripted import Scripted
+from tokenrelay.workers.providers.upstream import Timeouts
+from tokenrelay.workers.providers.upstream import Upstream as Http
 
 T = TypeVar("T")
 KEY: Final = "sk-very-secret"

@@ -8,17 +8,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol import catalogue, preferences, request
-from protocol.catalogue import Catalogue, Choice, Model, Price, Traits
-from protocol.errors import TokenrelayError
-from protocol.health import Vitals
-from protocol.request import ChatRequest, Message, ToolEntry
-from protocol.rules import KINDS, Kind, RoutingRules, Sign, Strategies, Strategy, Weights
 from tests.workers.prompts import HARD, HELD_OUT, KNOWN, PROMPTS, UNSEEN
-from workers import routing
-from workers.routing import choose, features, rank
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.models import catalogue, preferences
+from tokenrelay.protocol.models.catalogue import Catalogue, Choice, Model, Price, Traits
+from tokenrelay.protocol.models.circuit import Vitals
+from tokenrelay.protocol.models.rules import KINDS, Kind, RoutingRules, Sign, Strategies, Strategy, Weights
+from tokenrelay.protocol.wire import request
+from tokenrelay.protocol.wire.request import ChatRequest, Message, ToolEntry
+from tokenrelay.workers import routing
+from tokenrelay.workers.routing import choose, features, rank
 
-OURS = catalogue.parse((Path(routing.__file__).parent.parent / "catalogue.toml").read_text(encoding="utf-8"))
+OURS = catalogue.parse((Path(catalogue.__file__).with_name("catalogue.toml")).read_text(encoding="utf-8"))
 ALL = ("responses", "anthropic", "gemini", "local", "scripted")
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from workers.providers.base import Delta, Finish, Message, ModelRequest, Piece, ProviderError, ToolUse
-from workers.providers.scripted import Scripted
+from tokenrelay.workers.providers.base import Delta, Finish, Message, ModelRequest, Piece, ProviderError, ToolUse
+from tokenrelay.workers.providers.scripted import Scripted
 
 ASKED = Message("user", "one two three")
 CALLED = Message("assistant", "", tool_calls=(ToolUse("call_0", "calculator", {"expression": "6*7"}),))

@@ -10,14 +10,14 @@ import msgspec
 import pytest
 from arq import ArqRedis
 
-from protocol import health as records
-from protocol import keys
-from protocol.catalogue import Choice, Model
-from protocol.health import Record
-from protocol.rules import HealthRules
 from tests.fleet import Fleet
-from workers.health import Health
-from workers.redis import open_pool
+from tokenrelay.protocol.models import circuit as records
+from tokenrelay.protocol.models.catalogue import Choice, Model
+from tokenrelay.protocol.models.circuit import Record
+from tokenrelay.protocol.models.rules import HealthRules
+from tokenrelay.protocol.store import keys
+from tokenrelay.workers.circuit import Health
+from tokenrelay.workers.redis import open_pool
 
 RULES = HealthRules(open_after_failures=3, open_s=30, open_after_calls=1_000)
 ROW = Model("a", "P", "anthropic", "up-a")

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from protocol import request
-from protocol.errors import TokenrelayError
-from protocol.events import MAX_TOOL_RESULT_BYTES
 from tests.needs import require
-from workers.providers.base import ToolSpec
-from workers.tools import arguments, clock, registry, search
-from workers.tools.base import Outcome
-from workers.tools.calculator import NotArithmetic, calculate
-from workers.tools.registry import Selection, Toolbox
-from workers.tools.search import Found, Search, WebSearch
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.events import MAX_TOOL_RESULT_BYTES
+from tokenrelay.protocol.wire import request
+from tokenrelay.workers.providers.base import ToolSpec
+from tokenrelay.workers.tools import arguments, clock, registry, search
+from tokenrelay.workers.tools.base import Outcome
+from tokenrelay.workers.tools.calculator import NotArithmetic, calculate
+from tokenrelay.workers.tools.registry import Selection, Toolbox
+from tokenrelay.workers.tools.search import Found, Search, WebSearch
 
 SUMS = [
     ("6*7", "42"),

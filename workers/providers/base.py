@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from protocol.events import FinishReason
+from tokenrelay.protocol.events import FinishReason
 
 
 class Echo(msgspec.Struct, frozen=True):

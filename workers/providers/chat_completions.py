@@ -13,15 +13,17 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
-from protocol.events import FinishReason
-from protocol.sse import Frame
-from workers.providers.base import Accepts, Message, ModelRequest, Piece, ToolSpec, ToolUse
-from workers.providers.faults import Fault
-from workers.providers.jsontext import UNREADABLE, decode, encode
-from workers.providers.parser import Call
-from workers.providers.parser import Parser as _Parser
-from workers.providers.upstream import BaseUrl, Capabilities, Upstream
-from workers.providers.upstream import Timeouts as Timeouts  # who makes a provider finds its timeouts beside it
+from tokenrelay.protocol.events import FinishReason
+from tokenrelay.protocol.wire.sse import Frame
+from tokenrelay.workers.providers.base import Accepts, Message, ModelRequest, Piece, ToolSpec, ToolUse
+from tokenrelay.workers.providers.faults import Fault
+from tokenrelay.workers.providers.jsontext import UNREADABLE, decode, encode
+from tokenrelay.workers.providers.parser import Call
+from tokenrelay.workers.providers.parser import Parser as _Parser
+from tokenrelay.workers.providers.upstream import BaseUrl, Capabilities, Upstream
+from tokenrelay.workers.providers.upstream import (
+    Timeouts as Timeouts,  # who makes a provider finds its timeouts beside it
+)
 
 MAX_TOKENS: Final = "max_tokens"
 DONE: Final = "[DONE]"

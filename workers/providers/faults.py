@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
-from workers.providers.base import Blame, ProviderError
-from workers.providers.jsontext import UNREADABLE
+from tokenrelay.workers.providers.base import Blame, ProviderError
+from tokenrelay.workers.providers.jsontext import UNREADABLE
 
 MAX_RETRY_AFTER_S: Final = 86_400.0
 

@@ -13,13 +13,22 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from protocol.events import FinishReason
-from protocol.sse import Frame
-from workers.providers.base import Accepts, Finish, Message, ModelRequest, Piece, ProviderError, ToolSpec, ToolUse
-from workers.providers.faults import Fault, fault_of
-from workers.providers.jsontext import UNREADABLE, decode, encode, parse_arguments
-from workers.providers.parser import Parser as _Parser
-from workers.providers.upstream import BaseUrl, Capabilities, Timeouts, Upstream
+from tokenrelay.protocol.events import FinishReason
+from tokenrelay.protocol.wire.sse import Frame
+from tokenrelay.workers.providers.base import (
+    Accepts,
+    Finish,
+    Message,
+    ModelRequest,
+    Piece,
+    ProviderError,
+    ToolSpec,
+    ToolUse,
+)
+from tokenrelay.workers.providers.faults import Fault, fault_of
+from tokenrelay.workers.providers.jsontext import UNREADABLE, decode, encode, parse_arguments
+from tokenrelay.workers.providers.parser import Parser as _Parser
+from tokenrelay.workers.providers.upstream import BaseUrl, Capabilities, Timeouts, Upstream
 
 BASE_URL: Final = "https://generativelanguage.googleapis.com"
 VERSION: Final = "v1"

@@ -21,8 +21,8 @@ import aiohttp
 import msgspec
 import structlog
 
-from workers.providers.base import ModelRequest, Piece, ProviderError
-from workers.providers.chat_completions import ChatCompletions, Timeouts
+from tokenrelay.workers.providers.base import ModelRequest, Piece, ProviderError
+from tokenrelay.workers.providers.chat_completions import ChatCompletions, Timeouts
 
 MODEL: Final = "SmolLM2-135M-Instruct"
 ENGINE: Final = Path(__file__).with_name("engine.py")

@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Final, NoReturn
 
 import structlog
 
-from protocol.events import FinishReason
-from protocol.sse import Decoder, Frame, FrameTooLarge
-from workers.providers.base import Delta, Echo, Finish, Piece, ProviderError, ToolUse
-from workers.providers.faults import Fault, mid_stream_failure, words
-from workers.providers.jsontext import Text, parse_arguments, whole
+from tokenrelay.protocol.events import FinishReason
+from tokenrelay.protocol.wire.sse import Decoder, Frame, FrameTooLarge
+from tokenrelay.workers.providers.base import Delta, Echo, Finish, Piece, ProviderError, ToolUse
+from tokenrelay.workers.providers.faults import Fault, mid_stream_failure, words
+from tokenrelay.workers.providers.jsontext import Text, parse_arguments, whole
 
 MAX_TOOL_CALLS: Final = 128
 """OpenAI's reference allows a request this many tools; more calls than that in one round is a model running wild."""

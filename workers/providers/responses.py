@@ -12,13 +12,13 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
-from protocol.events import FinishReason
-from protocol.sse import Frame
-from workers.providers.base import Accepts, Message, ModelRequest, Piece, ToolSpec
-from workers.providers.faults import Fault
-from workers.providers.jsontext import UNREADABLE, decode, encode
-from workers.providers.parser import Parser as _Parser
-from workers.providers.upstream import BaseUrl, Capabilities, Timeouts, Upstream
+from tokenrelay.protocol.events import FinishReason
+from tokenrelay.protocol.wire.sse import Frame
+from tokenrelay.workers.providers.base import Accepts, Message, ModelRequest, Piece, ToolSpec
+from tokenrelay.workers.providers.faults import Fault
+from tokenrelay.workers.providers.jsontext import UNREADABLE, decode, encode
+from tokenrelay.workers.providers.parser import Parser as _Parser
+from tokenrelay.workers.providers.upstream import BaseUrl, Capabilities, Timeouts, Upstream
 
 BASE_URL: Final = "https://api.openai.com/v1"
 MAX_TOKENS: Final = "max_output_tokens"

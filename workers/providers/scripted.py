@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Final
 
-from protocol import scripted
-from workers.providers.base import Delta, Finish, ModelRequest, Piece, ProviderError, ToolUse
+from tokenrelay.protocol.models import scripted
+from tokenrelay.workers.providers.base import Delta, Finish, ModelRequest, Piece, ProviderError, ToolUse
 
 FREE_RUN: Final = 32
 """Without an interval, this many tokens between two turns of the event loop: others want to run as well."""

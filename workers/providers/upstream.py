@@ -12,10 +12,19 @@ import aiohttp
 import msgspec
 import structlog
 
-from workers.providers.base import Accepts, ModelRequest, Piece, ProviderError, Reason, ToolUse, fitted, left_out
-from workers.providers.faults import failure, fault_of, words
-from workers.providers.names import Names
-from workers.providers.parser import Parser
+from tokenrelay.workers.providers.base import (
+    Accepts,
+    ModelRequest,
+    Piece,
+    ProviderError,
+    Reason,
+    ToolUse,
+    fitted,
+    left_out,
+)
+from tokenrelay.workers.providers.faults import failure, fault_of, words
+from tokenrelay.workers.providers.names import Names
+from tokenrelay.workers.providers.parser import Parser
 
 BaseUrl: TypeAlias = str | Callable[[], Awaitable[str]]
 Capabilities: TypeAlias = Accepts | Callable[[str], Accepts]

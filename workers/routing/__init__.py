@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.health import Vitals
-from workers.routing.choose import Route, route
+from tokenrelay.protocol.models.circuit import Vitals
+from tokenrelay.workers.routing.choose import Route, route
 
 __all__ = ["Route", "Vitals", "route"]

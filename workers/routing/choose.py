@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import msgspec
 
-from protocol.catalogue import Catalogue, Choice
-from protocol.health import Vitals
-from protocol.request import ChatRequest
-from workers.routing.rank import Ranking, able, nothing_left, rank
+from tokenrelay.protocol.models.catalogue import Catalogue, Choice
+from tokenrelay.protocol.models.circuit import Vitals
+from tokenrelay.protocol.wire.request import ChatRequest
+from tokenrelay.workers.routing.rank import Ranking, able, nothing_left, rank
 
 MAX_ROUTING_BYTES: Final = 1_000
 MAX_CONSIDERED: Final = 8

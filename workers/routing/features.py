@@ -9,9 +9,9 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from protocol.catalogue import Catalogue
-from protocol.request import ChatRequest
-from protocol.rules import KINDS, STRATEGIES, Kind, RoutingRules, Strategy
+from tokenrelay.protocol.models.catalogue import Catalogue
+from tokenrelay.protocol.models.rules import KINDS, STRATEGIES, Kind, RoutingRules, Strategy
+from tokenrelay.protocol.wire.request import ChatRequest
 
 Length: TypeAlias = Literal["short", "medium", "long"]
 

@@ -8,15 +8,15 @@ from typing import Final
 
 import msgspec
 
-from protocol import preferences
-from protocol.catalogue import Catalogue, Choice, Model
-from protocol.errors import TokenrelayError
-from protocol.health import Vitals
-from protocol.preferences import Preferences
-from protocol.request import ChatRequest
-from protocol.rules import RoutingRules, Strategy, Weights
-from workers.routing import features
-from workers.routing.features import Features
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.models import preferences
+from tokenrelay.protocol.models.catalogue import Catalogue, Choice, Model
+from tokenrelay.protocol.models.circuit import Vitals
+from tokenrelay.protocol.models.preferences import Preferences
+from tokenrelay.protocol.models.rules import RoutingRules, Strategy, Weights
+from tokenrelay.protocol.wire.request import ChatRequest
+from tokenrelay.workers.routing import features
+from tokenrelay.workers.routing.features import Features
 
 ANSWER_TOKENS: Final = 512
 """Room left for an answer whose length nobody bounded."""

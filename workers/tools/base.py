@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from workers.providers.base import ToolSpec
+from tokenrelay.workers.providers.base import ToolSpec
 
 
 class ToolFailed(Exception):

@@ -16,9 +16,9 @@ from typing import Any, Final, Protocol, TypeAlias
 import msgspec
 import structlog
 
-from workers.providers.base import ToolSpec
-from workers.tools.base import Tool, ToolFailed
-from workers.tools.servers import ServerConfig
+from tokenrelay.workers.providers.base import ToolSpec
+from tokenrelay.workers.tools.base import Tool, ToolFailed
+from tokenrelay.workers.tools.servers import ServerConfig
 
 MAX_TOOLS: Final = 128
 MAX_DESCRIPTION: Final = 4_096
@@ -52,7 +52,7 @@ Connect: TypeAlias = Callable[[ServerConfig, Doubt], AbstractAsyncContextManager
 @contextlib.asynccontextmanager
 async def connect(config: ServerConfig, doubt: Doubt) -> AsyncIterator[Session]:
     """A session through the official SDK; `doubt` is called when the server may be gone or its list may be old."""
-    from workers.tools import mcp_sdk  # 0.5 s and 50 MiB: only who has MCP servers pays
+    from tokenrelay.workers.tools import mcp_sdk  # 0.5 s and 50 MiB: only who has MCP servers pays
 
     async with mcp_sdk.connect(config, doubt) as session:
         yield session

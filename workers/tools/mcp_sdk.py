@@ -17,9 +17,9 @@ from mcp import Client, MCPError, StdioServerParameters, stdio_client, types
 from mcp.client.session import IncomingMessage
 from mcp.client.streamable_http import streamable_http_client
 
-from workers.providers.base import ToolSpec
-from workers.tools.base import ToolFailed
-from workers.tools.servers import ServerConfig
+from tokenrelay.workers.providers.base import ToolSpec
+from tokenrelay.workers.tools.base import ToolFailed
+from tokenrelay.workers.tools.servers import ServerConfig
 
 MAX_PAGES: Final = 20
 MAX_ISSUE: Final = 400

@@ -11,15 +11,15 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from protocol.errors import TokenrelayError
-from protocol.events import MAX_TOOL_RESULT_BYTES
-from protocol.request import ChatRequest, ToolEntry
-from workers.providers.base import ToolSpec
-from workers.tools import arguments as checked
-from workers.tools import calculator, clock
-from workers.tools.base import Outcome, Tool, ToolFailed
-from workers.tools.mcp import Server
-from workers.tools.search import DEFAULT_RESULTS, MAX_RESULTS, WebSearch
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.events import MAX_TOOL_RESULT_BYTES
+from tokenrelay.protocol.wire.request import ChatRequest, ToolEntry
+from tokenrelay.workers.providers.base import ToolSpec
+from tokenrelay.workers.tools import arguments as checked
+from tokenrelay.workers.tools import calculator, clock
+from tokenrelay.workers.tools.base import Outcome, Tool, ToolFailed
+from tokenrelay.workers.tools.mcp import Server
+from tokenrelay.workers.tools.search import DEFAULT_RESULTS, MAX_RESULTS, WebSearch
 
 TOOL_TIMEOUT_S: Final = 30.0
 ALIASES: Final[Mapping[str, str]] = {"duckduckgotool": "web_search"}

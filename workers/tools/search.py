@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 
 import structlog
 
-from workers.tools.base import ToolFailed
+from tokenrelay.workers.tools.base import ToolFailed
 
 Found: TypeAlias = Sequence[Mapping[str, Any]]
 Search: TypeAlias = Callable[[str, int], Found]

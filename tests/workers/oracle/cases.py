@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from workers.providers.base import Delta, Finish, Piece, ProviderError, ToolUse
+from tokenrelay.workers.providers.base import Delta, Finish, Piece, ProviderError, ToolUse
 
 ROOT: Final = Path(__file__).with_name("transcripts")
 DIALECTS: Final = ("chat_completions", "responses", "anthropic", "gemini")

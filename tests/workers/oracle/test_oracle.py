@@ -13,14 +13,14 @@ import pytest
 from tests.workers.oracle import sdks
 from tests.workers.oracle.cases import CASES, DIALECTS, NO_COMMENTS, WIRES, Answer, Case, understood
 from tests.workers.upstream import END, HEAD, Reader, Script, Upstream, Writer, chunked
-from workers.providers import anthropic, chat_completions, gemini, responses
-from workers.providers.anthropic import Anthropic
-from workers.providers.base import Accepts, Message, ModelRequest, Piece, ProviderError
-from workers.providers.chat_completions import ChatCompletions
-from workers.providers.gemini import Gemini
-from workers.providers.parser import Parser
-from workers.providers.responses import Responses
-from workers.providers.upstream import Upstream as Provider
+from tokenrelay.workers.providers import anthropic, chat_completions, gemini, responses
+from tokenrelay.workers.providers.anthropic import Anthropic
+from tokenrelay.workers.providers.base import Accepts, Message, ModelRequest, Piece, ProviderError
+from tokenrelay.workers.providers.chat_completions import ChatCompletions
+from tokenrelay.workers.providers.gemini import Gemini
+from tokenrelay.workers.providers.parser import Parser
+from tokenrelay.workers.providers.responses import Responses
+from tokenrelay.workers.providers.upstream import Upstream as Provider
 
 PARSERS: Final[Mapping[str, type[Parser]]] = {
     "chat_completions": chat_completions.Parser,

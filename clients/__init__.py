@@ -1,1 +1,0 @@
-"""What a program that talks to Tokenrelay can use; imports `protocol`, nothing of the server."""

@@ -1,0 +1,196 @@
+"""The recent tail of one log as one edge holds it: gapless, encoded once a format. Knows no Redis and no reader.
+
+    log   1 2 3 4 5 6 7 8 9        entries 6…9 are the window, floor = 5, last = 9
+                  └─ floor  └─ last
+A publication with entry 10 is news, one with 9 is known, one that begins at 11 is a gap: read the log after 9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Final
+
+import msgspec
+
+from tokenrelay.protocol.store import entries as codec
+from tokenrelay.protocol.store.entries import Entry
+
+MAX_WINDOW_ENTRIES: Final = 1024
+MAX_WINDOW_CHARACTERS: Final = 128 * 1024
+MAX_HELD_ENTRIES: Final = 4096
+MAX_CHUNK_BYTES: Final = 32 * 1024
+"""What one socket write takes at the most, one large event excepted: it bounds what a stalled reader costs."""
+
+
+class Offer(Enum):
+    """What an offered publication turned out to be."""
+
+    NEWS = "the window grew"
+    KNOWN = "nothing new"
+    GAP = "something before it is missing: read the log"
+
+
+class Format(msgspec.Struct, frozen=True):
+    """How an entry looks on one kind of connection. `encode` takes (entry, id, stream id)."""
+
+    name: str
+    encode: Callable[[Entry, int, str], bytes]
+    separator: bytes = b""
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """Consecutive events, encoded and joined: `count` of them, the last with id `cursor`."""
+
+    body: bytes
+    count: int
+    cursor: int
+    is_last: bool
+
+
+class Feed:
+    """The window of one generation. Unanchored at first: what is offered is held until the log's last id is known."""
+
+    def __init__(self, stream_id: str) -> None:
+        self.stream_id = stream_id
+        self.floor = 0  # id of the entry just before the window
+        self.wanted = 0  # highest id heard of; more than `last` while a gap is open
+        self.is_anchored = False
+        self._entries: list[Entry] = []
+        self._characters = 0
+        self._encoded: dict[str, list[bytes | None]] = {}  # format → as many slots as entries
+        self._memo: dict[
+            str, tuple[int, Chunk]
+        ] = {}  # format → (cursor, what follows it): viewers mostly stand together
+        self._held: list[tuple[int, Sequence[Entry]]] = []  # offered before the anchor
+        self._held_entries = 0
+
+    def __repr__(self) -> str:
+        state = "ended" if self.has_ended else "gap" if self.has_gap else "live"
+        return f"<Feed {self.stream_id} {self.floor}…{self.last} {state}>"
+
+    @property
+    def last(self) -> int:
+        """Id of the newest entry of the window; what a reader who has it lacks nothing of."""
+        return self.floor + len(self._entries)
+
+    @property
+    def has_gap(self) -> bool:
+        return self.is_anchored and self.wanted > self.last
+
+    @property
+    def has_ended(self) -> bool:
+        return bool(self._entries) and codec.is_terminal(self._entries[-1])
+
+    @property
+    def newest(self) -> Entry | None:
+        """The last entry; None while the window is empty."""
+        return self._entries[-1] if self._entries else None
+
+    def anchor(self, last_id: int) -> Offer:
+        """The log's last id, read after the subscription was acknowledged; then what came meanwhile is merged."""
+        if self.is_anchored:
+            return Offer.KNOWN
+        self.is_anchored = True
+        self.floor = last_id
+        held, self._held = self._held, []
+        outcomes = [self.offer(first, entries) for first, entries in held]
+        if self.has_gap:
+            return Offer.GAP
+        return Offer.NEWS if Offer.NEWS in outcomes else Offer.KNOWN
+
+    def offer(self, first_id: int, entries: Sequence[Entry]) -> Offer:
+        """A publication, or a page of the log, whose first entry has id `first_id`."""
+        final = first_id + len(entries) - 1
+        if not self.is_anchored:
+            self._hold(first_id, entries)
+            return Offer.KNOWN
+        last = self.last
+        if final > self.wanted:
+            self.wanted = final
+        if first_id > last + 1:
+            return Offer.GAP
+        if final <= last:
+            return Offer.KNOWN
+        fresh = entries[last + 1 - first_id :] if first_id <= last else entries
+        self._entries.extend(fresh)
+        self._characters += sum(_weight(entry) for entry in fresh)
+        for slots in self._encoded.values():
+            slots.extend([None] * len(fresh))
+        self._memo.clear()
+        return Offer.NEWS
+
+    def heard_of(self, last_id: int) -> bool:
+        """The log's last id, read for safety. True when the window lacks something."""
+        self.wanted = max(self.wanted, last_id)
+        return self.has_gap
+
+    def needs_trim(self) -> bool:
+        return len(self._entries) > 64
+
+    def trim(self, slowest: int) -> None:
+        """Let go what every reader has (`slowest` is the smallest cursor), and what is beyond the bounds anyway.
+
+        The newest entry stays, so that an ended feed knows it has ended.
+        """
+        drop = min(max(slowest - self.floor, 0), len(self._entries) - 1)
+        drop = max(drop, len(self._entries) - MAX_WINDOW_ENTRIES)
+        characters = self._characters - sum(_weight(entry) for entry in self._entries[:drop])
+        while characters > MAX_WINDOW_CHARACTERS and drop < len(self._entries) - 1:
+            characters -= _weight(self._entries[drop])
+            drop += 1
+        if drop <= 0:
+            return
+        self._characters = characters
+        self.floor += drop
+        del self._entries[:drop]
+        for slots in self._encoded.values():
+            del slots[:drop]
+
+    def after(self, cursor: int, form: Format) -> Chunk | None:
+        """What follows `cursor`, as much as one write takes. None when the window has nothing for it: caught up, or
+        behind."""
+        index = cursor - self.floor
+        if index < 0 or index >= len(self._entries):
+            return None
+        memo = self._memo.get(form.name)
+        if memo is not None and memo[0] == cursor:
+            return memo[1]
+        chunk = self._encode_after(index, form)
+        self._memo[form.name] = (cursor, chunk)
+        return chunk
+
+    def _encode_after(self, start: int, form: Format) -> Chunk:
+        slots = self._encoded.get(form.name)
+        if slots is None:
+            slots = self._encoded[form.name] = [None] * len(self._entries)
+        parts: list[bytes] = []
+        size = 0
+        for index in range(start, len(slots)):
+            part = slots[index]
+            if part is None:
+                part = slots[index] = form.encode(self._entries[index], self.floor + index + 1, self.stream_id)
+            size += len(part)
+            if parts and size > MAX_CHUNK_BYTES:
+                break
+            parts.append(part)
+        end = start + len(parts)
+        body = parts[0] if len(parts) == 1 else form.separator.join(parts)
+        return Chunk(body, len(parts), self.floor + end, codec.is_terminal(self._entries[end - 1]))
+
+    def _hold(self, first_id: int, entries: Sequence[Entry]) -> None:
+        if self._held_entries + len(entries) > MAX_HELD_ENTRIES:
+            self.wanted = max(self.wanted, first_id + len(entries) - 1)  # dropped: the log has it
+            return
+        self._held.append((first_id, entries))
+        self._held_entries += len(entries)
+
+
+def _weight(entry: Entry) -> int:
+    """Roughly the characters an entry holds.
+
+    Most are tokens, whose text is their fourth item: for them no sum is made (a sixth of an edge's time under load).
+    """
+    if entry[0] == codec.TOKEN:
+        return len(entry[3]) + 64
+    return sum(len(item) for item in entry if isinstance(item, str)) + 64

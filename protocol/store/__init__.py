@@ -1,0 +1,1 @@
+"""The names, scripts and bytes that edges and workers share in Redis."""

@@ -1,0 +1,1 @@
+"""What clients send and get: requests, cursors, SSE, WebSocket, the OpenAPI document."""

@@ -1,0 +1,117 @@
+"""Who is asking: keys, tokens of the operator's identity provider, tickets. Knows no stream but a ticket's."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+from redis.asyncio import Redis
+
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.server.access import jwt
+from tokenrelay.server.access.api_keys import BadKeys, Key, KeyLimits, KeyRing
+from tokenrelay.server.access.jwt import OWNER_PREFIX, BadKeySet, Tokens
+from tokenrelay.server.access.tickets import Pass, Passes
+from tokenrelay.server.settings import Refused, Settings, parse_keys
+
+ANYBODY: Final = "anonymous"
+
+
+def must_read(settings: Settings) -> None:
+    """Before anything is served: can the files be used? Raises Refused, which names the setting."""
+    try:
+        KeyRing({}, settings.keys_file)
+    except (BadKeys, OSError) as error:
+        raise Refused(f"TOKENRELAY_KEYS_FILE: {error}") from error
+    try:
+        Tokens("", settings.jwks_file, "", "")
+    except (BadKeySet, OSError) as error:
+        raise Refused(f"TOKENRELAY_JWKS_FILE: {error}") from error
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Whose streams these are. `only_stream` is what a ticket was limited to; None: all of the owner's. `expires_at`
+    (seconds of the epoch) is when it ends by itself; None: never. `key` is the one it came with, or that its ticket was
+    made with; None: there is none."""
+
+    owner: str
+    by: Literal["nobody", "key", "token", "ticket"]
+    only_stream: str | None = None
+    expires_at: float | None = None
+    key: Key | None = None
+
+    def may_read(self, stream_id: str) -> bool:
+        return self.only_stream is None or self.only_stream == stream_id
+
+    def must_not_be_limited(self) -> None:
+        """Raises TokenrelayError FORBIDDEN for a ticket of one stream where more is asked."""
+        if self.only_stream is not None:
+            raise TokenrelayError("FORBIDDEN", "this ticket reads one stream, nothing else")
+
+
+class Auth:
+    """One per edge. Raises BadKeys, BadKeySet or OSError when a file it needs cannot be read."""
+
+    def __init__(self, settings: Settings, redis: Redis) -> None:
+        self._keys = KeyRing(parse_keys(settings.api_keys), settings.keys_file)
+        self._tokens = Tokens(
+            settings.jwt_secret, settings.jwks_file, settings.jwt_issuer, settings.jwt_audience,
+        )  # fmt: skip
+        self._passes = Passes(redis, settings.ticket_rotate_s)
+        self._defaults = KeyLimits(
+            settings.key_concurrency, settings.key_rate, settings.key_connections, settings.max_output_tokens,
+        )  # fmt: skip
+
+    def identify(self, authorization: str | None) -> Identity:
+        """By header. Raises TokenrelayError UNAUTHORIZED."""
+        if not self._keys.is_needed and not self._tokens.is_on:
+            return Identity(ANYBODY, "nobody")
+        scheme, _, secret = (authorization or "").partition(" ")
+        secret = secret.strip()
+        if scheme.lower() not in ("bearer", "apikey") or not secret:
+            raise TokenrelayError("UNAUTHORIZED", "send Authorization: Bearer KEY")
+        key = self._keys.find(secret)
+        if key is not None:
+            return Identity(key.name, "key", key=key)
+        if self._tokens.is_on and scheme.lower() == "bearer" and secret.count(".") == 2:
+            bearer = self._tokens.verify(secret)
+            return Identity(bearer.owner, "token", expires_at=bearer.expires_at)
+        raise TokenrelayError("UNAUTHORIZED", "this key is not known here")
+
+    async def identify_with_ticket(self, authorization: str | None, ticket: str | None) -> Identity:
+        """By ticket if there is one, else by header. Raises TokenrelayError UNAUTHORIZED, SERVICE_UNAVAILABLE."""
+        if ticket is None:
+            return self.identify(authorization)
+        found = await self._passes.read(ticket)
+        key = self._keys.named(found.owner)
+        identity = Identity(found.owner, "ticket", found.stream_id, found.until, key)
+        if (None if key is None else key.created) != found.key_created or self.has_ended(identity):
+            raise TokenrelayError("UNAUTHORIZED", "what this ticket was made with is not valid any more")
+        return identity
+
+    async def ticket(self, identity: Identity, stream_id: str | None) -> str:
+        """A ticket for a minute, for one stream or for all the owner's. What is opened with it lasts no longer than the
+        key or the token it was made with. Raises TokenrelayError SERVICE_UNAVAILABLE."""
+        created = None if identity.key is None else identity.key.created
+        return await self._passes.write(Pass(identity.owner, stream_id, identity.expires_at, created))
+
+    def has_ended(self, identity: Identity) -> bool:
+        """Whether a connection that was opened so has to close: the token has expired; the key was revoked, though its
+        name may have been given again since. Cheap: every connection asks once a second."""
+        if identity.expires_at is not None and jwt.has_expired(identity.expires_at):
+            return True
+        if identity.key is not None:
+            return not identity.key.is_same(self._keys.named(identity.owner))
+        if identity.owner.startswith(OWNER_PREFIX):  # a ticket's owner tells what it was made with
+            return not self._tokens.is_on
+        return self._keys.is_needed or self._tokens.is_on
+
+    def must_hold(self, identity: Identity) -> None:
+        """Raises TokenrelayError UNAUTHORIZED when it has ended."""
+        if self.has_ended(identity):
+            raise TokenrelayError("UNAUTHORIZED", "what opened this connection is not valid any more")
+
+    def limits(self, identity: Identity) -> KeyLimits:
+        """What it may; all numbers are set, 0 for no limit."""
+        key = self._keys.named(identity.owner)
+        return self._defaults if key is None else key.limits.over(self._defaults)

@@ -1,0 +1,1 @@
+"""From Redis to a cursor: channels, live events and pages of the log."""

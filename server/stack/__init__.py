@@ -1,0 +1,1 @@
+"""`tokenrelay up`: the whole stack on one machine."""

@@ -1,0 +1,1 @@
+"""What an edge asks of Redis; nothing else in an edge sends it a command."""

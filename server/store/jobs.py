@@ -1,0 +1,143 @@
+"""The asking side of arq: puts generations into its queue, takes back what nobody has begun. All an edge knows of arq.
+
+Instead of `ArqRedis.enqueue_job` (four round trips, and a job could exist without its stream) one script makes the
+stream and arq's job together; the job's bytes are arq's own (`arq.jobs.serialize_job`).
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from typing import Final
+
+import msgpack
+import structlog
+from arq.jobs import serialize_job
+from redis.asyncio import Redis
+
+from tokenrelay.protocol.errors import TABLE, TokenrelayError
+from tokenrelay.protocol.events import Completion, Failure
+from tokenrelay.protocol.store import context, entries, scripts
+from tokenrelay.protocol.store.context import Context
+from tokenrelay.protocol.store.scripts import Limits, NewStream, StartReply
+from tokenrelay.protocol.wire import request
+from tokenrelay.protocol.wire.request import ChatRequest
+from tokenrelay.server.access.api_keys import KeyLimits
+from tokenrelay.server.settings import Settings
+from tokenrelay.server.store.log import Description
+from tokenrelay.server.store.redis import run
+
+JOB: Final = "generate"
+JOB_TTL_MS: Final = 24 * 3600 * 1000
+REAPED_AT_ONCE: Final = 200
+
+log = structlog.get_logger()
+
+
+def new_stream_id() -> str:
+    """128 random bits: not to be guessed, never used again."""
+    return secrets.token_hex(16)
+
+
+class Jobs:
+    """Start, cancel, reap: what an edge writes, each as one script."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._settings = settings
+
+    async def start(
+        self,
+        stream_id: str,
+        owner: str,
+        model: str,
+        body: ChatRequest,
+        key: str | None,
+        may: KeyLimits,
+        goes_with: Context,
+    ) -> StartReply:
+        """Queue a generation; `may` is what its owner's key may, all numbers set.
+
+        An Idempotency-Key used before attaches instead: the reply's outcome is `existing`.
+
+        Raises TokenrelayError VALIDATION_ERROR (the key was used for another body), OVERLOADED, RATE_LIMIT,
+        SERVICE_UNAVAILABLE; then nothing has been started.
+        """
+        new = NewStream(
+            stream_id=stream_id,
+            owner=owner,
+            model=model,
+            request=request.pack(request.bounded(body, may.max_output_tokens or 0)),
+            on_disconnect=body.on_disconnect,
+            idempotency_key=key,
+            fingerprint=body.fingerprint(),
+            context=context.pack(goes_with),
+        )
+        settings = self._settings
+        limits = Limits(settings.max_queue, may.concurrency or 0, may.rate or 0)
+        job = serialize_job(JOB, (stream_id,), {}, None, int(time.time() * 1000), serializer=msgpack.packb)
+        arguments = scripts.start(new, limits, job=job, job_ttl_ms=JOB_TTL_MS, retention_ms=settings.retention_ms)
+        reply = scripts.start_reply(await run(self._redis, scripts.START, arguments))
+        if reply.outcome not in ("started", "existing"):
+            raise _refusal(reply)
+        return reply
+
+    async def cancel(self, stream: Description) -> str:
+        """Stop a generation for good, whatever it is doing. Gives the public state it is in now."""
+        end = Completion(
+            at_ms=_now_ms(),
+            model=stream.model,
+            resolved_model=stream.model,
+            provider="none",
+            finish_reason="cancelled",
+            input_tokens=0,
+            output_tokens=0,
+            response_time_s=max(0.0, round(time.time() - stream.created_ms / 1000, 3)),
+        )
+        arguments = scripts.cancel(stream.stream_id, entries.pack(end), self._settings.retention_ms)
+        state: bytes = await run(self._redis, scripts.CANCEL, arguments)
+        if not state:
+            raise TokenrelayError("NOT_FOUND")
+        return state.decode()
+
+    async def reap(self) -> scripts.ReapReply:
+        """End what is overdue: generations whose worker is gone, and those that nobody takes."""
+        now = _now_ms()
+        lost = Failure(now, "WORKER_LOST", "the worker that wrote this answer is gone; what it wrote is kept", True)
+        late = Failure(now, "TIMEOUT", "no worker took this in time", TABLE["TIMEOUT"].retryable, 10)
+        arguments = scripts.reap(
+            REAPED_AT_ONCE,
+            entries.pack(lost),
+            entries.pack(late),
+            int(self._settings.queue_timeout_s * 1000),
+            self._settings.retention_ms,
+        )
+        return scripts.reap_reply(await run(self._redis, scripts.REAP, arguments))
+
+
+def _refusal(reply: StartReply) -> TokenrelayError:
+    """Why nothing was started."""
+    match reply.outcome:
+        case "overloaded":
+            return TokenrelayError(
+                "OVERLOADED", f"{reply.bound} generations wait already; try again later", retry_after=5
+            )
+        case "busy":
+            issue = f"this key has {reply.bound} streams under way, as many as it may; end one or wait for one"
+            return TokenrelayError("RATE_LIMIT", issue, retry_after=1, limit=reply.bound, remaining=0, reset=1)
+        case "limited":
+            seconds = max(1, math.ceil(reply.retry_ms / 1000))
+            issue = f"this key may start {reply.bound} streams a minute"
+            return TokenrelayError(
+                "RATE_LIMIT", issue, retry_after=seconds, limit=reply.bound, remaining=0, reset=seconds
+            )
+        case _:
+            issue = "this key was used for another request"
+            return TokenrelayError(
+                "VALIDATION_ERROR", f"Idempotency-Key: {issue}", field="Idempotency-Key", issue=issue
+            )
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,133 @@
+"""Reads: what a generation is and what its log holds. Writes nothing, decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+import msgspec
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+from redis.exceptions import RedisError, ResponseError
+
+from tokenrelay.protocol import lifecycle
+from tokenrelay.protocol.reading.session import PAGE_ENTRIES
+from tokenrelay.protocol.store import entries, keys
+from tokenrelay.protocol.store.entries import Entry
+from tokenrelay.server.store.redis import asking, refusal
+
+_FIELDS: Final = ("owner", "state", "last", "model", "created", "cancel", "ended")
+LISTED: Final = 100
+
+log = structlog.get_logger()
+
+
+class Description(msgspec.Struct, frozen=True):
+    """A generation without its text. Times in ms by Redis's clock; `ended_ms` is None while it is not over."""
+
+    stream_id: str
+    owner: str
+    state: lifecycle.State
+    last_id: int
+    model: str
+    created_ms: int
+    cancel_wanted: bool
+    ended_ms: int | None
+    has_log: bool
+
+    @property
+    def is_expired(self) -> bool:
+        """Something was written, and it is past its retention."""
+        return self.last_id > 0 and not self.has_log
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in lifecycle.ENDED
+
+    @property
+    def public_state(self) -> lifecycle.PublicState:
+        return lifecycle.public_state(self.state, self.cancel_wanted)
+
+
+class LogReader:
+    """All reads of an edge. Each raises TokenrelayError SERVICE_UNAVAILABLE when Redis is away."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def describe(self, stream_id: str) -> Description | None:
+        """None when there is no such stream, or it is past the day its metadata outlives it."""
+        found = await self._describe([stream_id])
+        return found[0]
+
+    async def page(self, stream_id: str, after: int, most: int = PAGE_ENTRIES) -> tuple[int, list[Entry]]:
+        """Entries after an id: the id of the first and the entries; (0, []) when there are none.
+
+        Ids are dense, so the page's ids follow from its first. Raises CorruptEntry for what is no log of ours.
+        """
+        try:
+            rows = await self._ask("XRANGE", keys.log(stream_id), f"{after + 1}-0", "+", "COUNT", most)
+        except ResponseError as error:
+            raise entries.CorruptEntry("what is under the log's name is no log") from error
+        if not rows:
+            return 0, []
+        return int(rows[0][0].partition(b"-")[0]), [entries.unpack_entry(fields[b"e"]) for _, fields in rows]
+
+    async def last_ids(self, stream_ids: Sequence[str]) -> list[int | None]:
+        """The logs' last ids in one round trip; None for a stream whose metadata is gone."""
+        pipe = self._redis.pipeline(transaction=False)
+        for stream_id in stream_ids:
+            pipe.hget(keys.meta(stream_id), "last")
+        return [None if value is None else int(value) for value in await _values(pipe)]
+
+    async def of_owner(self, owner: str) -> list[Description]:
+        """The owner's streams that can still be read, newest first, at most `LISTED`."""
+        ids = [raw.decode() for raw in await self._ask("ZREVRANGE", keys.owner(owner), 0, LISTED - 1)]
+        found = await self._describe(ids)
+        return [item for item in found if item is not None and not item.is_expired]
+
+    async def _describe(self, stream_ids: Sequence[str]) -> list[Description | None]:
+        pipe = self._redis.pipeline(transaction=False)
+        for stream_id in stream_ids:
+            pipe.hmget(keys.meta(stream_id), list(_FIELDS))
+            pipe.exists(keys.log(stream_id))
+        values = await _values(pipe)
+        rows = zip(stream_ids, values[::2], values[1::2], strict=True)
+        return [None if row is None else _description(stream_id, row, bool(exists)) for stream_id, row, exists in rows]
+
+    async def _ask(self, *command: Any) -> Any:
+        with asking():
+            return await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]
+
+
+async def _values(pipe: Pipeline) -> list[Any]:
+    """The answers to a pipeline of reads; None for a key that is of another kind than ours are.
+
+    Raises TokenrelayError SERVICE_UNAVAILABLE.
+    """
+    with asking():
+        values: list[Any] = await pipe.execute(raise_on_error=False)
+    for value in values:
+        if isinstance(value, RedisError):
+            if (refused := refusal(value)) is not None:
+                raise refused
+            log.error("key_of_another_kind", error=str(value))
+    return [None if isinstance(value, RedisError) else value for value in values]
+
+
+def _description(stream_id: str, row: Sequence[bytes | None], has_log: bool) -> Description | None:
+    owner, state, last, model, created, cancel, ended = row
+    if owner is None or state is None:
+        return None
+    return Description(
+        stream_id=stream_id,
+        owner=owner.decode(),
+        state=cast(lifecycle.State, state.decode()),  # the scripts write nothing else
+        last_id=int(last or 0),
+        model=(model or b"").decode(),
+        created_ms=int(created or 0),
+        cancel_wanted=cancel is not None,
+        ended_ms=int(ended) if ended else None,
+        has_log=has_log,
+    )

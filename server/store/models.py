@@ -1,0 +1,121 @@
+"""Which models there are and which can answer now, as the workers say. Chooses none: that is the worker's."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.models import circuit, scripted
+from tokenrelay.protocol.models.catalogue import NEUROSWITCH, Catalogue, Model
+from tokenrelay.protocol.models.circuit import Record, Vitals
+from tokenrelay.protocol.store import keys, worker_registry
+from tokenrelay.protocol.store.worker_registry import Offer
+from tokenrelay.protocol.wire.request import ChatRequest
+from tokenrelay.server.store.redis import UNREACHABLE
+
+REFRESH_S: Final = 1.0
+
+log = structlog.get_logger()
+
+
+class Models:
+    """The catalogue, and what the living workers offer of it."""
+
+    def __init__(self, catalogue: Catalogue, redis: Redis) -> None:
+        self._catalogue = catalogue
+        self._redis = redis
+        self._offers: list[Offer] = []
+        self._records: dict[str, Record] = {}  # how each model has done lately, by its row
+        self._now = 0.0  # by Redis's clock, when the two above were read
+
+    def __repr__(self) -> str:
+        return f"<Models {len(self._catalogue.models)} rows | {len(self._offers)} workers>"
+
+    @property
+    def workers(self) -> int:
+        return len(self._offers)
+
+    async def keep_fresh(self) -> None:
+        """Owned by the application; ends only by being cancelled."""
+        while True:
+            try:
+                await self.refresh()
+            except (*UNREACHABLE, RedisError) as error:
+                log.debug("offers_unread", error=type(error).__name__)  # /readyz and the live feed say it louder
+            await asyncio.sleep(REFRESH_S)
+
+    async def refresh(self) -> None:
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.time()
+        pipe.hvals(keys.WORKERS)
+        pipe.hgetall(keys.HEALTH)
+        (seconds, micros), raws, records = await pipe.execute()
+        self._records, self._now = circuit.unpack_all(records), seconds + micros / 1_000_000
+        now_ms = seconds * 1000 + micros // 1000
+        read = (worker_registry.unpack(raw) for raw in raws)
+        self._offers = [offer for offer in read if offer is not None and offer.until_ms > now_ms]
+
+    def check(self, request: ChatRequest) -> str:
+        """The name under which the request goes on; refuses one that nobody can answer.
+
+        With no worker at all nothing is refused: the generation waits for one, for as long as the queue allows.
+        Raises TokenrelayError VALIDATION_ERROR (no such name), SERVICE_UNAVAILABLE (nobody offers it).
+        """
+        choices = self._catalogue.choices(request.model, request.provider)
+        if request.model is not None and scripted.is_scripted(request.model):
+            scripted.parse(request.model)
+        if self._offers and not any(self._reason(choice.model) is None for choice in choices):
+            reasons = "; ".join(sorted({f"{c.model.id}: {self._reason(c.model)}" for c in choices})) or "no model"
+            raise TokenrelayError("SERVICE_UNAVAILABLE", f"no worker can answer now ({reasons})", field="model")
+        return request.model or NEUROSWITCH
+
+    def _reason(self, model: Model) -> str | None:
+        """Why no worker offers it; None when one does."""
+        if any(model.source in offer.dialects for offer in self._offers):
+            return None
+        for offer in self._offers:
+            if model.source in offer.lacks:
+                return offer.lacks[model.source]
+        return "no worker is running" if not self._offers else "not offered"
+
+    def listing(self) -> list[dict[str, Any]]:
+        """The rows of `GET /api/models`, NeuroSwitch last."""
+        rows = []
+        for model in self._catalogue.models:
+            vitals = self._records.get(model.id, _UNKNOWN).vitals(self._catalogue.routing.health, self._now)
+            # One that rests is not refused: its worker knows better by then, and may have another take over.
+            reason = self._reason(model) or ("rests after failures" if vitals.circuit == "open" else None)
+            rows.append(_row(model.id, model, reason, vitals))
+        candidates = [model for model in self._catalogue.models if model.auto]
+        reasons = [self._reason(model) for model in candidates]
+        reason = None if None in reasons else "no model that it may choose is available"
+        switch = _row(NEUROSWITCH, _SWITCH, reason, Vitals())
+        varies = {"resolved_model": None, "context": None, "price": None}
+        return [*rows, {**switch, **varies, "tools": any(model.tools for model in candidates)}]
+
+
+_UNKNOWN: Final = Record()
+_SWITCH: Final = Model(NEUROSWITCH, provider="Fusion", dialect="scripted", upstream="", names=("neuroswitch/mix",))
+
+
+def _row(model_id: str, model: Model, reason: str | None, vitals: Vitals) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": model_id,
+        "names": list(model.names),
+        "provider": model.provider,
+        "resolved_model": model.upstream,
+        "streaming": True,
+        "speed": model.speed,
+        "tools": model.tools,
+        "available": reason is None,
+        "circuit": vitals.circuit,
+        "ttft_ms": None if vitals.ttft_ms is None else round(vitals.ttft_ms),
+        "context": model.context,
+        "price": {"input": model.price.input, "output": model.price.output},
+    }
+    return row if reason is None else {**row, "unavailable_because": reason}

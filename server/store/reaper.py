@@ -1,0 +1,38 @@
+"""Looks once a second for generations that nobody looks after, and ends them. Knows neither readers nor workers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Final
+
+import structlog
+from redis.exceptions import RedisError
+
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.server.metrics import Metrics
+from tokenrelay.server.store.jobs import Jobs
+
+EVERY_S: Final = 1.0
+
+log = structlog.get_logger()
+
+
+async def keep(jobs: Jobs, metrics: Metrics) -> None:
+    """Owned by the application; ends only by being cancelled. Any number of edges may do it at once: it is one
+    script."""
+    failures = 0
+    while True:
+        await asyncio.sleep(random.uniform(0.8, 1.2) * EVERY_S)  # noqa: S311  so that edges take turns
+        try:
+            reaped = await jobs.reap()
+        except (TokenrelayError, RedisError) as error:
+            if failures & (failures - 1) == 0:  # 0, 1, 2, 4, 8…: an outage does not fill the log
+                log.warning("reap_failed", error=str(error)[:80], failures=failures)
+            failures += 1
+            continue
+        failures = 0
+        for outcome, number in (("lost", reaped.lost), ("again", reaped.again), ("late", reaped.late)):
+            if number:
+                metrics.reaped.labels(outcome).inc(number)
+                log.warning("generations_reaped", outcome=outcome, number=number)

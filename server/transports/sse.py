@@ -1,0 +1,211 @@
+"""The SSE door: one session written to one HTTP response. Knows how to write, not what to read."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.lifecycle import TOLD_NOTHING
+from tokenrelay.protocol.reading.session import Session, Step
+from tokenrelay.protocol.store import entries
+from tokenrelay.protocol.wire import formats, sse
+from tokenrelay.server import drain, http
+from tokenrelay.server.http import Call
+from tokenrelay.server.live import replay
+from tokenrelay.server.live.hub import Channel
+from tokenrelay.server.metrics import SAMPLED
+from tokenrelay.server.net import peer
+from tokenrelay.server.timing import Start
+
+if TYPE_CHECKING:
+    from tokenrelay.server.edge import Edge
+
+RETRY_MS: Final = (500, 2_500)
+"""Between these an EventSource is told to wait before it reconnects; one draw a connection, so that crowds spread."""
+
+log = structlog.get_logger()
+
+
+class SseDoor:
+    """A reader of one stream on one response. `channel` is None for a stream that had ended when it came."""
+
+    can_return = True
+
+    def __init__(
+        self, edge: Edge, call: Call, session: Session, channel: Channel | None, start: Start | None = None
+    ) -> None:
+        self.session = session
+        self._start = start  # None for a stream that began elsewhere or earlier
+        self._opened_at = session.cursor
+        self._cause = "client"  # why it ends, unless its end is sent
+        self._edge = edge
+        self._call = call
+        self._channel = channel
+        self._waiter: asyncio.Future[None] | None = None  # None while it is not waiting
+        self._was_woken = False
+        self._is_gone = False  # the client has closed
+        self._is_closing = False  # the edge wants the client elsewhere
+        self._leave_at = drain.rotation_at(edge.settings.rotate_s, time.monotonic())
+        self._heartbeat_due = False
+
+    def __repr__(self) -> str:
+        return f"<SseDoor {self.session!r}>"
+
+    # -- what the hub and the edge say
+    # -----------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        self._was_woken = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def tick(self, now: float) -> None:
+        if self.session.is_stalled(now, self._edge.settings.send_timeout_s):
+            self._edge.metrics.send_timeouts.labels("sse").inc()
+            self._cause = "send_timeout"
+            log.info("send_timeout", stream_id=self.session.stream_id, transport="sse")
+            http.abort(self._call.send)
+        elif self._call.identity is not None and self._edge.auth.has_ended(self._call.identity):
+            self.close_soon()
+        elif self.session.heartbeat_due(now, self._edge.settings.heartbeat_s):
+            self._heartbeat_due = True
+            self.wake()
+        elif now >= self._leave_at:
+            self.close_soon()
+
+    def look(self) -> None:
+        if peer.has_vanished(self._call.send, self._edge.settings.heartbeat_s):
+            self._edge.metrics.vanished.labels("sse").inc()
+            self._cause = "vanished"
+            log.info("reader_vanished", transport="sse", stream_id=self.session.stream_id)
+            http.abort(self._call.send)
+
+    def close_soon(self) -> None:
+        """End the response between two events; the client comes back with its cursor, after a drain elsewhere."""
+        self._is_closing = True
+        self._cause = "closed_by_edge"
+        self.wake()
+
+    # -- the response
+    # ----------------------------------------------------------------------------------------------------
+
+    async def run(self, first: bytes = b"") -> None:
+        """Write everything from the cursor to the end, or to whatever ends the connection. `first` leaves with the
+        head."""
+        stream_id = self.session.stream_id
+        headers = {"x-stream-id": stream_id, "location": f"/api/streams/{stream_id}"}
+        await self._call.start(200, headers, *http.SSE_HEADERS)
+        http.hold_little(self._call.send)
+        if self._call.method == "HEAD":
+            await self._call.write(b"", more=False)
+            return
+        watcher = asyncio.create_task(self._watch())
+        self._edge.enter(self)
+        gauge = self._edge.metrics.sessions.labels("sse")
+        gauge.inc()
+        try:
+            await self._write(sse.encode_retry(random.randint(*RETRY_MS)) + first)  # noqa: S311
+            try:
+                await self._pump()
+            except entries.CorruptEntry as error:
+                log.error("log_corrupt", stream_id=stream_id, error=str(error))
+                await self._write_lost()
+            if self._is_closing and not self.session.has_ended:
+                await self._write(sse.encode_retry(drain.come_back_ms()))
+            if not self._is_gone:
+                await self._call.write(b"", more=False)
+        finally:
+            gauge.dec()
+            feed = None if self._channel is None else self._channel.feed
+            self._edge.metrics.session_over(self.session, feed, "sse", self._cause, self._opened_at)
+            self._edge.doors.discard(self)
+            watcher.cancel()
+
+    async def _pump(self) -> None:
+        channel = self._channel
+        feed = None if channel is None else channel.feed
+        while not self._is_gone and not self._is_closing:
+            step = self.session.next_step(feed)
+            if step is Step.TAKE and channel is not None and feed is not None:
+                chunk = feed.after(self.session.cursor, formats.SSE)
+                if chunk is not None:
+                    reached_at = channel.heard_at
+                    if chunk.is_last and self._start is not None:
+                        chunk = self._start.told(chunk, feed, formats.SSE, reached_at)
+                    self.session.took(chunk)
+                    await self._write(chunk.body)
+                    if self._start is not None or not chunk.cursor & SAMPLED:
+                        self._note(chunk.cursor, reached_at)
+            elif step is Step.CLOSE:
+                return
+            elif channel is not None and channel.is_lost:
+                await self._write_lost()
+                return
+            elif step is Step.READ_LOG:
+                if not await self._replay():
+                    return
+            else:
+                await self._wait()
+                if self._heartbeat_due:
+                    self._heartbeat_due = False
+                    await self._write(sse.HEARTBEAT)
+
+    async def _replay(self) -> bool:
+        """One page of the log; False when the rest of it is not there."""
+        try:
+            chunks = await replay.shared(self._edge.replays.page(self.session, formats.SSE))
+        except TokenrelayError:
+            self._heartbeat_due = True  # Redis is away; stay, and try again
+            await self._write(sse.HEARTBEAT)
+            await asyncio.sleep(0.5)
+            return True
+        except LookupError:
+            await self._write_lost()
+            return False
+        for chunk in chunks:
+            self.session.took(chunk)
+            await self._write(chunk.body)
+            if self._is_gone:
+                return False
+        return True
+
+    async def _write_lost(self) -> None:
+        """What the reader lacks is no longer anywhere: say so; this end is not in the log and has no id."""
+        self._cause = "log_lost"
+        error = TokenrelayError("STREAM_EXPIRED", "what follows is no longer stored")
+        await self._write(sse.encode_frame(entries.to_json(error.event_data(self._call.request_id))))
+
+    async def _write(self, body: bytes) -> None:
+        self.session.sending_since = time.monotonic()
+        await self._call.write(body)
+        self.session.sending_since = None
+        self.session.wrote_at = time.monotonic()
+
+    def _note(self, cursor: int, reached_at: float) -> None:
+        """Written: is it the first token, is it one of those whose way through this edge is timed?"""
+        metrics, now = self._edge.metrics, self.session.wrote_at
+        if self._start is not None and self._start.is_waiting and cursor > TOLD_NOTHING:
+            self._start.sent(metrics, "sse", reached_at, now)
+            if not self._start.wants_timing:
+                self._start = None
+        if not cursor & SAMPLED:
+            metrics.delivery.labels("sse").observe(now - reached_at)
+
+    async def _wait(self) -> None:
+        if not self._was_woken:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+            self._waiter = None
+        self._was_woken = False
+
+    async def _watch(self) -> None:
+        """After a disconnect `send` returns in silence; only `receive` says it."""
+        while (await self._call.receive())["type"] != "http.disconnect":
+            pass
+        self._is_gone = True
+        self.wake()

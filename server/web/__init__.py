@@ -1,0 +1,1 @@
+"""The chat page, the page of the interface, and their assets."""

@@ -1,0 +1,1 @@
+"""Writing logs: what one generation has told, and one group commit for all of them."""

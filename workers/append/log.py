@@ -1,0 +1,133 @@
+"""One generation's log as its worker writes it: numbers what comes, keeps it to the end, knows what Redis has. Awaits
+nothing.
+
+entries   1 2 3 4 5 6 7        kept from the first one of this attempt, so that a tail which Redis lost
+acked         └─ 3             (a failover) can be sent again
+sent              └─ 5
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from tokenrelay.protocol.store import scripts
+from tokenrelay.protocol.store.scripts import AppendReply, Argument, Claim
+
+_END_NOT_YET: Final = ""
+
+
+class Owner(Protocol):
+    """Who is told what Redis says of a log."""
+
+    def log_lost(self) -> None:
+        """Somebody else writes now, or Redis has forgotten it: stop."""
+        ...
+
+    def log_cancelled(self) -> None:
+        """A stop is wanted."""
+        ...
+
+    def log_heard(self, listeners: int) -> None:
+        """So many edges listened to the last append."""
+        ...
+
+    def log_acked(self) -> None:
+        """Redis has more than it had."""
+        ...
+
+
+class Log:
+    """The appending side. `on_dirty` is called when there is something to write that the writer does not know of
+    yet."""
+
+    def __init__(self, claim: Claim, retention_ms: int, owner: Owner, on_dirty: Callable[[Log], None]) -> None:
+        self.stream_id = claim.stream_id
+        self.epoch = claim.epoch
+        self._base = claim.last_id  # id of the entry before the first one kept
+        self._entries: list[bytes] = []
+        self.acked = claim.last_id  # Redis has everything up to here
+        self._unacked_bytes = 0
+        self._end_state = _END_NOT_YET
+        self._retention_ms = retention_ms
+        self._owner = owner
+        self._on_dirty = on_dirty
+        self.is_closed = False  # ended and acknowledged, or no longer ours: nothing is written any more
+
+    def __repr__(self) -> str:
+        return f"<Log {self.stream_id}@{self.epoch} acked {self.acked} of {self.last_id}>"
+
+    @property
+    def last_id(self) -> int:
+        return self._base + len(self._entries)
+
+    @property
+    def unacked_bytes(self) -> int:
+        return self._unacked_bytes
+
+    @property
+    def is_dirty(self) -> bool:
+        return not self.is_closed and self.acked < self.last_id
+
+    @property
+    def has_end(self) -> bool:
+        return self._end_state != _END_NOT_YET
+
+    def append(self, entry: bytes) -> None:
+        """The next entry. Not after the end."""
+        if self._end_state:
+            raise RuntimeError("nothing follows the end of a log")
+        self._entries.append(entry)
+        self._unacked_bytes += len(entry)
+        self._on_dirty(self)
+
+    def end(self, entry: bytes, state: str) -> None:
+        """The last entry, and the state in which it leaves the generation."""
+        self.append(entry)
+        self._end_state = state
+
+    def next_batch(self) -> tuple[list[Argument], int]:
+        """Arguments of the append script for what is not acknowledged, and how many entries they carry."""
+        start = self.acked - self._base
+        batch: list[bytes] = []
+        size = 0
+        for entry in self._entries[start : start + scripts.MAX_BATCH_ENTRIES]:
+            size += len(entry)
+            if batch and size > scripts.MAX_BATCH_BYTES:
+                break
+            batch.append(entry)
+        is_last = self.acked + len(batch) == self.last_id
+        state = self._end_state if is_last else _END_NOT_YET
+        arguments = scripts.append(
+            self.stream_id, self.epoch, self.acked + 1, batch, end_state=state, retention_ms=self._retention_ms
+        )
+        return arguments, len(batch)
+
+    def take_reply(self, reply: AppendReply) -> None:
+        """What the script said of a batch."""
+        match reply.outcome:
+            case "ok" | "hole":
+                if reply.last_id < self._base:
+                    self._lose()  # Redis lost what another attempt wrote; nobody has that any more
+                    return
+                self._acknowledge(min(reply.last_id, self.last_id))
+                if reply.outcome == "ok" and self.acked == self.last_id and self.has_end:
+                    self.is_closed = True
+                if reply.listeners >= 0 and reply.outcome == "ok":
+                    self._owner.log_heard(reply.listeners)
+                if reply.cancel_wanted and not self.has_end:
+                    self._owner.log_cancelled()
+                self._owner.log_acked()
+            case "fenced" | "gone":
+                self._lose()
+
+    def _acknowledge(self, last_id: int) -> None:
+        low, high = sorted((self.acked - self._base, last_id - self._base))
+        moved = sum(len(entry) for entry in self._entries[low:high])
+        self._unacked_bytes += -moved if last_id > self.acked else moved
+        self.acked = last_id
+
+    def _lose(self) -> None:
+        self.is_closed = True
+        self._owner.log_lost()
+        self._owner.log_acked()

@@ -1,0 +1,173 @@
+"""The taking side of arq: which jobs this process runs, and when. All a worker knows of arq.
+
+arq's own loop polls every half second and walks all running jobs with three round trips each; at 2,000 in flight it
+takes
+seconds to see a new one. Here the queue holds only what waits: one script takes the oldest ids, gives each an epoch
+and a
+lease, and a word published on enqueue wakes the loop, so that polling is only for words that were lost. What remains
+of arq
+is its queue, its job format and `Worker.run_job`; its retries, aborts, results and health keys are not used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast
+
+import structlog
+from arq import ArqRedis, Worker, func
+
+from tokenrelay.protocol.runtime.live import LiveFeed
+from tokenrelay.protocol.runtime.redis import own_connection, run
+from tokenrelay.protocol.store import keys, scripts
+from tokenrelay.protocol.store.scripts import Claim
+from tokenrelay.workers.dispatch.leases import House
+from tokenrelay.workers.redis import AWAY
+
+JOB: Final = "generate"
+POLL_S: Final = 0.25
+CLAIM_AT_ONCE: Final = 16
+"""So that a burst is shared by all workers that were woken."""
+
+_WAKE: Final = keys.WAKE.encode()
+_CANCEL: Final = keys.CANCEL.encode()
+
+log = structlog.get_logger()
+
+
+class _Brought:
+    """Stands where arq has its pool while it begins a job: what it would ask Redis for came with the claim."""
+
+    def __init__(self, claims: Mapping[str, Claim]) -> None:
+        self._claims = claims
+
+    def pipeline(self, *, transaction: bool) -> _Trip:  # noqa: ARG002  redis-py's signature
+        return _Trip(self._claims)
+
+
+class _Trip:
+    """The one pipeline of `Worker.run_job`: the job, how often it was tried, and that this is remembered."""
+
+    def __init__(self, claims: Mapping[str, Claim]) -> None:
+        self._claims = claims
+        self._job_id = ""
+
+    async def __aenter__(self) -> _Trip:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    def get(self, key: str) -> None:
+        self._job_id = key.removeprefix(keys.ARQ_JOB)
+
+    def incr(self, key: str) -> None: ...
+
+    def expire(self, key: str, seconds: int) -> None: ...
+
+    async def execute(self) -> tuple[bytes, int, bool]:
+        claim = self._claims[self._job_id]
+        return claim.job, claim.epoch, True  # each attempt has an epoch of its own
+
+
+class LeaseWorker(Worker):
+    """arq's worker with claims in place of polling."""
+
+    def __init__(self, house: House) -> None:
+        settings = house.settings
+        super().__init__(
+            functions=[func(house.generate, name=JOB)],
+            queue_name=keys.WAITING,
+            redis_pool=house.redis,
+            handle_signals=False,
+            max_jobs=settings.max_jobs,
+            # arq cancels a job after this; the generation has ended itself before.
+            job_timeout=settings.generation_timeout_s + 60,
+            keep_result=0,
+            # A restart is a claim with the next epoch, bounded by lifecycle.MAX_ATTEMPTS.
+            max_tries=1_000,
+            retry_jobs=False,
+            job_deserializer=house.redis.job_deserializer,
+            log_results=False,
+        )
+        self._pool = cast(ArqRedis, _Brought(house.claims))
+        self._house = house
+        self._woken = asyncio.Event()
+        self.is_claiming = True
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    async def main(self) -> None:
+        """Claim, start, wait for a word; until cancelled."""
+        while True:
+            self._woken.clear()
+            try:
+                claimed = await self._claim()
+            except AWAY as error:
+                log.warning("claim_failed", error=type(error).__name__)
+                claimed = 0
+            if claimed < CLAIM_AT_ONCE:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_S):
+                        await self._woken.wait()
+
+    async def _claim(self) -> int:
+        """Take what waits, as far as there is room. Gives how many."""
+        room = min(CLAIM_AT_ONCE, self.max_jobs - len(self.tasks))
+        if room <= 0 or not self.is_claiming:
+            return 0
+        arguments = scripts.claim(room, scripts.LEASE_MS, self._house.worker_id)
+        claims = scripts.claim_reply(await run(self._house.redis, scripts.CLAIM, arguments))
+        for claim in claims:
+            self._house.claims[claim.stream_id] = claim
+            self._house.taken_at[claim.stream_id] = time.monotonic()
+            task = asyncio.create_task(self.run_job(claim.stream_id, 0))
+            self.tasks[claim.stream_id] = task
+            task.add_done_callback(self._done(claim.stream_id))
+        return len(claims)
+
+    def _done(self, job_id: str) -> Callable[[asyncio.Task[Any]], None]:
+        def done(task: asyncio.Task[Any]) -> None:
+            if self.tasks.get(job_id) is task:
+                del self.tasks[job_id]
+            self._house.claims.pop(job_id, None)
+            self._house.taken_at.pop(job_id, None)
+            self.wake()
+            if not task.cancelled() and task.exception() is not None:
+                log.error("job_failed", stream_id=job_id, error=repr(task.exception()))
+
+        return done
+
+    async def finish_job(self, job_id: str, *_: Any, **__: Any) -> None:
+        """Nothing: the script that wrote the end has removed the job. One that is not ended (we were fenced, or it
+        was handed
+        back) is somebody else's, and must not be removed by us."""
+
+    async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:  # noqa: ARG002  arq's signature
+        """arq could not even begin (no job data, or none it can read). The lease runs out and the reaper ends it."""
+        log.error("job_unreadable", stream_id=job_id)
+
+
+async def listen(house: House, worker: LeaseWorker) -> None:
+    """Words that make things quick: something waits, something is to be stopped. The facts are in Redis either way.
+
+    Owned by the process; ends only by being cancelled.
+    """
+
+    def heard(channel: bytes, data: bytes) -> None:
+        if channel == _CANCEL:
+            house.stop(data.decode("ascii", "replace"))
+        else:
+            worker.wake()
+
+    def connected() -> None:
+        house.metrics.wake_connects.inc()
+        worker.wake()  # what was said meanwhile was not heard
+
+    feed = LiveFeed(lambda: own_connection(house.redis, socket_timeout=None), heard, connected)
+    feed.want(_WAKE)
+    feed.want(_CANCEL)
+    await feed.run()

@@ -1,0 +1,1 @@
+"""One generation from its claim to its end."""
