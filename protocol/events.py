@@ -1,7 +1,7 @@
 """The events of a stream as frozen values that are valid from birth; refuses to know how they travel.
 
 Times are integers, milliseconds since the Unix epoch, set by whoever made the event.
-`protocol/README.md`, section "Events", is the normative text; `codec` turns these into bytes.
+`protocol/README.md`, section "Events", is the normative text; `store.entries` turns these into bytes.
 """
 
 from __future__ import annotations

@@ -11,8 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.runtime.exposition import Slot
-from tokenrelay.protocol.store import entries
-from tokenrelay.protocol.wire import openapi
+from tokenrelay.protocol.wire import event_json, openapi
 from tokenrelay.server.api import chat, health, streams, tickets
 from tokenrelay.server.edge import Edge, open_edge
 from tokenrelay.server.http import Call, Endpoint, Handler
@@ -20,7 +19,7 @@ from tokenrelay.server.settings import Settings
 from tokenrelay.server.transports.upgrade import WebSocketDoor
 from tokenrelay.server.web import pages
 
-_OPENAPI: Final = entries.to_json(openapi.DOCUMENT).encode()
+_OPENAPI: Final = event_json.to_json(openapi.DOCUMENT).encode()
 
 ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/api/chat": {"POST": chat.chat},

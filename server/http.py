@@ -14,9 +14,8 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.types import Receive, Scope, Send
 
 from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.protocol.store import entries
 from tokenrelay.protocol.store.context import Context, of_headers
-from tokenrelay.protocol.wire import sse
+from tokenrelay.protocol.wire import event_json, sse
 from tokenrelay.server import drain
 from tokenrelay.server.access import origin
 from tokenrelay.server.access.limits import must_not_be_crowded
@@ -136,7 +135,7 @@ class Call:
         await self.write(body, more=False)
 
     async def json(self, status: int, value: Any, headers: Mapping[str, str] | None = None) -> None:
-        body = entries.to_json(value).encode()
+        body = event_json.to_json(value).encode()
         await self.answer(status, body, "application/json", {"cache-control": "no-store", **(headers or {})})
 
     async def refuse(self, error: TokenrelayError) -> None:
@@ -149,7 +148,7 @@ class Call:
             await self.json(error.status, error.body(self.request_id), headers)
             return
         await self.start(error.status, headers, *SSE_HEADERS)
-        await self.write(sse.encode_frame(entries.to_json(error.event_data(self.request_id))), more=False)
+        await self.write(sse.encode_frame(event_json.to_json(error.event_data(self.request_id))), more=False)
 
 
 def error_headers(error: TokenrelayError) -> dict[str, str]:

@@ -28,7 +28,7 @@ from tests.workers.oracle import sdks
 from tests.workers.oracle.cases import CASES
 from tests.workers.oracle.test_oracle import ours
 from tests.workers.upstream import END, HEAD, Reader, Script, Upstream, Writer, chunked
-from tokenrelay.workers.providers.base import Delta, Message, ModelRequest
+from tokenrelay.workers.conversation import Delta, Message, ModelRequest
 
 DIALECTS: Final = ("responses", "chat_completions", "anthropic", "gemini")
 SDKS: Final = {"responses": "openai", "chat_completions": "openai", "anthropic": "anthropic", "gemini": "google-genai"}

@@ -17,11 +17,11 @@ from typing import Final, TypeAlias
 from tokenrelay.loadtest.arguments import positive
 from tokenrelay.loadtest.bench import fit, output
 from tokenrelay.loadtest.bench.laws import PARTS
-from tokenrelay.protocol.store.scripts import GRAVE_MS
+from tokenrelay.protocol.store.scripts import TOMBSTONE_MS
 
 EXAMPLES: Final = (1_000, 10_000, 100_000, 1_000_000)
 REMAINS_BYTES: Final = 340
-"""What an ended stream leaves in Redis for GRAVE_MS after its log has gone (`soak` measures it)."""
+"""What an ended stream leaves in Redis for TOMBSTONE_MS after its log has gone (`soak` measures it)."""
 
 Laws: TypeAlias = Mapping[str, fit.Line]
 
@@ -77,7 +77,7 @@ def token_us(laws: Laws, part: str, load: Load) -> float:
 def need(laws: Laws, load: Load, edge_kib: float) -> Need:
     cores = {part: token_us(laws, part, load) * load.tokens_a_second / 1e6 / load.busy for part in PARTS}
     kept = load.answers_a_second * load.retention_s * laws["redis_bytes"].at(load.length)
-    remains = load.answers_a_second * GRAVE_MS / 1000 * REMAINS_BYTES
+    remains = load.answers_a_second * TOMBSTONE_MS / 1000 * REMAINS_BYTES
     wire = load.tokens_a_second * load.viewers * load.bytes_an_event * 8
     held = load.streams * load.viewers * edge_kib * 1024
     return Need(cores["edge"], cores["worker"], cores["redis"], held / 2**30, kept / 2**30, remains / 2**30, wire / 1e9)

@@ -26,7 +26,7 @@ from tokenrelay.loadtest.fleet import CannotStart, Fleet
 from tokenrelay.loadtest.wire import Connection, Target, WireError
 from tokenrelay.protocol.lifecycle import ENDED
 from tokenrelay.protocol.store import keys
-from tokenrelay.protocol.store.scripts import GRAVE_MS
+from tokenrelay.protocol.store.scripts import TOMBSTONE_MS
 
 MODEL: Final = "scripted?tokens=60&interval_ms=25"
 MAX_OPEN: Final = 256
@@ -169,7 +169,7 @@ class Sampler:
     def _without_ttl(self, besides: frozenset[str]) -> set[str]:
         names: list[bytes] = list(self._redis.scan_iter(count=1000))
         left_ms: dict[bytes, int] = dict(zip(names, self._each("PTTL", names), strict=True))
-        long = [name for name in names if name.endswith(b":meta") and left_ms[name] > GRAVE_MS]
+        long = [name for name in names if name.endswith(b":meta") and left_ms[name] > TOMBSTONE_MS]
         ended = {state.encode() for state in ENDED}
         states = zip(long, self._each("HGET", long, "state"), strict=True)
         self._bury([name for name, state in states if state in ended], left_ms)
@@ -178,7 +178,7 @@ class Sampler:
     def _bury(self, names: list[bytes], left_ms: dict[bytes, int]) -> None:
         pipe = self._redis.pipeline(transaction=False)
         for name in names:
-            pipe.pexpire(name, left_ms[name] - GRAVE_MS)
+            pipe.pexpire(name, left_ms[name] - TOMBSTONE_MS)
         pipe.execute()
         sizes = self._each("MEMORY USAGE", names[:10])
         self.remains_bytes = max([self.remains_bytes, *(size or 0 for size in sizes)])
@@ -258,7 +258,7 @@ def as_markdown(whole: dict[str, Any]) -> str:
     lines = [soak_verdict.as_markdown(whole["rows"], whole["none"]), ""]
     lines += [f"Without a TTL: `{name}`." for name in whole["lasting"][:10]]
     lines += [f"{number} × {sentence}." for sentence, number in whole["errors"].items()]
-    hours = GRAVE_MS // 3_600_000
+    hours = TOMBSTONE_MS // 3_600_000
     lines.append(
         f"An ended stream leaves {whole['remains_bytes']:,} bytes of metadata for {hours} hours; taken off here."
     )

@@ -13,8 +13,7 @@ from typing import Final
 
 import msgspec
 
-from tokenrelay.protocol.store import entries as codec
-from tokenrelay.protocol.store.entries import Entry
+from tokenrelay.protocol.store.entries import TOKEN, Entry, is_terminal
 
 MAX_WINDOW_ENTRIES: Final = 1024
 MAX_WINDOW_CHARACTERS: Final = 128 * 1024
@@ -80,7 +79,7 @@ class Feed:
 
     @property
     def has_ended(self) -> bool:
-        return bool(self._entries) and codec.is_terminal(self._entries[-1])
+        return bool(self._entries) and is_terminal(self._entries[-1])
 
     @property
     def newest(self) -> Entry | None:
@@ -176,7 +175,7 @@ class Feed:
             parts.append(part)
         end = start + len(parts)
         body = parts[0] if len(parts) == 1 else form.separator.join(parts)
-        return Chunk(body, len(parts), self.floor + end, codec.is_terminal(self._entries[end - 1]))
+        return Chunk(body, len(parts), self.floor + end, is_terminal(self._entries[end - 1]))
 
     def _hold(self, first_id: int, entries: Sequence[Entry]) -> None:
         if self._held_entries + len(entries) > MAX_HELD_ENTRIES:
@@ -191,6 +190,6 @@ def _weight(entry: Entry) -> int:
 
     Most are tokens, whose text is their fourth item: for them no sum is made (a sixth of an edge's time under load).
     """
-    if entry[0] == codec.TOKEN:
+    if entry[0] == TOKEN:
         return len(entry[3]) + 64
     return sum(len(item) for item in entry if isinstance(item, str)) + 64

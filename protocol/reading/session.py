@@ -10,8 +10,7 @@ from enum import Enum
 from typing import Final
 
 from tokenrelay.protocol.reading.feed import MAX_CHUNK_BYTES, Chunk, Feed, Format
-from tokenrelay.protocol.store import entries as codec
-from tokenrelay.protocol.store.entries import Entry
+from tokenrelay.protocol.store.entries import Entry, is_terminal, join_tokens
 
 HEARTBEAT_S: Final = 15.0
 """Proxies cut at 60 to 100 s of silence; WHATWG section 9.2.7 suggests a comment every 15 s."""
@@ -68,7 +67,7 @@ class Session:
             raise LookupError(f"expected entry {self.cursor + 1}, the log begins at {first_id}")
         numbered = list(enumerate(entries, first_id))
         if self.is_compact:
-            numbered = codec.join_tokens(numbered)
+            numbered = join_tokens(numbered)
         chunks: list[Chunk] = []
         parts: list[bytes] = []
         size = 0
@@ -78,7 +77,7 @@ class Session:
             size += len(part)
             if size > MAX_CHUNK_BYTES or position == len(numbered) - 1:
                 body = form.separator.join(parts)
-                chunks.append(Chunk(body, len(parts), entry_id, codec.is_terminal(entry)))
+                chunks.append(Chunk(body, len(parts), entry_id, is_terminal(entry)))
                 parts, size = [], 0
         return chunks
 

@@ -1,4 +1,4 @@
-"""Events as bytes and back: msgpack in Redis, JSON objects for clients. Refuses to know where the bytes go.
+"""Events as the bytes that Redis holds, and back: msgpack. Knows no client and no JSON.
 
 entry        = msgpack array [tag, at_ms, …fields of the event in order]
 publication  = first id in decimal, LF, then the entries one after another
@@ -6,11 +6,7 @@ publication  = first id in decimal, LF, then the entries one after another
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
-from json.encoder import encode_basestring_ascii
 from typing import Any, Final, TypeAlias, cast
 
 import msgpack
@@ -123,112 +119,6 @@ def _unpack_all(body: bytes) -> list[Entry]:
         while unpacker.tell() < len(body):  # not `list(unpacker)`: that takes half an entry for the end
             entries.append(unpacker.unpack())
         return entries
-
-
-# -- JSON for clients ------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=64)
-def timestamp(at_ms: int) -> str:
-    """ISO 8601, UTC, milliseconds, `Z`. Cached: under load many tokens share a millisecond."""
-    seconds, milliseconds = divmod(at_ms, 1000)
-    return f"{_second(seconds)}.{milliseconds:03d}Z"
-
-
-@lru_cache(maxsize=64)
-def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-def to_json(value: Any) -> str:
-    """Compact, one line, non-ASCII escaped: survives clients that split it anywhere between bytes."""
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
-
-
-def accepted_data(stream_id: str, model: str, at_ms: int) -> dict[str, Any]:
-    """The edge's own first word; it is not in the log and has no id."""
-    return {
-        "token": "",
-        "done": False,
-        "status": "queued",
-        "stream_id": stream_id,
-        "model": model,
-        "timestamp": timestamp(at_ms),
-    }
-
-
-def data_of(entry: Entry, stream_id: str) -> dict[str, Any]:
-    """The object a client gets for an entry, over either transport. Raises CorruptEntry."""
-    event = event_of(entry)
-    data: dict[str, Any]
-    match event:
-        case Token():
-            data = {"token": event.text, "done": False, "model": event.model}
-        case Started():
-            data = {"token": "", "done": False, "status": "started", "model": event.model}
-            if event.routing is not None:
-                data["routing"] = event.routing
-        case ToolCall() | ToolResult():
-            data = {
-                "tool_name": event.name,
-                "tool_input": event.input,
-                "tool_call_id": event.call_id,
-                "token": "",
-                "done": False,
-                "model": event.model,
-            }
-            if isinstance(event, ToolResult):
-                data["tool_result"] = event.result
-                if event.failed:
-                    data["tool_error"] = True
-        case Completion():
-            data = {
-                "token": "",
-                "done": True,
-                "total_tokens": event.input_tokens + event.output_tokens,
-                "input_tokens": event.input_tokens,
-                "output_tokens": event.output_tokens,
-                "finish_reason": event.finish_reason,
-                "response_time": event.response_time_s,
-                "model": event.model,
-                "resolved_model": event.resolved_model,
-                "provider": event.provider,
-                "stream_id": stream_id,
-            }
-            if event.attempts:
-                data["attempts"] = event.attempts
-            if event.left_out:
-                data["left_out"] = event.left_out
-            if event.timing:
-                data["timing"] = event.timing
-        case Failure():
-            data = {
-                "token": "",
-                "done": True,
-                "error": event.message,
-                "error_code": event.code,
-                "retryable": event.retryable,
-                "stream_id": stream_id,
-            }
-            if event.retry_after_s is not None:
-                data["retry_after"] = event.retry_after_s
-            if event.attempts:
-                data["attempts"] = event.attempts
-    data["timestamp"] = timestamp(event.at_ms)
-    return data
-
-
-@lru_cache(maxsize=1024)
-def _token_tail(model: str) -> str:
-    return f',"done":false,"model":{encode_basestring_ascii(model)},"timestamp":"'
-
-
-def json_of(entry: Entry, stream_id: str) -> str:
-    """`to_json(data_of(…))`; a token takes a short cut that a test keeps equal to the long way."""
-    if entry[0] == TOKEN:
-        _, at_ms, model, text = entry
-        return f'{{"token":{encode_basestring_ascii(text)}{_token_tail(model)}{timestamp(at_ms)}"}}'
-    return to_json(data_of(entry, stream_id))
 
 
 def join_tokens(

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tokenrelay.protocol.events import Completion, Failure, Token, ToolCall, ToolResult
-from tokenrelay.protocol.store import entries as codec
-from tokenrelay.protocol.store.entries import Entry
+from tokenrelay.protocol.store.entries import TOKEN, Entry, event_of
 
 
 class Snapshot:
@@ -41,10 +40,10 @@ class Snapshot:
             self._take(entry)
 
     def _take(self, entry: Entry) -> None:
-        if entry[0] == codec.TOKEN:
+        if entry[0] == TOKEN:
             self._texts.append(entry[3])
             return
-        match event := codec.event_of(entry):
+        match event := event_of(entry):
             case Token():
                 self._texts.append(event.text)
             case ToolCall():

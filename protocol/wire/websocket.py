@@ -15,8 +15,8 @@ import msgspec
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.reading.feed import Format
-from tokenrelay.protocol.store import entries, keys
-from tokenrelay.protocol.wire import cursor, formats, request
+from tokenrelay.protocol.store import keys
+from tokenrelay.protocol.wire import cursor, event_json, formats, request
 
 MAX_MESSAGES_PER_FRAME: Final = 256
 MAX_REF_CHARACTERS: Final = 128
@@ -212,7 +212,7 @@ def message(dialect: Dialect, kind: str, **fields: Any) -> bytes:
     value.update({name: item for name, item in fields.items() if item is not None or name == "ref"})
     if dialect.is_binary:
         return cast(bytes, msgpack.packb(value))
-    return entries.to_json(value).encode()
+    return event_json.to_json(value).encode()
 
 
 def error_message(

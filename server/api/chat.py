@@ -13,8 +13,7 @@ import structlog
 from tokenrelay.protocol.errors import TABLE, TokenrelayError
 from tokenrelay.protocol.models.catalogue import NEUROSWITCH
 from tokenrelay.protocol.reading.session import Session
-from tokenrelay.protocol.store import entries
-from tokenrelay.protocol.wire import cursor, request, sse, websocket
+from tokenrelay.protocol.wire import cursor, event_json, request, sse, websocket
 from tokenrelay.protocol.wire.request import ChatRequest
 from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.api.streams import attach, find, read_all
@@ -72,8 +71,8 @@ async def _start(call: Call, identity: Identity, body: ChatRequest, key: str | N
 
 def _accepted(call: Call, stream_id: str, body: ChatRequest) -> bytes:
     """The edge's own first event, as a frame."""
-    data = entries.accepted_data(stream_id, body.model or NEUROSWITCH, call.at_ms)
-    return sse.encode_frame(entries.to_json(data))
+    data = event_json.accepted_data(stream_id, body.model or NEUROSWITCH, call.at_ms)
+    return sse.encode_frame(event_json.to_json(data))
 
 
 async def begin(

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.reading.session import Session
-from tokenrelay.protocol.store import entries as codec
 from tokenrelay.protocol.store import keys
-from tokenrelay.protocol.wire import cursor, websocket
+from tokenrelay.protocol.wire import cursor, event_json, websocket
 from tokenrelay.protocol.wire.cursor import Answer
 from tokenrelay.protocol.wire.snapshot import Snapshot
 from tokenrelay.server.access.auth import Identity
@@ -108,7 +107,7 @@ async def streams(call: Call) -> None:
             "stream_id": item.stream_id,
             "state": item.public_state,
             "model": item.model,
-            "created_at": codec.timestamp(item.created_ms),
+            "created_at": event_json.timestamp(item.created_ms),
             "last_event_id": item.last_id,
         }
         for item in await call.edge.reads.of_owner(identity.owner)

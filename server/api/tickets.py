@@ -7,7 +7,7 @@ import time
 import msgspec
 
 from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.protocol.store import entries
+from tokenrelay.protocol.wire import event_json
 from tokenrelay.server.access.tickets import TICKET_S
 from tokenrelay.server.api.streams import find
 from tokenrelay.server.http import Call
@@ -33,5 +33,5 @@ async def ticket(call: Call) -> None:
     if asked.stream_id is not None:
         await find(call.edge, identity, asked.stream_id)
     value = await call.edge.auth.ticket(identity, asked.stream_id)
-    expires_at = entries.timestamp(int((time.time() + TICKET_S) * 1000))
+    expires_at = event_json.timestamp(int((time.time() + TICKET_S) * 1000))
     await call.json(200, {"ticket": value, "expires_in": TICKET_S, "expires_at": expires_at})

@@ -22,8 +22,8 @@ from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.reading.feed import Feed, Offer
 from tokenrelay.protocol.reading.session import Session
 from tokenrelay.protocol.runtime.live import LiveFeed
-from tokenrelay.protocol.store import entries as codec
 from tokenrelay.protocol.store import keys
+from tokenrelay.protocol.store.entries import CorruptEntry, Entry, unpack_publication
 from tokenrelay.server.live.presubscribed import Spares
 from tokenrelay.server.metrics import Metrics
 from tokenrelay.server.store.jobs import new_stream_id
@@ -210,13 +210,13 @@ class Hub:
                 self._metrics.probe.observe(self.probe_at - self._probed_at)
             return
         try:
-            first, entries = codec.unpack_publication(payload)
-        except codec.CorruptEntry as error:
+            first, entries = unpack_publication(payload)
+        except CorruptEntry as error:
             log.error("publication_corrupt", stream_id=channel.feed.stream_id, error=str(error))
             return
         self._take(channel, first, entries)
 
-    def _take(self, channel: Channel, first: int, entries: list[codec.Entry]) -> None:
+    def _take(self, channel: Channel, first: int, entries: list[Entry]) -> None:
         offer = channel.feed.offer(first, entries)
         if offer is Offer.NEWS:
             channel.heard_at = time.monotonic()
@@ -258,7 +258,7 @@ class Hub:
                 except TokenrelayError:
                     await asyncio.sleep(REFILL_PAUSE_S)  # Redis is away; readers get heartbeats meanwhile
                     continue
-                except codec.CorruptEntry as error:
+                except CorruptEntry as error:
                     log.error("log_corrupt", stream_id=feed.stream_id, error=str(error))
                     self._lose(channel)
                     return

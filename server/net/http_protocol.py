@@ -21,7 +21,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 
 from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.protocol.store import entries
+from tokenrelay.protocol.wire import event_json
 from tokenrelay.protocol.wire.websocket import Close
 from tokenrelay.server import drain
 from tokenrelay.server.access.limits import CROWDED, Bucket
@@ -77,7 +77,7 @@ class _Fault(Exception):
 def refusal(error: TokenrelayError) -> bytes:
     """A whole HTTP response; the connection closes behind it."""
     request_id = secrets.token_hex(8)
-    body = entries.to_json(error.body(request_id)).encode()
+    body = event_json.to_json(error.body(request_id)).encode()
     phrase = HTTPStatus(error.status).phrase
     lines = [
         f"HTTP/1.1 {error.status} {phrase}".encode(), b"content-type: application/json", b"cache-control: no-store",

@@ -11,7 +11,7 @@ from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
 from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.protocol.store import entries
+from tokenrelay.protocol.wire import event_json
 
 
 class Handshake(ServerProtocol):
@@ -22,7 +22,7 @@ class Handshake(ServerProtocol):
         reason = text.split("\n", 1)[0] if code == "INVALID_REQUEST" else None
         error = TokenrelayError(code, reason)
         request_id = secrets.token_hex(8)
-        body = entries.to_json(error.body(request_id)).encode()
+        body = event_json.to_json(error.body(request_id)).encode()
         headers = Headers({
             "Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close",
             "X-Request-Id": request_id, "Cache-Control": "no-store",

@@ -13,7 +13,7 @@ from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.lifecycle import TOLD_NOTHING
 from tokenrelay.protocol.reading.session import Session, Step
 from tokenrelay.protocol.store import entries
-from tokenrelay.protocol.wire import formats, sse
+from tokenrelay.protocol.wire import event_json, formats, sse
 from tokenrelay.server import drain, http
 from tokenrelay.server.http import Call
 from tokenrelay.server.live import replay
@@ -178,7 +178,7 @@ class SseDoor:
         """What the reader lacks is no longer anywhere: say so; this end is not in the log and has no id."""
         self._cause = "log_lost"
         error = TokenrelayError("STREAM_EXPIRED", "what follows is no longer stored")
-        await self._write(sse.encode_frame(entries.to_json(error.event_data(self._call.request_id))))
+        await self._write(sse.encode_frame(event_json.to_json(error.event_data(self._call.request_id))))
 
     async def _write(self, body: bytes) -> None:
         self.session.sending_since = time.monotonic()

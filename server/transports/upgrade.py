@@ -11,9 +11,8 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.types import Receive, Scope, Send
 
 from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.protocol.store import entries
 from tokenrelay.protocol.store.context import Context
-from tokenrelay.protocol.wire import websocket
+from tokenrelay.protocol.wire import event_json, websocket
 from tokenrelay.protocol.wire.websocket import Dialect
 from tokenrelay.server import http
 from tokenrelay.server.access import origin
@@ -64,7 +63,7 @@ class WebSocketDoor:
         self._edge.metrics.errors.labels(error.code).inc()
         await receive()  # websocket.connect
         request_id = http.request_id_of(Headers(scope=scope))
-        body = entries.to_json(error.body(request_id)).encode()
+        body = event_json.to_json(error.body(request_id)).encode()
         lines = {
             "content-type": "application/json", "content-length": str(len(body)), "cache-control": "no-store",
             "x-request-id": request_id, **http.error_headers(error),

@@ -22,7 +22,7 @@ from tests.browser.stage import (
 )
 from tests.fleet import Fleet
 from tests.wire import words
-from tokenrelay.protocol.store.entries import accepted_data, to_json
+from tokenrelay.protocol.wire.event_json import accepted_data, to_json
 from tokenrelay.protocol.wire.sse import encode_frame
 
 if TYPE_CHECKING:

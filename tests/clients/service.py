@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from aiohttp import web
 
-from tokenrelay.protocol.store.entries import to_json
+from tokenrelay.protocol.wire.event_json import to_json
 from tokenrelay.protocol.wire.sse import encode_frame, encode_retry
 
 Fate: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -6,8 +6,8 @@ import time
 from typing import Any
 
 from tokenrelay.protocol.events import Started, Token
-from tokenrelay.protocol.store import entries as codec
 from tokenrelay.protocol.store import keys, scripts
+from tokenrelay.protocol.store.entries import pack
 from tokenrelay.protocol.store.scripts import (
     AppendReply,
     Claim,
@@ -25,10 +25,10 @@ LOST, LATE, CANCELLED = b"lost", b"late", b"cancelled"
 
 
 def token(number: int) -> bytes:
-    return codec.pack(Token(1, "m", f"w{number} "))
+    return pack(Token(1, "m", f"w{number} "))
 
 
-STARTED = codec.pack(Started(1, "m"))
+STARTED = pack(Started(1, "m"))
 
 
 class Store:

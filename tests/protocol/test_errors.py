@@ -11,8 +11,7 @@ import pytest
 from tests.protocol.cases import PROTOCOL, vectors
 from tokenrelay.protocol import errors
 from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.protocol.store import entries
-from tokenrelay.protocol.wire import sse, websocket
+from tokenrelay.protocol.wire import event_json, sse, websocket
 from tokenrelay.protocol.wire.websocket import Close
 
 ROWS = vectors("errors")["rows"]
@@ -46,8 +45,8 @@ def test_a_row_makes_sense(row: errors.Row) -> None:
 @pytest.mark.parametrize("case", REFUSALS, ids=[case["name"] for case in REFUSALS])
 def test_a_refusal_is_told_as_the_vector_says(case: dict[str, Any]) -> None:
     error = TokenrelayError(case["code"], case["message"], **case["fields"])
-    assert entries.to_json(error.body(case["request_id"])) == case["body"]
-    assert sse.encode_frame(entries.to_json(error.event_data(case["request_id"]))).decode() == case["sse"]
+    assert event_json.to_json(error.body(case["request_id"])) == case["body"]
+    assert sse.encode_frame(event_json.to_json(error.event_data(case["request_id"]))).decode() == case["sse"]
     message = websocket.error_message(websocket.JSON, error, case["ref"], case["stream_id"])
     assert json.loads(message) == json.loads(case["ws_json"])
 

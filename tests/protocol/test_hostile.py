@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from tests.protocol.cases import STREAM
 from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.protocol.store import entries, keys
-from tokenrelay.protocol.wire import cursor, request, sse, websocket
+from tokenrelay.protocol.store import keys
+from tokenrelay.protocol.wire import cursor, event_json, request, sse, websocket
 from tokenrelay.protocol.wire.request import ChatRequest
 from tokenrelay.protocol.wire.websocket import Bad, BadFrame, Dialect, Start
 
@@ -68,7 +68,7 @@ def has_a_row(error: TokenrelayError) -> None:
         assert field
         assert error.fields.get("issue") or error.code == "INVALID_CURSOR"
     assert 0 < len(error.message) < 1_000
-    entries.to_json(error.body("id")).encode("ascii")
+    event_json.to_json(error.body("id")).encode("ascii")
     for dialect in (websocket.JSON, websocket.MSGPACK):
         websocket.error_message(dialect, error, None)
 
@@ -181,7 +181,7 @@ def test_nothing_but_an_id_becomes_part_of_a_key(text: str) -> None:
 @given(st.text(max_size=40) | TEXTS, st.integers(1, cursor.MAX_ID))
 def test_no_text_leaves_its_line_of_an_event(text: str, event_id: int) -> None:
     """Whatever a model, a tool or a caller says: one `id:` line, one `data:` line, in ASCII."""
-    data = entries.to_json({"token": text, text: text})
+    data = event_json.to_json({"token": text, text: text})
     frame = sse.encode_frame(data, event_id)
     assert frame.count(b"\n") == 3
     assert b"\r" not in frame

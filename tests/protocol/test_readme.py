@@ -12,7 +12,7 @@ from tests.protocol.cases import PROTOCOL, STREAM
 from tokenrelay.protocol import errors, events, lifecycle
 from tokenrelay.protocol.reading import session
 from tokenrelay.protocol.store import entries, keys, scripts, worker_registry
-from tokenrelay.protocol.wire import cursor, request, sse, websocket
+from tokenrelay.protocol.wire import cursor, event_json, request, sse, websocket
 from tokenrelay.protocol.wire.websocket import Close
 
 README = (PROTOCOL / "README.md").read_text(encoding="utf-8")
@@ -98,7 +98,7 @@ def test_scripts_and_what_append_replies_are_there() -> None:
 
 def test_events_have_the_fields_that_the_code_gives_them() -> None:
     told = {row[0]: set(names(row[2])) - {'""'} for row in table("event | told by | fields")}
-    stamped = dict.fromkeys(entries.accepted_data(STREAM, "m", 0))
+    stamped = dict.fromkeys(event_json.accepted_data(STREAM, "m", 0))
     assert told["accepted"] == stamped.keys()
     given: list[tuple[str, events.Event]] = [
         ("started", events.Started(0, "m", {})),
@@ -108,9 +108,9 @@ def test_events_have_the_fields_that_the_code_gives_them() -> None:
         ("error", events.Failure(0, "TIMEOUT", "t", True, 1.0, [{}])),
     ]
     for name, event in given:
-        assert told[name] == entries.data_of(entries.unpack_entry(entries.pack(event)), STREAM).keys(), name
+        assert told[name] == event_json.data_of(entries.unpack_entry(entries.pack(event)), STREAM).keys(), name
     result = events.ToolResult(0, "m", "c", "n", {}, "r", failed=True)
-    data = entries.data_of(entries.unpack_entry(entries.pack(result)), STREAM)
+    data = event_json.data_of(entries.unpack_entry(entries.pack(result)), STREAM)
     assert told["tool call"] | told["tool result"] == data.keys()
 
 
@@ -123,7 +123,7 @@ def test_messages_are_there() -> None:
     said = [names(row[0])[0] for row in table("client says | fields | and gets")]
     for kind in said:
         [command] = websocket.parse_frame(
-            entries.to_json({"type": kind, "message": "m", "stream_id": STREAM}), websocket.JSON
+            event_json.to_json({"type": kind, "message": "m", "stream_id": STREAM}), websocket.JSON
         )
         assert type(command).__name__.lower() == kind
     kinds = ["started", "event", "error", "pong", "reconnect"]

@@ -13,9 +13,8 @@ from tests.protocol.cases import AT, CALL, COMPLETION, STREAM, entry, log_of, pu
 from tokenrelay.protocol.reading import session
 from tokenrelay.protocol.reading.feed import MAX_CHUNK_BYTES, Chunk, Feed, Format, Offer
 from tokenrelay.protocol.reading.session import PAGE_ENTRIES, Session, Step
-from tokenrelay.protocol.store import entries as codec
 from tokenrelay.protocol.store.entries import Entry
-from tokenrelay.protocol.wire import formats
+from tokenrelay.protocol.wire import event_json, formats
 from tokenrelay.protocol.wire.sse import Decoder
 
 CASES = vectors("session")["cases"]
@@ -139,7 +138,7 @@ def test_any_interleaving_ends_with_every_entry_once_in_order(
         feed.offer(feed.last + 1, log[feed.last : feed.last + 3])
     assert reader.read(size) is Step.CLOSE
 
-    expected = [(event_id, codec.data_of(item, STREAM)) for event_id, item in enumerate(log[after:], after + 1)]
+    expected = [(event_id, event_json.data_of(item, STREAM)) for event_id, item in enumerate(log[after:], after + 1)]
     assert reader.text == "".join(event["token"] for _, event in expected)
     if not is_compact:
         assert reader.got == expected

@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.protocol.cases import STREAM, entry, pure, vectors
-from tests.protocol.test_codec import any_event
+from tests.protocol.test_entries import any_event
 from tokenrelay.protocol.events import Event
-from tokenrelay.protocol.store import entries as codec
-from tokenrelay.protocol.wire import formats, sse
+from tokenrelay.protocol.wire import event_json, formats, sse
 from tokenrelay.protocol.wire.sse import Decoder, Frame, FrameTooLarge
 
 CASES = vectors("sse_decode")["cases"]
@@ -68,7 +67,7 @@ def test_what_is_encoded_is_decoded_in_pieces_of_any_size(events: list[Event], s
     wire = sse.encode_retry(1500) + sse.HEARTBEAT.join(formats.SSE.encode(item, n, STREAM) for n, item in entries)
     decoded = decode(wire[start : start + size] for start in range(0, len(wire), size))
     assert [(frame["id"], json.loads(frame["data"])) for frame in decoded["frames"]] == [
-        (str(number), codec.data_of(item, STREAM)) for number, item in entries
+        (str(number), event_json.data_of(item, STREAM)) for number, item in entries
     ]
     assert decoded["retry"] == 1500
 
@@ -97,7 +96,7 @@ def test_one_frame_gives_back_its_data_and_id(data: str, event_id: int | None) -
 
 def test_both_ways_to_make_a_frame_make_the_same() -> None:
     case = vectors("events")["cases"][3]
-    text = codec.to_json(case["data"])
+    text = event_json.to_json(case["data"])
     assert sse.encode_frame(text, case["id"]).decode() == case["sse"]
 
 

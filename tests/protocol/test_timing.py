@@ -12,7 +12,7 @@ from tokenrelay.protocol.events import Completion, Failure, Token
 from tokenrelay.protocol.reading.feed import Chunk, Feed, Format
 from tokenrelay.protocol.store import context, entries
 from tokenrelay.protocol.store.context import Context
-from tokenrelay.protocol.wire import formats, timing, websocket
+from tokenrelay.protocol.wire import event_json, formats, timing, websocket
 from tokenrelay.protocol.wire.sse import Decoder
 
 STREAM = "0123456789abcdef"
@@ -54,7 +54,7 @@ def test_the_event_that_ends_an_sse_response_has_them_all() -> None:
     assert [frame.event_id for frame in frames] == ["1", "2"]
     data = json.loads(frames[1].data)
     assert data["timing"] == timing.whole({**WORKER, **OURS}, 320.0)
-    without = entries.data_of(entries.unpack_entry(entries.pack(END)), STREAM)
+    without = event_json.data_of(entries.unpack_entry(entries.pack(END)), STREAM)
     assert {**data, "timing": None} == {**without, "timing": None}
 
 

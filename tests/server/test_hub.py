@@ -16,8 +16,8 @@ from tests.contract.store import STARTED, Store, token
 from tests.fleet import Fleet
 from tokenrelay.protocol.events import Completion, Token
 from tokenrelay.protocol.reading.session import Session, Step
-from tokenrelay.protocol.store import entries as codec
 from tokenrelay.protocol.store import keys
+from tokenrelay.protocol.store.entries import Entry, event_of, pack, unpack_entry
 from tokenrelay.protocol.wire import formats
 from tokenrelay.server.live import hub as hub_module
 from tokenrelay.server.live import presubscribed
@@ -26,7 +26,7 @@ from tokenrelay.server.metrics import Metrics
 from tokenrelay.server.store.log import LogReader
 from tokenrelay.server.store.redis import open_pool
 
-END = codec.pack(Completion(1, "m", "m", "p", "stop", 0, 0, 0.0))
+END = pack(Completion(1, "m", "m", "p", "stop", 0, 0, 0.0))
 PATIENCE_S = 20
 
 
@@ -195,7 +195,7 @@ def test_a_thousand_readers_share_one_encoding(fleet: Fleet) -> None:
         texts = await asyncio.gather(*tasks)
         assert len(set(texts)) == 1
         assert ids_in(texts[0]) == list(range(1, 53))
-        assert codec.event_of(codec.unpack_entry(token(0))) == Token(1, "m", "w0 ")
+        assert event_of(unpack_entry(token(0))) == Token(1, "m", "w0 ")
 
     play(fleet, scene)
 
@@ -267,7 +267,7 @@ class LatePublication(LogReader):
     hub: Hub
     channel: Channel
 
-    async def page(self, stream_id: str, after: int, most: int = 512) -> tuple[int, list[codec.Entry]]:
+    async def page(self, stream_id: str, after: int, most: int = 512) -> tuple[int, list[Entry]]:
         first, entries = await super().page(stream_id, after, most)
         self.hub._take(self.channel, first, entries)
         return first, entries

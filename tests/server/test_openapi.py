@@ -13,7 +13,7 @@ import pytest
 from tokenrelay.protocol import errors, events
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.store import entries
-from tokenrelay.protocol.wire import request, snapshot, sse
+from tokenrelay.protocol.wire import event_json, request, snapshot, sse
 from tokenrelay.protocol.wire.openapi import DOCUMENT
 from tokenrelay.server import app
 
@@ -106,7 +106,7 @@ def _fits(value: Any, schema: dict[str, Any]) -> bool:
 
 
 def test_it_is_plain_json() -> None:
-    assert json.loads(entries.to_json(DOCUMENT)) == DOCUMENT
+    assert json.loads(event_json.to_json(DOCUMENT)) == DOCUMENT
 
 
 def test_its_root_has_what_the_specification_asks() -> None:
@@ -257,14 +257,14 @@ KINDS = [name for name in SCHEMAS if name.endswith("Event") and name != "Event"]
 
 @pytest.mark.parametrize(("name", "event"), EVENTS, ids=lambda value: str(value)[:40])
 def test_an_event_is_valid_by_its_own_schema_and_by_no_other(name: str, event: events.Event) -> None:
-    data = entries.data_of(entries.unpack_entry(entries.pack(event)), ID)
+    data = event_json.data_of(entries.unpack_entry(entries.pack(event)), ID)
     assert [kind for kind in KINDS if is_valid(data, SCHEMAS[kind])] == [name]
     assert data.keys() <= SCHEMAS[name]["properties"].keys()
     assert is_valid(data, SCHEMAS["Event"])
 
 
 def test_the_first_word_and_a_refusal_are_events_too() -> None:
-    assert is_valid(entries.accepted_data(ID, "m", 0), SCHEMAS["AcceptedEvent"])
+    assert is_valid(event_json.accepted_data(ID, "m", 0), SCHEMAS["AcceptedEvent"])
     for code in errors.TABLE:
         refusal = TokenrelayError(code, retry_after=1)
         assert is_valid(refusal.event_data("r"), SCHEMAS["ErrorEvent"])

@@ -16,9 +16,9 @@ from tests.workers.upstream import END, HEAD, Reader, Script, Upstream, Writer, 
 from tokenrelay.loadtest.fleet import free_port
 from tokenrelay.protocol.models import catalogue
 from tokenrelay.protocol.runtime.tracing import Tracing
-from tokenrelay.protocol.store import entries as codec
+from tokenrelay.protocol.store.entries import unpack_entry
 from tokenrelay.protocol.store.scripts import Claim
-from tokenrelay.protocol.wire import request
+from tokenrelay.protocol.wire import event_json, request
 from tokenrelay.workers.circuit import Health
 from tokenrelay.workers.generation.generation import Generation
 from tokenrelay.workers.metrics import Metrics
@@ -116,7 +116,7 @@ class Chain:
         """The events of one generation, as a client gets their data."""
         entries: list[bytes] = []
         await self.generation(entries.append, **fields).run()
-        return [codec.data_of(codec.unpack_entry(raw), "s") for raw in entries]
+        return [event_json.data_of(unpack_entry(raw), "s") for raw in entries]
 
     def generation(self, append: Callable[[bytes], None], **fields: Any) -> Generation:
         asked = request.from_object({"message": "What is six times seven?", **fields})

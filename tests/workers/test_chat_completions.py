@@ -15,16 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.workers.upstream import END, HEAD, Reader, Script, Upstream, Writer, chunked, hangs, says
-from tokenrelay.workers.providers.base import (
-    Delta,
-    Finish,
-    Message,
-    ModelRequest,
-    Piece,
-    ProviderError,
-    ToolSpec,
-    ToolUse,
-)
+from tokenrelay.workers.conversation import Delta, Finish, Message, ModelRequest, Piece, ToolSpec, ToolUse
+from tokenrelay.workers.providers.base import ProviderError
 from tokenrelay.workers.providers.chat_completions import ChatCompletions, Parser, Timeouts, encode_request
 from tokenrelay.workers.providers.faults import failure, parse_retry_after
 

@@ -14,9 +14,9 @@ from tokenrelay.protocol.store import entries
 from tokenrelay.protocol.store.scripts import AppendReply, Claim
 from tokenrelay.protocol.wire import request
 from tokenrelay.workers.circuit import Health
+from tokenrelay.workers.conversation import Delta, Finish, ModelRequest, Piece
 from tokenrelay.workers.generation.generation import Generation
 from tokenrelay.workers.metrics import Metrics
-from tokenrelay.workers.providers.base import Delta, Finish, ModelRequest, Piece
 from tokenrelay.workers.settings import Settings
 from tokenrelay.workers.tools.registry import Toolbox
 

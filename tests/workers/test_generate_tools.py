@@ -12,13 +12,13 @@ import pytest
 
 from tokenrelay.protocol.models import catalogue
 from tokenrelay.protocol.runtime.tracing import Tracing
-from tokenrelay.protocol.store import entries as codec
+from tokenrelay.protocol.store.entries import unpack_entry
 from tokenrelay.protocol.store.scripts import Claim
-from tokenrelay.protocol.wire import request
+from tokenrelay.protocol.wire import event_json, request
 from tokenrelay.workers.circuit import Health
+from tokenrelay.workers.conversation import Delta, Finish, ModelRequest, Piece, ToolUse
 from tokenrelay.workers.generation.generation import MAX_CALLS, Generation
 from tokenrelay.workers.metrics import Metrics
-from tokenrelay.workers.providers.base import Delta, Finish, ModelRequest, Piece, ToolUse
 from tokenrelay.workers.settings import Settings
 from tokenrelay.workers.tools.registry import Toolbox
 
@@ -70,7 +70,7 @@ def told(caller: Caller, **fields: Any) -> list[dict[str, Any]]:
         log.append = entries.append
         log.end = lambda raw, _: entries.append(raw)
         await generation.run()
-        return [codec.data_of(codec.unpack_entry(raw), "s") for raw in entries]
+        return [event_json.data_of(unpack_entry(raw), "s") for raw in entries]
 
     return asyncio.run(scene())
 

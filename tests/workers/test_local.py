@@ -17,8 +17,9 @@ import aiohttp
 import pytest
 
 from tests.needs import require
+from tokenrelay.workers.conversation import Delta, Finish, Message, ModelRequest, Piece, ToolSpec
 from tokenrelay.workers.providers import local
-from tokenrelay.workers.providers.base import Delta, Finish, Message, ModelRequest, Piece, ProviderError, ToolSpec
+from tokenrelay.workers.providers.base import ProviderError
 from tokenrelay.workers.providers.local import CONTEXT, DEFAULT_MAX_TOKENS, Local, fit, is_available
 
 T = TypeVar("T")

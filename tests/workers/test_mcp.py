@@ -17,7 +17,7 @@ import pytest
 
 from tests.needs import require
 from tokenrelay.protocol.wire import request
-from tokenrelay.workers.providers.base import ToolSpec
+from tokenrelay.workers.conversation import ToolSpec
 from tokenrelay.workers.settings import Settings
 from tokenrelay.workers.tools import servers
 from tokenrelay.workers.tools.base import Outcome

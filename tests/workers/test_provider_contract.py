@@ -16,21 +16,9 @@ import structlog.testing
 from tests.workers.oracle.cases import CASES, DIALECTS, Case
 from tests.workers.upstream import END, HEAD, Reader, Script, Upstream, Writer, chunked, hangs, says
 from tokenrelay.protocol.errors import TABLE
+from tokenrelay.workers.conversation import Delta, Finish, Message, ModelRequest, Piece, ToolSpec, ToolUse
 from tokenrelay.workers.providers.anthropic import Anthropic
-from tokenrelay.workers.providers.base import (
-    Accepts,
-    Delta,
-    Finish,
-    Message,
-    ModelRequest,
-    Piece,
-    Provider,
-    ProviderError,
-    ToolSpec,
-    ToolUse,
-    fitted,
-    left_out,
-)
+from tokenrelay.workers.providers.base import Accepts, Provider, ProviderError, fitted, left_out
 from tokenrelay.workers.providers.chat_completions import ChatCompletions
 from tokenrelay.workers.providers.gemini import Gemini
 from tokenrelay.workers.providers.responses import Responses

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from tokenrelay.workers.providers.base import Delta, Finish, Message, ModelRequest, Piece, ProviderError, ToolUse
+from tokenrelay.workers.conversation import Delta, Finish, Message, ModelRequest, Piece, ToolUse
+from tokenrelay.workers.providers.base import ProviderError
 from tokenrelay.workers.providers.scripted import Scripted
 
 ASKED = Message("user", "one two three")

@@ -16,7 +16,7 @@ from tests.needs import require
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.events import MAX_TOOL_RESULT_BYTES
 from tokenrelay.protocol.wire import request
-from tokenrelay.workers.providers.base import ToolSpec
+from tokenrelay.workers.conversation import ToolSpec
 from tokenrelay.workers.tools import arguments, clock, registry, search
 from tokenrelay.workers.tools.base import Outcome
 from tokenrelay.workers.tools.calculator import NotArithmetic, calculate

@@ -23,8 +23,9 @@ from tokenrelay.protocol.runtime.tracing import Span, Tracing
 from tokenrelay.protocol.store.context import Context
 from tokenrelay.protocol.wire.request import ChatRequest
 from tokenrelay.workers.circuit import Health
+from tokenrelay.workers.conversation import Message, ModelRequest, Piece
 from tokenrelay.workers.metrics import Metrics, whose
-from tokenrelay.workers.providers.base import Message, ModelRequest, Piece, Provider, ProviderError
+from tokenrelay.workers.providers.base import Provider, ProviderError
 from tokenrelay.workers.routing import Route
 from tokenrelay.workers.routing.fallback_policy import Ladder, Limits
 from tokenrelay.workers.settings import Settings

@@ -22,10 +22,11 @@ from tokenrelay.protocol.store.scripts import Claim
 from tokenrelay.protocol.wire import request
 from tokenrelay.workers import routing
 from tokenrelay.workers.append.log import Log
+from tokenrelay.workers.conversation import Delta, Finish, Message, ToolUse
 from tokenrelay.workers.generation.attempts import Attempts, close
 from tokenrelay.workers.generation.timing import Timing
 from tokenrelay.workers.metrics import SAMPLED, whose
-from tokenrelay.workers.providers.base import Delta, Finish, Message, ProviderError, Reason, ToolUse
+from tokenrelay.workers.providers.base import ProviderError, Reason
 from tokenrelay.workers.routing import Route
 from tokenrelay.workers.tools.base import Outcome
 from tokenrelay.workers.tools.registry import Selection

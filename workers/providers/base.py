@@ -3,61 +3,12 @@ client."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from collections.abc import AsyncIterator
+from typing import Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from tokenrelay.protocol.events import FinishReason
-
-
-class Echo(msgspec.Struct, frozen=True):
-    """What a maker wants back with its own tool call, word for word (signed thoughts). Only `dialect` reads `value`."""
-
-    dialect: str
-    value: Any
-
-
-class ToolUse(msgspec.Struct, frozen=True):
-    """One call the model asked for; `arguments` is its argument object, already parsed. Hand `echo` back unread."""
-
-    call_id: str
-    name: str
-    arguments: dict[str, Any]
-    echo: Echo | None = None
-
-
-class Message(msgspec.Struct, frozen=True):
-    """One turn. `tool_calls` only on an assistant's turn; `tool_call_id` only on a tool's (role `tool`)."""
-
-    role: str
-    content: str
-    tool_calls: tuple[ToolUse, ...] = ()
-    tool_call_id: str | None = None
-
-
-class ToolSpec(msgspec.Struct, frozen=True):
-    """A tool as a model is told of it; `parameters` is a JSON Schema of type object."""
-
-    name: str
-    description: str
-    parameters: Mapping[str, Any]
-
-
-class ModelRequest(msgspec.Struct, frozen=True):
-    """One round. `model` is the upstream id; None means: leave it to the model. `request_id` and `traceparent` say who
-    asks, for the maker's logs and a trace; "" for none."""
-
-    model: str
-    messages: Sequence[Message]
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    stop: Sequence[str] = ()
-    seed: int | None = None
-    tools: Sequence[ToolSpec] = ()
-    request_id: str = ""
-    traceparent: str = ""
+from tokenrelay.workers.conversation import ModelRequest, Piece
 
 
 class Accepts(msgspec.Struct, frozen=True):
@@ -92,28 +43,6 @@ def fitted(request: ModelRequest, accepts: Accepts) -> ModelRequest:
     """The request without those parts."""
     nothing = {part: () if part in ("stop", "tools") else None for part in left_out(request, accepts)}
     return msgspec.structs.replace(request, **nothing)
-
-
-class Delta(msgspec.Struct, frozen=True):
-    """A piece of the answer; never empty."""
-
-    text: str
-
-
-class Finish(msgspec.Struct, frozen=True):
-    """The round is over; the last thing a provider yields. `resolved_model` is what the maker says answered.
-
-    `input_tokens` is everything the model read, from a cache or not; `output_tokens` is what the maker bills as output,
-    thinking included.
-    """
-
-    reason: FinishReason
-    input_tokens: int
-    output_tokens: int
-    resolved_model: str
-
-
-Piece: TypeAlias = Delta | ToolUse | Finish
 
 
 Blame: TypeAlias = Literal["request", "room", "model", "key", "maker"]

@@ -15,16 +15,8 @@ import msgspec
 
 from tokenrelay.protocol.events import FinishReason
 from tokenrelay.protocol.wire.sse import Frame
-from tokenrelay.workers.providers.base import (
-    Accepts,
-    Finish,
-    Message,
-    ModelRequest,
-    Piece,
-    ProviderError,
-    ToolSpec,
-    ToolUse,
-)
+from tokenrelay.workers.conversation import Finish, Message, ModelRequest, Piece, ToolSpec, ToolUse
+from tokenrelay.workers.providers.base import Accepts, ProviderError
 from tokenrelay.workers.providers.faults import Fault, fault_of
 from tokenrelay.workers.providers.jsontext import UNREADABLE, decode, encode, parse_arguments
 from tokenrelay.workers.providers.parser import Parser as _Parser

@@ -21,7 +21,8 @@ import aiohttp
 import msgspec
 import structlog
 
-from tokenrelay.workers.providers.base import ModelRequest, Piece, ProviderError
+from tokenrelay.workers.conversation import ModelRequest, Piece
+from tokenrelay.workers.providers.base import ProviderError
 from tokenrelay.workers.providers.chat_completions import ChatCompletions, Timeouts
 
 MODEL: Final = "SmolLM2-135M-Instruct"

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from tokenrelay.workers.providers.base import Message, ModelRequest, ToolUse
+from tokenrelay.workers.conversation import Message, ModelRequest, ToolUse
 
 MAX_NAME: Final = 64
 _FOREIGN: Final = re.compile(r"[^a-zA-Z0-9_-]")

@@ -9,7 +9,8 @@ import structlog
 
 from tokenrelay.protocol.events import FinishReason
 from tokenrelay.protocol.wire.sse import Decoder, Frame, FrameTooLarge
-from tokenrelay.workers.providers.base import Delta, Echo, Finish, Piece, ProviderError, ToolUse
+from tokenrelay.workers.conversation import Delta, Echo, Finish, Piece, ToolUse
+from tokenrelay.workers.providers.base import ProviderError
 from tokenrelay.workers.providers.faults import Fault, mid_stream_failure, words
 from tokenrelay.workers.providers.jsontext import Text, parse_arguments, whole
 

@@ -14,7 +14,8 @@ import msgspec
 
 from tokenrelay.protocol.events import FinishReason
 from tokenrelay.protocol.wire.sse import Frame
-from tokenrelay.workers.providers.base import Accepts, Message, ModelRequest, Piece, ToolSpec
+from tokenrelay.workers.conversation import Message, ModelRequest, Piece, ToolSpec
+from tokenrelay.workers.providers.base import Accepts
 from tokenrelay.workers.providers.faults import Fault
 from tokenrelay.workers.providers.jsontext import UNREADABLE, decode, encode
 from tokenrelay.workers.providers.parser import Parser as _Parser

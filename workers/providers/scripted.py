@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from tokenrelay.protocol.models import scripted
-from tokenrelay.workers.providers.base import Delta, Finish, ModelRequest, Piece, ProviderError, ToolUse
+from tokenrelay.workers.conversation import Delta, Finish, ModelRequest, Piece, ToolUse
+from tokenrelay.workers.providers.base import ProviderError
 
 FREE_RUN: Final = 32
 """Without an interval, this many tokens between two turns of the event loop: others want to run as well."""

@@ -12,16 +12,8 @@ import aiohttp
 import msgspec
 import structlog
 
-from tokenrelay.workers.providers.base import (
-    Accepts,
-    ModelRequest,
-    Piece,
-    ProviderError,
-    Reason,
-    ToolUse,
-    fitted,
-    left_out,
-)
+from tokenrelay.workers.conversation import ModelRequest, Piece, ToolUse
+from tokenrelay.workers.providers.base import Accepts, ProviderError, Reason, fitted, left_out
 from tokenrelay.workers.providers.faults import failure, fault_of, words
 from tokenrelay.workers.providers.names import Names
 from tokenrelay.workers.providers.parser import Parser

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from tokenrelay.workers.providers.base import ToolSpec
+from tokenrelay.workers.conversation import ToolSpec
 
 
 class ToolFailed(Exception):

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, TypeAlias
 import msgspec
 import structlog
 
-from tokenrelay.workers.providers.base import ToolSpec
+from tokenrelay.workers.conversation import ToolSpec
 from tokenrelay.workers.tools.base import Tool, ToolFailed
 from tokenrelay.workers.tools.servers import ServerConfig
 

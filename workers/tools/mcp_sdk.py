@@ -17,7 +17,7 @@ from mcp import Client, MCPError, StdioServerParameters, stdio_client, types
 from mcp.client.session import IncomingMessage
 from mcp.client.streamable_http import streamable_http_client
 
-from tokenrelay.workers.providers.base import ToolSpec
+from tokenrelay.workers.conversation import ToolSpec
 from tokenrelay.workers.tools.base import ToolFailed
 from tokenrelay.workers.tools.servers import ServerConfig
 

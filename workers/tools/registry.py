@@ -14,7 +14,7 @@ import structlog
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.events import MAX_TOOL_RESULT_BYTES
 from tokenrelay.protocol.wire.request import ChatRequest, ToolEntry
-from tokenrelay.workers.providers.base import ToolSpec
+from tokenrelay.workers.conversation import ToolSpec
 from tokenrelay.workers.tools import arguments as checked
 from tokenrelay.workers.tools import calculator, clock
 from tokenrelay.workers.tools.base import Outcome, Tool, ToolFailed

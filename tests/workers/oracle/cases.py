@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
-from tokenrelay.workers.providers.base import Delta, Finish, Piece, ProviderError, ToolUse
+from tokenrelay.workers.conversation import Delta, Finish, Piece, ToolUse
+from tokenrelay.workers.providers.base import ProviderError
 
 ROOT: Final = Path(__file__).with_name("transcripts")
 DIALECTS: Final = ("chat_completions", "responses", "anthropic", "gemini")

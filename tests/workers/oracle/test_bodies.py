@@ -21,8 +21,9 @@ from tests.workers.oracle import sdks
 from tests.workers.oracle.cases import DIALECTS
 from tests.workers.oracle.test_oracle import ours
 from tests.workers.upstream import Upstream, says
+from tokenrelay.workers.conversation import Echo, Message, ModelRequest, ToolSpec, ToolUse
 from tokenrelay.workers.providers.anthropic import GO_ON
-from tokenrelay.workers.providers.base import Accepts, Echo, Message, ModelRequest, ProviderError, ToolSpec, ToolUse
+from tokenrelay.workers.providers.base import Accepts, ProviderError
 from tokenrelay.workers.providers.gemini import UNSIGNED
 
 pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class:DeprecationWarning")

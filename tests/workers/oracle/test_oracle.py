@@ -13,9 +13,10 @@ import pytest
 from tests.workers.oracle import sdks
 from tests.workers.oracle.cases import CASES, DIALECTS, NO_COMMENTS, WIRES, Answer, Case, understood
 from tests.workers.upstream import END, HEAD, Reader, Script, Upstream, Writer, chunked
+from tokenrelay.workers.conversation import Message, ModelRequest, Piece
 from tokenrelay.workers.providers import anthropic, chat_completions, gemini, responses
 from tokenrelay.workers.providers.anthropic import Anthropic
-from tokenrelay.workers.providers.base import Accepts, Message, ModelRequest, Piece, ProviderError
+from tokenrelay.workers.providers.base import Accepts, ProviderError
 from tokenrelay.workers.providers.chat_completions import ChatCompletions
 from tokenrelay.workers.providers.gemini import Gemini
 from tokenrelay.workers.providers.parser import Parser

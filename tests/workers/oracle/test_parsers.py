@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.workers.oracle.cases import CASES, DIALECTS, Case, understood
 from tests.workers.oracle.test_oracle import PARSERS, parse
-from tokenrelay.workers.providers.base import Delta, Echo, Finish, Piece, ProviderError, ToolUse
+from tokenrelay.workers.conversation import Delta, Echo, Finish, Piece, ToolUse
+from tokenrelay.workers.providers.base import ProviderError
 from tokenrelay.workers.providers.parser import MAX_TOOL_BYTES, MAX_TOOL_CALLS
 
 every_dialect = pytest.mark.parametrize("dialect", DIALECTS)

@@ -12,9 +12,21 @@ from hypothesis import strategies as st
 
 from tests.protocol.cases import AT, CALL, COMPLETION, STARTED, STREAM, entry, pure, raw, token, vectors
 from tokenrelay.protocol.events import Completion, Event, Failure, Started, Token, ToolCall, ToolResult
-from tokenrelay.protocol.store import entries as codec
-from tokenrelay.protocol.store.entries import CorruptEntry, Entry
-from tokenrelay.protocol.wire import formats, sse
+from tokenrelay.protocol.store.entries import (
+    MAX_ENTRY_BYTES,
+    MAX_TOKEN_CHARACTERS,
+    TOKEN,
+    CorruptEntry,
+    Entry,
+    is_terminal,
+    join_tokens,
+    pack,
+    pack_token,
+    unpack,
+    unpack_entry,
+    unpack_publication,
+)
+from tokenrelay.protocol.wire import event_json, formats, sse
 
 CASES = vectors("events")["cases"]
 NAMES = [case["name"] for case in CASES]
@@ -47,25 +59,25 @@ any_event: st.SearchStrategy[Event] = st.one_of(
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
 def test_an_entry_is_told_character_by_character_as_the_vector_says(case: dict[str, Any]) -> None:
-    unpacked = codec.unpack_entry(raw(case["entry"]))
-    assert codec.data_of(unpacked, case["stream_id"]) == case["data"]
+    unpacked = unpack_entry(raw(case["entry"]))
+    assert event_json.data_of(unpacked, case["stream_id"]) == case["data"]
     assert formats.SSE.encode(unpacked, case["id"], case["stream_id"]).decode() == case["sse"]
     assert formats.WS_JSON.encode(unpacked, case["id"], case["stream_id"]).decode() == case["ws_json"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
 def test_a_binary_message_holds_the_same_object(case: dict[str, Any]) -> None:
-    message = formats.WS_MSGPACK.encode(codec.unpack_entry(raw(case["entry"])), case["id"], case["stream_id"])
+    message = formats.WS_MSGPACK.encode(unpack_entry(raw(case["entry"])), case["id"], case["stream_id"])
     expected = {"type": "event", "stream_id": case["stream_id"], "id": case["id"], "data": case["data"]}
     assert msgpack.unpackb(message) == expected
 
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
 def test_an_event_is_packed_as_the_vector_says(case: dict[str, Any]) -> None:
-    event = codec.unpack(raw(case["entry"]))
+    event = unpack(raw(case["entry"]))
     if "leaves out" not in case["name"]:
-        assert codec.pack(event) == raw(case["entry"])
-    assert codec.unpack(codec.pack(event)) == event
+        assert pack(event) == raw(case["entry"])
+    assert unpack(pack(event)) == event
 
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
@@ -73,32 +85,32 @@ def test_an_entry_cut_short_or_followed_by_rubbish_is_none(case: dict[str, Any])
     packed = raw(case["entry"])
     for wrong in (*(packed[:size] for size in range(len(packed))), packed + b"\x00", packed + packed, packed + b"\xc1"):
         with pytest.raises(CorruptEntry):
-            codec.unpack_entry(wrong)
+            unpack_entry(wrong)
 
 
 def test_accepted_is_told_as_the_vector_says() -> None:
     case = vectors("events")["accepted"]
-    data = codec.accepted_data(case["stream_id"], case["model"], case["at_ms"])
-    assert sse.encode_frame(codec.to_json(data)).decode() == case["sse"]
+    data = event_json.accepted_data(case["stream_id"], case["model"], case["at_ms"])
+    assert sse.encode_frame(event_json.to_json(data)).decode() == case["sse"]
 
 
 def test_a_publication_is_read_as_the_vector_says() -> None:
     case = vectors("events")["publication"]
-    by_name = {row["name"]: codec.unpack_entry(raw(row["entry"])) for row in CASES}
+    by_name = {row["name"]: unpack_entry(raw(row["entry"])) for row in CASES}
     expected = (case["first"], [by_name[name] for name in case["cases"]])
-    assert codec.unpack_publication(raw(case["bytes"])) == expected
+    assert unpack_publication(raw(case["bytes"])) == expected
 
 
 def test_a_publication_cut_anywhere_but_between_entries_is_none() -> None:
-    packed = [codec.pack(STARTED), codec.pack(token("a")), codec.pack(CALL)]
+    packed = [pack(STARTED), pack(token("a")), pack(CALL)]
     whole = b"7\n" + b"".join(packed)
     borders = {2 + sum(map(len, packed[:count])): count for count in range(4)}
     for size in range(len(whole) + 1):
         if size in borders:
-            assert len(codec.unpack_publication(whole[:size])[1]) == borders[size]
+            assert len(unpack_publication(whole[:size])[1]) == borders[size]
         else:
             with pytest.raises(CorruptEntry):
-                codec.unpack_publication(whole[:size])
+                unpack_publication(whole[:size])
 
 
 # -- what is no entry -------------------------------------------------------------------------------------------------
@@ -117,7 +129,7 @@ CORRUPT: list[tuple[str, Any]] = [
 @pytest.mark.parametrize("value", [row[1] for row in CORRUPT], ids=[row[0] for row in CORRUPT])
 def test_it_is_no_event(value: Any) -> None:
     with pytest.raises(CorruptEntry):
-        codec.unpack(msgpack.packb(value))
+        unpack(msgpack.packb(value))
 
 
 @given(st.binary(max_size=60))
@@ -126,7 +138,7 @@ def test_it_is_no_event(value: Any) -> None:
 @pure
 def test_any_bytes_are_an_event_or_corrupt(data: bytes) -> None:
     try:
-        codec.unpack(data)
+        unpack(data)
     except CorruptEntry:
         pass
     else:
@@ -139,14 +151,14 @@ NO_PUBLICATION = [b"", b"1", b"\n", b"x\n", b"-1\n", b" 1\n", b"1\n\x01", b"1\n\
 @pytest.mark.parametrize("message", NO_PUBLICATION)
 def test_what_begins_with_no_id_or_holds_no_entries_is_no_publication(message: bytes) -> None:
     with pytest.raises(CorruptEntry):
-        codec.unpack_publication(message)
+        unpack_publication(message)
 
 
 @given(st.binary(max_size=60), st.sampled_from([b"", b"1\n", b"99999999999999999999\n", b"9" * 5000 + b"\n"]))
 @pure
 def test_any_bytes_are_a_publication_or_corrupt(data: bytes, head: bytes) -> None:
     try:
-        codec.unpack_publication(head + data)
+        unpack_publication(head + data)
     except CorruptEntry:
         return
 
@@ -157,37 +169,37 @@ def test_any_bytes_are_a_publication_or_corrupt(data: bytes, head: bytes) -> Non
 @given(any_event)
 @pure
 def test_what_is_packed_is_what_is_unpacked(event: Event) -> None:
-    assert codec.unpack(codec.pack(event)) == event
+    assert unpack(pack(event)) == event
 
 
 @given(any_event)
 @pure
 def test_json_is_one_line_of_ascii_that_gives_the_object_back(event: Event) -> None:
-    text = codec.json_of(entry(event), STREAM)
+    text = event_json.json_of(entry(event), STREAM)
     assert text.isascii()
     assert text.isprintable()
-    assert json.loads(text) == codec.data_of(entry(event), STREAM)
+    assert json.loads(text) == event_json.data_of(entry(event), STREAM)
 
 
 @given(tokens)
 @example(Token(0, "", '\x00\x7f\u2028\U0010ffff"\\/'))
 @pure
 def test_the_short_cuts_of_a_token_equal_the_long_way(event: Token) -> None:
-    assert codec.pack_token(event.at_ms, event.model, event.text) == codec.pack(event)
-    assert codec.json_of(entry(event), STREAM) == codec.to_json(codec.data_of(entry(event), STREAM))
+    assert pack_token(event.at_ms, event.model, event.text) == pack(event)
+    assert event_json.json_of(entry(event), STREAM) == event_json.to_json(event_json.data_of(entry(event), STREAM))
 
 
 @given(any_event)
 @pure
 def test_every_event_has_a_string_token_and_says_whether_it_is_the_end(event: Event) -> None:
-    data = codec.data_of(entry(event), STREAM)
+    data = event_json.data_of(entry(event), STREAM)
     assert type(data["token"]) is str
-    assert data["done"] is codec.is_terminal(entry(event)) is isinstance(event, (Completion, Failure))
+    assert data["done"] is is_terminal(entry(event)) is isinstance(event, (Completion, Failure))
     assert bool(data["token"]) == isinstance(event, Token)
 
 
 def test_total_tokens_are_input_and_output() -> None:
-    assert codec.data_of(entry(COMPLETION), STREAM)["total_tokens"] == 7
+    assert event_json.data_of(entry(COMPLETION), STREAM)["total_tokens"] == 7
 
 
 @pytest.mark.parametrize(
@@ -201,7 +213,7 @@ def test_total_tokens_are_input_and_output() -> None:
     ],
 )
 def test_a_timestamp_is_utc_with_milliseconds(at_ms: int, text: str) -> None:
-    assert codec.timestamp(at_ms) == text
+    assert event_json.timestamp(at_ms) == text
 
 
 # -- compact replay ---------------------------------------------------------------------------------------------------
@@ -212,7 +224,7 @@ def numbered(*events: Event) -> list[tuple[int, Entry]]:
 
 
 def told(joined: list[tuple[int, Entry]]) -> list[tuple[int, str]]:
-    return [(number, item[3] if item[0] == codec.TOKEN else item[0]) for number, item in joined]
+    return [(number, item[3] if item[0] == TOKEN else item[0]) for number, item in joined]
 
 
 JOINED: list[tuple[str, list[tuple[int, Entry]], list[tuple[int, str]]]] = [
@@ -233,21 +245,21 @@ JOINED: list[tuple[str, list[tuple[int, Entry]], list[tuple[int, str]]]] = [
 def test_tokens_that_follow_one_another_are_joined(
     entries: list[tuple[int, Entry]], expected: list[tuple[int, str]]
 ) -> None:
-    assert told(codec.join_tokens(entries, max_characters=4)) == expected
+    assert told(join_tokens(entries, max_characters=4)) == expected
 
 
 def test_a_joined_token_has_the_time_of_its_last() -> None:
-    [(_, joined)] = codec.join_tokens([(1, ["t", 10, "m", "a"]), (2, ["t", 20, "m", "b"])])
-    assert codec.data_of(joined, STREAM)["timestamp"] == codec.timestamp(20)
+    [(_, joined)] = join_tokens([(1, ["t", 10, "m", "a"]), (2, ["t", 20, "m", "b"])])
+    assert event_json.data_of(joined, STREAM)["timestamp"] == event_json.timestamp(20)
 
 
 @given(st.lists(st.sampled_from([token("a"), token("bc"), token("d", "n"), CALL]), max_size=20), st.integers(1, 6))
 @pure
 def test_joining_changes_no_text_and_only_leaves_ids_out(events: list[Event], most: int) -> None:
     entries = numbered(*events)
-    joined = codec.join_tokens(entries, max_characters=most)
+    joined = join_tokens(entries, max_characters=most)
     ids = [number for number, _ in joined]
-    assert "".join(codec.data_of(item, STREAM)["token"] for _, item in joined) == "".join(
+    assert "".join(event_json.data_of(item, STREAM)["token"] for _, item in joined) == "".join(
         event.text for event in events if isinstance(event, Token)
     )
     assert ids == sorted(set(ids))
@@ -255,6 +267,6 @@ def test_joining_changes_no_text_and_only_leaves_ids_out(events: list[Event], mo
 
 
 def test_bounds_fit_one_another() -> None:
-    widest = token("\U0001f600" * codec.MAX_TOKEN_CHARACTERS)
-    assert len(codec.pack(widest)) <= codec.MAX_ENTRY_BYTES
-    assert len(codec.json_of(entry(widest), STREAM)) <= sse.MAX_EVENT_BYTES
+    widest = token("\U0001f600" * MAX_TOKEN_CHARACTERS)
+    assert len(pack(widest)) <= MAX_ENTRY_BYTES
+    assert len(event_json.json_of(entry(widest), STREAM)) <= sse.MAX_EVENT_BYTES

@@ -1,0 +1,72 @@
+"""The Lua scripts as data, a module each: text, arguments, replies. Whoever holds a Redis connection runs them.
+
+Each script is one atomic step of `lifecycle.TRANSITIONS`. They build key names from ids, which wants one Redis (a
+primary, not a cluster); see `keys`.
+"""
+
+from typing import Final
+
+from tokenrelay.protocol.store.scripts.appending import APPEND, AppendReply, append, append_reply
+from tokenrelay.protocol.store.scripts.cancelling import CANCEL, cancel
+from tokenrelay.protocol.store.scripts.claiming import CLAIM, Claim, claim, claim_reply
+from tokenrelay.protocol.store.scripts.reaping import REAP, ReapReply, reap, reap_reply
+from tokenrelay.protocol.store.scripts.releasing import RELEASE, release
+from tokenrelay.protocol.store.scripts.renewing import RENEW, RenewReply, renew, renew_reply
+from tokenrelay.protocol.store.scripts.script import (
+    LEASE_MS,
+    LIVE_MS,
+    MAX_BATCH_BYTES,
+    MAX_BATCH_ENTRIES,
+    RENEW_EVERY_S,
+    SUSPICION_MS,
+    TOMBSTONE_MS,
+    Argument,
+    Script,
+)
+from tokenrelay.protocol.store.scripts.sharing import SHARE, Share, share, share_reply
+from tokenrelay.protocol.store.scripts.starting import START, Limits, NewStream, StartReply, start, start_reply
+
+ALL: Final = (START, CLAIM, APPEND, RENEW, RELEASE, CANCEL, REAP, SHARE)
+
+__all__ = [
+    "ALL",
+    "APPEND",
+    "CANCEL",
+    "CLAIM",
+    "LEASE_MS",
+    "LIVE_MS",
+    "MAX_BATCH_BYTES",
+    "MAX_BATCH_ENTRIES",
+    "REAP",
+    "RELEASE",
+    "RENEW",
+    "RENEW_EVERY_S",
+    "SHARE",
+    "START",
+    "SUSPICION_MS",
+    "TOMBSTONE_MS",
+    "AppendReply",
+    "Argument",
+    "Claim",
+    "Limits",
+    "NewStream",
+    "ReapReply",
+    "RenewReply",
+    "Script",
+    "Share",
+    "StartReply",
+    "append",
+    "append_reply",
+    "cancel",
+    "claim",
+    "claim_reply",
+    "reap",
+    "reap_reply",
+    "release",
+    "renew",
+    "renew_reply",
+    "share",
+    "share_reply",
+    "start",
+    "start_reply",
+]

@@ -1,0 +1,69 @@
+"""CLAIM: a worker takes generations."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from tokenrelay.protocol.store import keys
+from tokenrelay.protocol.store.scripts.script import Argument, script
+
+_CLAIM_FIELDS: Final = ("epoch", "last", "created", "model", "on_disconnect", "request", "context")
+
+CLAIM: Final = script(
+    "claim",
+    f"""
+local now, lease, claims = now_ms(), tonumber(ARGV[2]), {{}}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', '{keys.WAITING}', '-inf', now, 'LIMIT', 0, ARGV[1])) do
+  local meta = name(id, 'meta')
+  if redis.call('HGET', meta, 'state') == 'queued' then
+    redis.call('ZREM', '{keys.WAITING}', id)
+    redis.call('HINCRBY', meta, 'epoch', 1)
+    redis.call('HSET', meta, 'state', 'running', 'worker', ARGV[3])
+    redis.call('ZADD', '{keys.LEASES}', now + lease, id)
+    local job = redis.call('GET', '{keys.ARQ_JOB}' .. id) or ''
+    claims[#claims + 1] = {{id, now, job, unpack(redis.call('HMGET', meta, {", ".join(map(repr, _CLAIM_FIELDS))}))}}
+  else
+    leave_queue(id)
+  end
+end
+return claims
+""",
+)
+
+
+def claim(most: int, lease_ms: int, worker_id: str) -> list[Argument]:
+    return CLAIM.arguments([], [most, lease_ms, worker_id])
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A generation that is ours until the lease ends. `age_ms` is how long ago it was asked for, by Redis's clock;
+    `job` is arq's own, serialised."""
+
+    stream_id: str
+    epoch: int
+    last_id: int
+    age_ms: int
+    model: str
+    on_disconnect: str
+    request: bytes
+    context: bytes = b""
+    job: bytes = b""
+
+
+def claim_reply(reply: Any) -> list[Claim]:
+    return [
+        Claim(
+            stream_id=row[0].decode(),
+            epoch=int(row[3]),
+            last_id=int(row[4]),
+            age_ms=max(0, int(row[1]) - int(row[5])),
+            model=row[6].decode(),
+            on_disconnect=row[7].decode(),
+            request=row[8] or b"",
+            context=row[9] or b"",
+            job=row[2],
+        )
+        for row in reply
+    ]

@@ -1,0 +1,62 @@
+"""REAP: whoever comes by ends what is overdue."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from tokenrelay.protocol.lifecycle import MAX_ATTEMPTS, TOLD_NOTHING
+from tokenrelay.protocol.store import keys
+from tokenrelay.protocol.store.scripts.script import SUSPICION_MS, Argument, script
+
+REAP: Final = script(
+    "reap",
+    f"""
+local now, most, lost, retention = now_ms(), ARGV[1], 0, tonumber(ARGV[5])
+local again = 0
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', '{keys.LEASES}', '-inf', now, 'LIMIT', 0, most)) do
+  local m = redis.call('HMGET', name(id, 'meta'), 'state', 'epoch', 'last', 'cancel', 'suspect')
+  if m[1] ~= 'running' then
+    leave_queue(id)
+  elseif not m[5] then
+    redis.call('HSET', name(id, 'meta'), 'suspect', 1)
+    redis.call('ZADD', '{keys.LEASES}', now + {SUSPICION_MS}, id)
+  elseif tonumber(m[3]) <= {TOLD_NOTHING} and tonumber(m[2]) < {MAX_ATTEMPTS} and not m[4] then
+    requeue(id)
+    again = again + 1
+  else
+    finish(id, ARGV[2], 'failed', retention)
+    lost = lost + 1
+  end
+end
+local late = 0
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', '{keys.WAITING}', '-inf', now - ARGV[4], 'LIMIT', 0, most)) do
+  if redis.call('HGET', name(id, 'meta'), 'state') == 'queued' then
+    finish(id, ARGV[3], 'failed', retention)
+    late = late + 1
+  else
+    leave_queue(id)
+  end
+end
+return {{lost, again, late}}
+""",
+)
+
+
+def reap(most: int, lost: bytes, late: bytes, max_wait_ms: int, retention_ms: int) -> list[Argument]:
+    """Arguments of REAP; `lost` and `late` are the entries that end a generation whose worker is gone, or that nobody
+    took within `max_wait_ms`."""
+    return REAP.arguments([], [most, lost, late, max_wait_ms, retention_ms])
+
+
+class ReapReply(msgspec.Struct, frozen=True):
+    """How many were ended as lost, are waiting again, were ended as late."""
+
+    lost: int
+    again: int
+    late: int
+
+
+def reap_reply(reply: Any) -> ReapReply:
+    return ReapReply(*map(int, reply))

@@ -1,0 +1,102 @@
+"""What every Lua script is made of: the text, its digest, and the functions that all texts begin with.
+
+All judge time by Redis's own clock, so that hosts may disagree about theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Final, TypeAlias
+
+import msgspec
+
+from tokenrelay.protocol.store import keys
+
+Argument: TypeAlias = bytes | str | int
+
+TOMBSTONE_MS: Final = 24 * 3600 * 1000
+"""How long the metadata outlives the log, so that an expired stream answers 410 and not 404. Also why the counter
+(`last`) can never die before the log: XADD with an explicit id would then fail for ever."""
+
+LIVE_MS: Final = 30_000
+"""What a log that is being written lives on after its last renewal, however short its retention: longer than it takes
+until a dead worker's generation has been ended."""
+
+LEASE_MS: Final = 4_500
+RENEW_EVERY_S: Final = 1.5
+SUSPICION_MS: Final = 2_000
+"""A lease that ran out is only suspect at first, and judged this much later: after a pause of Redis itself every
+lease has
+run out, and the workers get the time to say that they live. Lease, suspicion and two looks a second apart are under
+10 s."""
+
+MAX_BATCH_ENTRIES: Final = 500
+MAX_BATCH_BYTES: Final = 256 * 1024
+"""One append. Lua's `unpack` takes about 8,000 values, and Redis cuts a subscriber that lags by 8 MiB."""
+
+
+class Script(msgspec.Struct, frozen=True):
+    """A Lua text and its SHA-1 as EVALSHA wants it (https://redis.io/docs/latest/commands/evalsha/)."""
+
+    name: str
+    text: str
+    sha: str
+
+    def arguments(self, key_names: Sequence[str], args: Iterable[Argument]) -> list[Argument]:
+        """What follows EVALSHA (or, with the text in place of the sha, EVAL)."""
+        return [self.sha, len(key_names), *key_names, *args]
+
+
+_PRELUDE: Final = f"""
+local function now_ms()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+local function name(id, part) return '{keys.STREAM}{{' .. id .. '}}:' .. part end
+local function keep_log(id, retention) redis.call('PEXPIRE', name(id, 'log'), math.max(retention, {LIVE_MS})) end
+-- Everything that a generation leaves behind in the queue.
+local function leave_queue(id)
+  redis.call('ZREM', '{keys.WAITING}', id)
+  redis.call('ZREM', '{keys.LEASES}', id)
+  redis.call('DEL', '{keys.ARQ_JOB}' .. id)
+end
+-- The end of a generation: state, no prompt any more, retention begins.
+local function settle(id, state, retention)
+  local meta = name(id, 'meta')
+  redis.call('HSET', meta, 'state', state, 'ended', now_ms())
+  local active = redis.call('HGET', meta, 'active')
+  if active then redis.call('ZREM', active, id) end
+  redis.call('HDEL', meta, 'request', 'active', 'context')
+  -- Written anew: a hash that once had a long value keeps the large form, for the day it lives on.
+  local left = redis.call('HGETALL', meta)
+  redis.call('DEL', meta)
+  redis.call('HSET', meta, unpack(left))
+  redis.call('PEXPIRE', meta, retention + {TOMBSTONE_MS})
+  redis.call('PEXPIRE', name(id, 'log'), retention)
+  leave_queue(id)
+end
+-- An end written by somebody who is not the generation's worker: the next epoch, so that the worker is fenced.
+local function finish(id, entry, state, retention)
+  local meta = name(id, 'meta')
+  redis.call('HINCRBY', meta, 'epoch', 1)
+  local last = redis.call('HINCRBY', meta, 'last', 1)
+  redis.call('XADD', name(id, 'log'), last .. '-0', 'e', entry)
+  redis.call('PUBLISH', name(id, 'live'), last .. '\\n' .. entry)
+  settle(id, state, retention)
+end
+-- Back to those who wait, to be taken by another worker with the next epoch; until then the state fences the last one.
+local function requeue(id)
+  redis.call('HSET', name(id, 'meta'), 'state', 'queued')
+  redis.call('HDEL', name(id, 'meta'), 'suspect')
+  redis.call('ZREM', '{keys.LEASES}', id)
+  redis.call('ZADD', '{keys.WAITING}', now_ms(), id)
+  redis.call('PUBLISH', '{keys.WAKE}', '')
+end
+"""
+
+
+def script(name: str, body: str) -> Script:
+    """The script of that name; its text is the prelude and `body`."""
+    text = _PRELUDE + body
+    return Script(name, text, hashlib.sha1(text.encode()).hexdigest())  # noqa: S324  Redis names scripts by SHA-1

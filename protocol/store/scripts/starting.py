@@ -1,0 +1,129 @@
+"""START: an edge makes a generation."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import msgspec
+
+from tokenrelay.protocol.store import keys
+from tokenrelay.protocol.store.scripts.script import TOMBSTONE_MS, Argument, script
+
+START: Final = script(
+    "start",
+    f"""
+local meta, owner, active, rate, idem = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local id, fingerprint, max_waiting, retention = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local most_active, per_minute = tonumber(ARGV[7]), tonumber(ARGV[8])
+-- The edge asks again when the reply was lost on the way: what it made must not be made anew under a running worker.
+if redis.call('EXISTS', meta) == 1 then return {{'started', id, -1, 0}} end
+if idem ~= '' then
+  local known = redis.call('HMGET', idem, 'id', 'fingerprint')
+  if known[1] and redis.call('EXISTS', name(known[1], 'meta')) == 1 then
+    if known[2] == fingerprint then return {{'existing', known[1]}} end
+    return {{'conflict', known[1]}}
+  end
+end
+local waiting = redis.call('ZCARD', '{keys.WAITING}')
+if waiting >= max_waiting then return {{'overloaded', waiting}} end
+local now = now_ms()
+if most_active > 0 and redis.call('ZCARD', active) >= most_active then
+  -- Before refusing: those that Redis lost or that expired without an end do not count.
+  for _, known in ipairs(redis.call('ZRANGE', active, 0, -1)) do
+    local state = redis.call('HGET', name(known, 'meta'), 'state')
+    if state ~= 'queued' and state ~= 'running' then redis.call('ZREM', active, known) end
+  end
+  if redis.call('ZCARD', active) >= most_active then return {{'busy', most_active}} end
+end
+-- The generic cell rate algorithm (ITU-T I.371): `due` is when the bucket would be full again; a minute's worth may
+-- come at once.
+local remaining, reset = -1, 0
+if per_minute > 0 then
+  local step = 60000 / per_minute
+  local due = math.max(tonumber(redis.call('GET', rate) or now), now) + step
+  if due - now > 60000 + 0.001 then return {{'limited', per_minute, math.ceil(due - now - 60000)}} end
+  redis.call('SET', rate, string.format('%.3f', due), 'PX', math.ceil(due - now))
+  remaining, reset = math.floor((60000 - (due - now)) / step + 0.001), math.ceil(due - now)
+end
+redis.call('ZADD', active, now, id)
+redis.call('PEXPIRE', active, retention + {TOMBSTONE_MS})
+redis.call('HSET', meta, 'state', 'queued', 'epoch', 0, 'last', 0, 'created', now, 'active', active, unpack(ARGV, 9))
+redis.call('PEXPIRE', meta, retention + {TOMBSTONE_MS})
+redis.call('ZADD', owner, now, id)
+redis.call('ZREMRANGEBYRANK', owner, 0, -1001)
+redis.call('PEXPIRE', owner, retention + {TOMBSTONE_MS})
+if idem ~= '' then
+  redis.call('HSET', idem, 'id', id, 'fingerprint', fingerprint)
+  redis.call('PEXPIRE', idem, retention + {TOMBSTONE_MS})
+end
+redis.call('SET', '{keys.ARQ_JOB}' .. id, ARGV[5], 'PX', ARGV[6])
+redis.call('ZADD', '{keys.WAITING}', now, id)
+redis.call('PUBLISH', '{keys.WAKE}', '')
+return {{'started', id, remaining, reset}}
+""",
+)
+
+
+class NewStream(msgspec.Struct, frozen=True):
+    """What an edge writes for a new generation. `request` is msgpack; it leaves Redis when the generation ends."""
+
+    stream_id: str
+    owner: str
+    model: str
+    request: bytes
+    on_disconnect: str
+    idempotency_key: str | None
+    fingerprint: str
+    context: bytes = b""  # see `protocol.context`; it has no text and stays
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What may be: `max_waiting` generations of all keys; of one key `max_active` streams that have not ended and
+    `per_minute` starts, 0 for no limit of that kind."""
+
+    max_waiting: int
+    max_active: int = 0
+    per_minute: int = 0
+
+
+def start(new: NewStream, limits: Limits, *, job: bytes, job_ttl_ms: int, retention_ms: int) -> list[Argument]:
+    """Arguments of START. `job` is arq's own serialised job."""
+    idem = keys.idempotency(new.owner, new.idempotency_key) if new.idempotency_key is not None else ""
+    owner = new.owner
+    names = [keys.meta(new.stream_id), keys.owner(owner), keys.active(owner), keys.rate(owner), idem]
+    fields: list[Argument] = ["owner", owner, "model", new.model, "request", new.request]
+    fields += ["on_disconnect", new.on_disconnect]
+    if new.context:
+        fields += ["context", new.context]
+    bounds = [limits.max_active, limits.per_minute]
+    first: list[Argument] = [new.stream_id, new.fingerprint, limits.max_waiting, retention_ms, job, job_ttl_ms]
+    return START.arguments(names, [*first, *bounds, *fields])
+
+
+class StartReply(msgspec.Struct, frozen=True):
+    """What became of it.
+
+    `existing`: the Idempotency-Key was used for this stream; `conflict`: for another body; `overloaded`: `bound`
+    generations wait; `busy`: the key has its `bound` of streams under way; `limited`: it has started its `bound` this
+    minute, the next one may come in `retry_ms`. `remaining` starts of the minute (-1: no limit), whole in `reset_ms`.
+    """
+
+    outcome: Literal["started", "existing", "conflict", "overloaded", "busy", "limited"]
+    stream_id: str = ""
+    bound: int = 0
+    retry_ms: int = 0
+    remaining: int = -1
+    reset_ms: int = 0
+
+
+def start_reply(reply: Any) -> StartReply:
+    outcome = reply[0].decode()
+    match outcome:
+        case "started":
+            return StartReply(outcome, reply[1].decode(), remaining=int(reply[2]), reset_ms=int(reply[3]))
+        case "overloaded" | "busy":
+            return StartReply(outcome, bound=int(reply[1]))
+        case "limited":
+            return StartReply(outcome, bound=int(reply[1]), retry_ms=int(reply[2]))
+        case _:
+            return StartReply(outcome, reply[1].decode())

@@ -1,0 +1,140 @@
+"""An entry as the JSON object a client gets, the same over SSE and WebSocket. Knows no transport."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii
+from typing import Any, Final
+
+from tokenrelay.protocol.events import Completion, Event, Failure, Started, Token, ToolCall, ToolResult
+from tokenrelay.protocol.store.entries import TOKEN, Entry, event_of
+
+
+@lru_cache(maxsize=64)
+def timestamp(at_ms: int) -> str:
+    """ISO 8601, UTC, milliseconds, `Z`. Cached: under load many tokens share a millisecond."""
+    seconds, milliseconds = divmod(at_ms, 1000)
+    return f"{_second(seconds)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=64)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def to_json(value: Any) -> str:
+    """Compact, one line, non-ASCII escaped: survives clients that split it anywhere between bytes."""
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+
+
+def accepted_data(stream_id: str, model: str, at_ms: int) -> dict[str, Any]:
+    """The edge's own first word; it is not in the log and has no id."""
+    return {
+        "token": "",
+        "done": False,
+        "status": "queued",
+        "stream_id": stream_id,
+        "model": model,
+        "timestamp": timestamp(at_ms),
+    }
+
+
+def data_of(entry: Entry, stream_id: str) -> dict[str, Any]:
+    """The object a client gets for an entry, over either transport. Raises CorruptEntry."""
+    event = event_of(entry)
+    data = _FIELDS[type(event)](event, stream_id)
+    data["timestamp"] = timestamp(event.at_ms)
+    return data
+
+
+def _started(event: Started, _: str) -> dict[str, Any]:
+    data: dict[str, Any] = {"token": "", "done": False, "status": "started", "model": event.model}
+    if event.routing is not None:
+        data["routing"] = event.routing
+    return data
+
+
+def _token(event: Token, _: str) -> dict[str, Any]:
+    return {"token": event.text, "done": False, "model": event.model}
+
+
+def _tool_call(event: ToolCall | ToolResult, _: str) -> dict[str, Any]:
+    return {
+        "tool_name": event.name,
+        "tool_input": event.input,
+        "tool_call_id": event.call_id,
+        "token": "",
+        "done": False,
+        "model": event.model,
+    }
+
+
+def _tool_result(event: ToolResult, stream_id: str) -> dict[str, Any]:
+    data = _tool_call(event, stream_id)
+    data["tool_result"] = event.result
+    if event.failed:
+        data["tool_error"] = True
+    return data
+
+
+def _completion(event: Completion, stream_id: str) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "token": "",
+        "done": True,
+        "total_tokens": event.input_tokens + event.output_tokens,
+        "input_tokens": event.input_tokens,
+        "output_tokens": event.output_tokens,
+        "finish_reason": event.finish_reason,
+        "response_time": event.response_time_s,
+        "model": event.model,
+        "resolved_model": event.resolved_model,
+        "provider": event.provider,
+        "stream_id": stream_id,
+    }
+    for name in ("attempts", "left_out", "timing"):
+        if value := getattr(event, name):
+            data[name] = value
+    return data
+
+
+def _failure(event: Failure, stream_id: str) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "token": "",
+        "done": True,
+        "error": event.message,
+        "error_code": event.code,
+        "retryable": event.retryable,
+        "stream_id": stream_id,
+    }
+    if event.retry_after_s is not None:
+        data["retry_after"] = event.retry_after_s
+    if event.attempts:
+        data["attempts"] = event.attempts
+    return data
+
+
+_FIELDS: Final[dict[type[Event], Callable[[Any, str], dict[str, Any]]]] = {
+    Started: _started,
+    Token: _token,
+    ToolCall: _tool_call,
+    ToolResult: _tool_result,
+    Completion: _completion,
+    Failure: _failure,
+}
+"""What each kind of event tells besides its time; `protocol/README.md` has the table."""
+
+
+@lru_cache(maxsize=1024)
+def _token_tail(model: str) -> str:
+    return f',"done":false,"model":{encode_basestring_ascii(model)},"timestamp":"'
+
+
+def json_of(entry: Entry, stream_id: str) -> str:
+    """`to_json(data_of(…))`; a token takes a short cut that a test keeps equal to the long way."""
+    if entry[0] == TOKEN:
+        _, at_ms, model, text = entry
+        return f'{{"token":{encode_basestring_ascii(text)}{_token_tail(model)}{timestamp(at_ms)}"}}'
+    return to_json(data_of(entry, stream_id))
