@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from tokenrelay.protocol.runtime import children
 from tokenrelay.server import process
-from tokenrelay.server.access.auth import must_read
+from tokenrelay.server.access.auth import check_files
 from tokenrelay.server.settings import Refused, Settings, check_exposure
 
 
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = Settings(**given)
         check_exposure(settings)
-        must_read(settings)
+        check_files(settings)
     except ValidationError as error:
         for fault in error.errors():
             name = "TOKENRELAY_" + "_".join(map(str, fault["loc"])).upper()

@@ -16,7 +16,7 @@ from tokenrelay.server.api import chat, health, streams, tickets
 from tokenrelay.server.edge import Edge, open_edge
 from tokenrelay.server.http import Call, Endpoint, Handler
 from tokenrelay.server.settings import Settings
-from tokenrelay.server.transports.upgrade import WebSocketDoor
+from tokenrelay.server.transports.upgrade import WebSocketEndpoint
 from tokenrelay.server.web import pages
 
 _OPENAPI: Final = event_json.to_json(openapi.DOCUMENT).encode()
@@ -56,7 +56,7 @@ class App:
         async with open_edge(self._settings, self._slot) as edge:
             routes: list[Any] = [Route(path, Endpoint(edge, handlers)) for path, handlers in ROUTES.items()]
             routes.append(Route("/static/{name:path}", Endpoint(edge, STATIC)))
-            door = WebSocketDoor(edge)
+            door = WebSocketEndpoint(edge)
             routes += [WebSocketRoute("/api/ws", door), Route("/api/ws", door)]
             self._router = Router(routes, redirect_slashes=False, default=_Elsewhere(edge, door))
             if self._on_ready is not None:
@@ -73,7 +73,7 @@ class App:
 class _Elsewhere:
     """Any other path, of either door."""
 
-    def __init__(self, edge: Edge, door: WebSocketDoor) -> None:
+    def __init__(self, edge: Edge, door: WebSocketEndpoint) -> None:
         self._http = Endpoint(edge, {}, otherwise=_not_found)
         self._door = door
 

@@ -91,7 +91,7 @@ class Edge:
         """While whoever asks has one more connection open. Raises TokenrelayError RATE_LIMIT when that is too many."""
         return self.limits.connection(identity.owner, self.auth.limits(identity).connections)
 
-    def must_not_drain(self) -> None:
+    def raise_if_draining(self) -> None:
         """Raises TokenrelayError SERVICE_UNAVAILABLE once the edge is on its way out."""
         if self.is_draining:
             raise drain.refusal()

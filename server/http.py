@@ -18,8 +18,8 @@ from tokenrelay.protocol.store.context import Context, of_headers
 from tokenrelay.protocol.wire import event_json, sse
 from tokenrelay.server import drain
 from tokenrelay.server.access import origin
-from tokenrelay.server.access.limits import must_not_be_crowded
-from tokenrelay.server.timing import Start
+from tokenrelay.server.access.limits import raise_if_crowded
+from tokenrelay.server.timing import RequestTimer
 
 if TYPE_CHECKING:
     from tokenrelay.server.access.auth import Identity
@@ -67,9 +67,9 @@ class Call:
     def method(self) -> str:
         return str(self.scope["method"])
 
-    def begin(self) -> Start:
+    def begin(self) -> RequestTimer:
         """What a stream that this call starts is measured from, and what goes with it."""
-        return Start(self.edge.tracing, context_of(self.headers, self.request_id), self.received_at)
+        return RequestTimer(self.edge.tracing, context_of(self.headers, self.request_id), self.received_at)
 
     @property
     def accepts_json(self) -> bool:
@@ -198,7 +198,7 @@ class Endpoint:
         handler = self._handlers.get(call.method, self._otherwise)
         try:
             if scope["path"] not in SERVICE_PATHS:
-                must_not_be_crowded(scope)
+                raise_if_crowded(scope)
             origin.check(call.headers, edge.settings)
             if call.method == "OPTIONS" and "access-control-request-method" in call.headers:
                 await call.answer(204, b"", "", origin.preflight_headers(self._handlers))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tokenrelay.server.transports.attachment import Attachment
 
 
-class Start:
+class RequestTimer:
     """One stream that began here, from the request to the first token in the socket. Times in seconds; None while what
     they measure has not happened."""
 
@@ -73,7 +73,7 @@ class Frame:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._firsts: list[tuple[Start, float]] = []  # whose first token is in it, and when that reached us
+        self._firsts: list[tuple[RequestTimer, float]] = []  # whose first token is in it, and when that reached us
         self._sampled_at: float | None = None  # when an entry reached us whose way is timed; None: none is
 
     def taking(self, attachment: Attachment, chunk: Chunk) -> Chunk:

@@ -100,7 +100,7 @@ def _limits(words: list[str], number: int) -> KeyLimits:
     return KeyLimits(**given)
 
 
-class KeyRing:
+class ApiKeys:
     """The keys of the settings and, if there is one, of a file. Raises BadKeys or OSError when that cannot be read."""
 
     def __init__(self, given: dict[str, str], file: Path | None) -> None:
@@ -109,7 +109,7 @@ class KeyRing:
         self._file = None if file is None else Watched(file, self._with_given, (BadKeys, OSError))
 
     def __repr__(self) -> str:
-        return f"<KeyRing {len(self._keys())} keys>"
+        return f"<ApiKeys {len(self._keys())} keys>"
 
     @property
     def is_needed(self) -> bool:

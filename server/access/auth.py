@@ -9,18 +9,18 @@ from redis.asyncio import Redis
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.server.access import jwt
-from tokenrelay.server.access.api_keys import BadKeys, Key, KeyLimits, KeyRing
+from tokenrelay.server.access.api_keys import ApiKeys, BadKeys, Key, KeyLimits
 from tokenrelay.server.access.jwt import OWNER_PREFIX, BadKeySet, Tokens
-from tokenrelay.server.access.tickets import Pass, Passes
+from tokenrelay.server.access.tickets import TicketClaims, Tickets
 from tokenrelay.server.settings import Refused, Settings, parse_keys
 
 ANYBODY: Final = "anonymous"
 
 
-def must_read(settings: Settings) -> None:
+def check_files(settings: Settings) -> None:
     """Before anything is served: can the files be used? Raises Refused, which names the setting."""
     try:
-        KeyRing({}, settings.keys_file)
+        ApiKeys({}, settings.keys_file)
     except (BadKeys, OSError) as error:
         raise Refused(f"TOKENRELAY_KEYS_FILE: {error}") from error
     try:
@@ -43,7 +43,7 @@ class Identity(msgspec.Struct, frozen=True):
     def may_read(self, stream_id: str) -> bool:
         return self.only_stream is None or self.only_stream == stream_id
 
-    def must_not_be_limited(self) -> None:
+    def raise_if_limited(self) -> None:
         """Raises TokenrelayError FORBIDDEN for a ticket of one stream where more is asked."""
         if self.only_stream is not None:
             raise TokenrelayError("FORBIDDEN", "this ticket reads one stream, nothing else")
@@ -53,11 +53,11 @@ class Auth:
     """One per edge. Raises BadKeys, BadKeySet or OSError when a file it needs cannot be read."""
 
     def __init__(self, settings: Settings, redis: Redis) -> None:
-        self._keys = KeyRing(parse_keys(settings.api_keys), settings.keys_file)
+        self._keys = ApiKeys(parse_keys(settings.api_keys), settings.keys_file)
         self._tokens = Tokens(
             settings.jwt_secret, settings.jwks_file, settings.jwt_issuer, settings.jwt_audience,
         )  # fmt: skip
-        self._passes = Passes(redis, settings.ticket_rotate_s)
+        self._tickets = Tickets(redis, settings.ticket_rotate_s)
         self._defaults = KeyLimits(
             settings.key_concurrency, settings.key_rate, settings.key_connections, settings.max_output_tokens,
         )  # fmt: skip
@@ -82,7 +82,7 @@ class Auth:
         """By ticket if there is one, else by header. Raises TokenrelayError UNAUTHORIZED, SERVICE_UNAVAILABLE."""
         if ticket is None:
             return self.identify(authorization)
-        found = await self._passes.read(ticket)
+        found = await self._tickets.read(ticket)
         key = self._keys.named(found.owner)
         identity = Identity(found.owner, "ticket", found.stream_id, found.until, key)
         if (None if key is None else key.created) != found.key_created or self.has_ended(identity):
@@ -93,7 +93,7 @@ class Auth:
         """A ticket for a minute, for one stream or for all the owner's. What is opened with it lasts no longer than the
         key or the token it was made with. Raises TokenrelayError SERVICE_UNAVAILABLE."""
         created = None if identity.key is None else identity.key.created
-        return await self._passes.write(Pass(identity.owner, stream_id, identity.expires_at, created))
+        return await self._tickets.write(TicketClaims(identity.owner, stream_id, identity.expires_at, created))
 
     def has_ended(self, identity: Identity) -> bool:
         """Whether a connection that was opened so has to close: the token has expired; the key was revoked, though its
@@ -106,7 +106,7 @@ class Auth:
             return not self._tokens.is_on
         return self._keys.is_needed or self._tokens.is_on
 
-    def must_hold(self, identity: Identity) -> None:
+    def raise_if_ended(self, identity: Identity) -> None:
         """Raises TokenrelayError UNAUTHORIZED when it has ended."""
         if self.has_ended(identity):
             raise TokenrelayError("UNAUTHORIZED", "what opened this connection is not valid any more")

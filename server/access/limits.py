@@ -105,7 +105,7 @@ class Limits:
         return Bucket(self._message_rate, max(MESSAGE_BURST, self._message_rate), now)
 
 
-def must_not_be_crowded(scope: Mapping[str, Any]) -> None:
+def raise_if_crowded(scope: Mapping[str, Any]) -> None:
     """Raises TokenrelayError OVERLOADED for a connection beyond those that the process may have."""
     if scope.get("state", {}).get(CROWDED):
         raise TokenrelayError("OVERLOADED", "this edge has as many connections as it may", retry_after=2)

@@ -32,7 +32,7 @@ AGAIN_S: Final = 0.2
 _AUDIENCE: Final = "tokenrelay"
 
 
-class Pass(msgspec.Struct, frozen=True):
+class TicketClaims(msgspec.Struct, frozen=True):
     """What a ticket says. `stream_id` None: all the owner's streams and the socket. `until`: when what it was made with
     expires, in seconds of the epoch; None: never. `key_created`: of the key it was made with; None: it was no key."""
 
@@ -42,7 +42,7 @@ class Pass(msgspec.Struct, frozen=True):
     key_created: str | None = None
 
 
-class Passes:
+class Tickets:
     """`rotate_s`: the length of a period."""
 
     def __init__(self, redis: Redis, rotate_s: int) -> None:
@@ -54,9 +54,9 @@ class Passes:
         self._has_failed = False  # that read
 
     def __repr__(self) -> str:
-        return f"<Passes {len(self._secrets)} secrets known>"
+        return f"<Tickets {len(self._secrets)} secrets known>"
 
-    async def write(self, granted: Pass) -> str:
+    async def write(self, granted: TicketClaims) -> str:
         """Raises TokenrelayError SERVICE_UNAVAILABLE."""
         period = self._period()
         claims: dict[str, Any] = {"sub": granted.owner, "aud": _AUDIENCE, "exp": int(time.time()) + TICKET_S}
@@ -68,7 +68,7 @@ class Passes:
             claims["key"] = granted.key_created
         return jwt.encode(claims, await self._make(period), algorithm="HS256", headers={"kid": str(period)})
 
-    async def read(self, ticket: str) -> Pass:
+    async def read(self, ticket: str) -> TicketClaims:
         """Raises TokenrelayError UNAUTHORIZED, SERVICE_UNAVAILABLE."""
         try:
             period = int(jwt.get_unverified_header(ticket).get("kid", ""))
@@ -77,7 +77,7 @@ class Passes:
             claims = await self._verified(ticket, period)
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise TokenrelayError("UNAUTHORIZED", "this ticket is not valid or has expired") from error
-        return Pass(claims["sub"], claims.get("stream"), claims.get("until"), claims.get("key"))
+        return TicketClaims(claims["sub"], claims.get("stream"), claims.get("until"), claims.get("key"))
 
     async def _verified(self, ticket: str, period: int) -> dict[str, Any]:
         arrived_at = time.monotonic()

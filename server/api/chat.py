@@ -19,8 +19,8 @@ from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.api.streams import attach, find, read_all
 from tokenrelay.server.http import Call, Disconnected
 from tokenrelay.server.live.hub import Channel
-from tokenrelay.server.timing import Start
-from tokenrelay.server.transports.sse import SseDoor
+from tokenrelay.server.timing import RequestTimer
+from tokenrelay.server.transports.sse import SseResponse
 
 if TYPE_CHECKING:
     from tokenrelay.server.edge import Edge
@@ -47,7 +47,7 @@ async def chat(call: Call) -> None:
             start.over()
 
 
-async def _start(call: Call, identity: Identity, body: ChatRequest, key: str | None, start: Start) -> None:
+async def _start(call: Call, identity: Identity, body: ChatRequest, key: str | None, start: RequestTimer) -> None:
     edge = call.edge
     stream_id, channel = await begin(edge, identity, body, key, start)
     edge.metrics.started.labels("sse" if body.stream else "json").inc()
@@ -61,7 +61,7 @@ async def _start(call: Call, identity: Identity, body: ChatRequest, key: str | N
     if not body.stream:
         await _answer(call, channel)
         return
-    door = SseDoor(edge, call, Session(stream_id, 0, is_compact=True, now=time.monotonic()), channel, start)
+    door = SseResponse(edge, call, Session(stream_id, 0, is_compact=True, now=time.monotonic()), channel, start)
     edge.hub.join(channel, door)
     try:
         await door.run(_accepted(call, stream_id, body))
@@ -76,15 +76,15 @@ def _accepted(call: Call, stream_id: str, body: ChatRequest) -> bytes:
 
 
 async def begin(
-    edge: Edge, identity: Identity, body: ChatRequest, key: str | None, start: Start
+    edge: Edge, identity: Identity, body: ChatRequest, key: str | None, start: RequestTimer
 ) -> tuple[str, Channel | None]:
     """Queue a generation, its channel open before it exists, so that no event of it can be missed.
 
     The channel is None when an Idempotency-Key led to a generation that was there already.
     Raises TokenrelayError for everything that speaks against it; then nothing has been started.
     """
-    identity.must_not_be_limited()
-    edge.must_not_drain()
+    identity.raise_if_limited()
+    edge.raise_if_draining()
     model = edge.models.check(body)
     channel: Channel = await edge.hub.create()
     stream_id = channel.feed.stream_id

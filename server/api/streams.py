@@ -14,7 +14,7 @@ from tokenrelay.protocol.wire.snapshot import Snapshot
 from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.http import Call
 from tokenrelay.server.store.log import Description
-from tokenrelay.server.transports.sse import SseDoor
+from tokenrelay.server.transports.sse import SseResponse
 
 if TYPE_CHECKING:
     from tokenrelay.server.edge import Edge
@@ -67,11 +67,11 @@ async def attach(
     edge.metrics.attached.labels("sse", "resume" if after else "join").inc()
     session = Session(stream_id, after, is_compact=is_compact, now=time.monotonic())
     if answer is Answer.REPLAY or call.method == "HEAD":
-        await SseDoor(edge, call, session, None).run(first)
+        await SseResponse(edge, call, session, None).run(first)
         return
-    edge.must_not_drain()
+    edge.raise_if_draining()
     channel = await edge.hub.open(stream_id)
-    door = SseDoor(edge, call, session, channel)
+    door = SseResponse(edge, call, session, channel)
     edge.hub.join(channel, door)
     try:
         await door.run(first)

@@ -24,7 +24,7 @@ from tokenrelay.protocol.reading.session import Session
 from tokenrelay.protocol.runtime.live import LiveFeed
 from tokenrelay.protocol.store import keys
 from tokenrelay.protocol.store.entries import CorruptEntry, Entry, unpack_publication
-from tokenrelay.server.live.presubscribed import Spares
+from tokenrelay.server.live.presubscribed import Presubscribed
 from tokenrelay.server.metrics import Metrics
 from tokenrelay.server.store.jobs import new_stream_id
 from tokenrelay.server.store.log import LogReader
@@ -92,7 +92,7 @@ class Hub:
         self._connected_at = -math.inf  # when the live connection was made; it gets as long to bring a probe back
         self._probed_at = self.probe_at  # when the last probe left
         self._live = LiveFeed(lambda: live_connection(redis), self._on_message, self._on_connected)
-        self._spares = Spares(self._live, new_stream_id)
+        self._presubscribed = Presubscribed(self._live, new_stream_id)
         self._filling: asyncio.Task[None] | None = None  # None unless spare streams are being subscribed to
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -131,9 +131,9 @@ class Hub:
 
     async def create(self) -> Channel:
         """The channel of a generation that is to be made; its id is the feed's. For the rest as `open`."""
-        spare = self._spares.take()
-        if self._spares.is_low:
-            self._fill_spares()
+        spare = self._presubscribed.take()
+        if self._presubscribed.is_low:
+            self._fill_presubscribed()
         if spare is None:
             return await self.open(new_stream_id(), is_new=True)
         channel = Channel(spare, time.monotonic(), is_new=True)
@@ -234,7 +234,7 @@ class Hub:
         self._own(self._send_probe(self._connected_at))  # that it is connected proves nothing: does it bring anything?
         anchored = [channel for channel in self._channels.values() if channel.feed.is_anchored]
         self._own(self._ask_logs(anchored))
-        self._fill_spares()
+        self._fill_presubscribed()
 
     # -- what is fetched
     # ------------------------------------------------------------------------------------------------
@@ -328,9 +328,9 @@ class Hub:
         except (*UNREACHABLE, RedisError):
             return  # the probe's age says it
 
-    def _fill_spares(self) -> None:
+    def _fill_presubscribed(self) -> None:
         if self._filling is None or self._filling.done():
-            self._filling = self._own(self._spares.fill())
+            self._filling = self._own(self._presubscribed.fill())
 
     def _own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine)

@@ -19,7 +19,7 @@ MOST: Final = 32
 log = structlog.get_logger()
 
 
-class Spares:
+class Presubscribed:
     """Ids that nobody has yet. One that is taken stays subscribed: it is the taker's to unsubscribe."""
 
     def __init__(self, live: LiveFeed, new_id: Callable[[], str]) -> None:
@@ -29,7 +29,7 @@ class Spares:
         self._connects = 0  # the connection over which they were acknowledged, by its number
 
     def __repr__(self) -> str:
-        return f"<Spares {len(self._ids)}>"
+        return f"<Presubscribed {len(self._ids)}>"
 
     @property
     def is_low(self) -> bool:
@@ -51,7 +51,7 @@ class Spares:
         new = [self._new_id() for _ in range(MOST - len(self._ids))]
         answers = await asyncio.gather(*(self._live.subscribe(_channel(each)) for each in new), return_exceptions=True)
         if any(answers) or self._live.connects != connects:
-            log.warning("spares_not_filled")
+            log.warning("presubscriptions_not_filled")
             for each in new:
                 self._live.unsubscribe(_channel(each))
         else:

@@ -27,7 +27,7 @@ from tokenrelay.server import drain
 from tokenrelay.server.access.limits import CROWDED, Bucket
 from tokenrelay.server.access.origin import NOT_A_PAGE, SECURITY_HEADERS
 from tokenrelay.server.http import error_headers
-from tokenrelay.server.net.lean_event import Flag, Inbox
+from tokenrelay.server.net.lean_event import LeanEvent, LeanQueue
 from tokenrelay.server.net.ws_protocol import Handshake
 
 MAX_HEAD_BYTES: Final = 32_768
@@ -93,7 +93,7 @@ class _Flow(FlowControl):
 
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__(transport)
-        self._is_writable_event = Flag()  # type: ignore[assignment]
+        self._is_writable_event = LeanEvent()  # type: ignore[assignment]
         self._is_writable_event.set()
 
 
@@ -207,7 +207,7 @@ class HttpProtocol(HttpToolsProtocol):
         known: RequestResponseCycle | None = self.cycle
         super().on_headers_complete()
         if self.cycle is not known:
-            self.cycle.message_event = Flag()  # type: ignore[assignment]  # its task has not begun
+            self.cycle.message_event = LeanEvent()  # type: ignore[assignment]  # its task has not begun
         if len(self.pipeline) > MAX_PIPELINED:
             self._stop(TokenrelayError("INVALID_REQUEST", "too many requests at once on one connection"))
         self._expect(self._bounds.read_timeout_s + BODY_GRACE_S)
@@ -263,8 +263,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config=config, server_state=server_state, app_state=app_state, _loop=_loop)
-        self.queue = Inbox()  # type: ignore[assignment]
-        self.writable = Flag()  # type: ignore[assignment]
+        self.queue = LeanQueue()  # type: ignore[assignment]
+        self.writable = LeanEvent()  # type: ignore[assignment]
         self.writable.set()
         self.conn.parser.close()  # what replaces it comes below; a generator that has begun keeps its protocol alive
         self._bounds = cast(Config, config)

@@ -10,7 +10,7 @@ import asyncio
 from typing import Any
 
 
-class Flag:
+class LeanEvent:
     """`asyncio.Event`, method for method."""
 
     __slots__ = ("_is_set", "_waiters")
@@ -20,7 +20,7 @@ class Flag:
         self._waiters: list[asyncio.Future[None]] | None = None  # None while nobody waits
 
     def __repr__(self) -> str:
-        return f"<Flag {'set' if self._is_set else 'clear'} | {len(self._waiters or ())} wait>"
+        return f"<LeanEvent {'set' if self._is_set else 'clear'} | {len(self._waiters or ())} wait>"
 
     def is_set(self) -> bool:
         return self._is_set
@@ -51,17 +51,17 @@ class Flag:
         return True
 
 
-class Inbox:
+class LeanQueue:
     """`asyncio.Queue` without a bound of its own, as far as uvicorn uses it. Whoever puts looks at `qsize`."""
 
     __slots__ = ("_arrived", "_items")
 
     def __init__(self) -> None:
         self._items: list[Any] = []
-        self._arrived = Flag()
+        self._arrived = LeanEvent()
 
     def __repr__(self) -> str:
-        return f"<Inbox {len(self._items)} items>"
+        return f"<LeanQueue {len(self._items)} items>"
 
     def qsize(self) -> int:
         return len(self._items)

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 
 from tokenrelay import FOLDER
 from tokenrelay.protocol.runtime.die_with_parent import tied
-from tokenrelay.server.access.auth import must_read
+from tokenrelay.server.access.auth import check_files
 from tokenrelay.server.settings import Refused, Settings, check_exposure, parse_keys
 from tokenrelay.server.stack.embedded_redis import EmbeddedRedis, RedisUnavailable
 
@@ -69,7 +69,7 @@ def main(plan: Plan) -> int:
     try:
         settings = Settings(host=plan.host, port=plan.port)
         check_exposure(settings)
-        must_read(settings)
+        check_files(settings)
         plan = replace(plan, port=free_port(plan))
         return asyncio.run(up(plan, settings))
     except ValidationError as error:

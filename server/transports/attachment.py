@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tokenrelay.protocol.reading.feed import Chunk, Format
 from tokenrelay.protocol.reading.session import Session
 from tokenrelay.server.live.hub import Channel
-from tokenrelay.server.timing import Start
+from tokenrelay.server.timing import RequestTimer
 
 if TYPE_CHECKING:
     from tokenrelay.server.transports.websocket import Socket
@@ -18,7 +18,7 @@ class Attachment:
     """A session, and the channel it follows (None: all of it is in the log)."""
 
     def __init__(
-        self, socket: Socket, session: Session, channel: Channel | None, form: Format, start: Start | None = None
+        self, socket: Socket, session: Session, channel: Channel | None, form: Format, start: RequestTimer | None = None
     ) -> None:
         self.session = session
         self.channel = channel
@@ -30,7 +30,7 @@ class Attachment:
         self._began_here = start
 
     def wake(self) -> None:
-        self._socket.is_ready(self)
+        self._socket.mark_ready(self)
 
     def ask(self, page: asyncio.Future[list[Chunk]]) -> None:
         """Wait for it without holding up the socket's other streams."""

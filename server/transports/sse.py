@@ -20,7 +20,7 @@ from tokenrelay.server.live import replay
 from tokenrelay.server.live.hub import Channel
 from tokenrelay.server.metrics import SAMPLED
 from tokenrelay.server.net import peer
-from tokenrelay.server.timing import Start
+from tokenrelay.server.timing import RequestTimer
 
 if TYPE_CHECKING:
     from tokenrelay.server.edge import Edge
@@ -31,13 +31,13 @@ RETRY_MS: Final = (500, 2_500)
 log = structlog.get_logger()
 
 
-class SseDoor:
+class SseResponse:
     """A reader of one stream on one response. `channel` is None for a stream that had ended when it came."""
 
     can_return = True
 
     def __init__(
-        self, edge: Edge, call: Call, session: Session, channel: Channel | None, start: Start | None = None
+        self, edge: Edge, call: Call, session: Session, channel: Channel | None, start: RequestTimer | None = None
     ) -> None:
         self.session = session
         self._start = start  # None for a stream that began elsewhere or earlier
@@ -54,7 +54,7 @@ class SseDoor:
         self._heartbeat_due = False
 
     def __repr__(self) -> str:
-        return f"<SseDoor {self.session!r}>"
+        return f"<SseResponse {self.session!r}>"
 
     # -- what the hub and the edge say
     # -----------------------------------------------------------------------------------

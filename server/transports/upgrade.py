@@ -17,7 +17,7 @@ from tokenrelay.protocol.wire.websocket import Dialect
 from tokenrelay.server import http
 from tokenrelay.server.access import origin
 from tokenrelay.server.access.auth import Identity
-from tokenrelay.server.access.limits import must_not_be_crowded
+from tokenrelay.server.access.limits import raise_if_crowded
 from tokenrelay.server.transports.websocket import Socket
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ DENIED_S: Final = 5.0
 log = structlog.get_logger()
 
 
-class WebSocketDoor:
+class WebSocketEndpoint:
     """`WS /api/ws`. A plain ASGI application."""
 
     def __init__(self, edge: Edge) -> None:
@@ -46,7 +46,7 @@ class WebSocketDoor:
         except TokenrelayError as error:
             await self.deny(scope, receive, send, error)
         except asyncio.CancelledError:
-            # The edge goes; who was not admitted yet has been told so (`guard.WebSocketProtocol.shutdown`).
+            # The edge goes; who was not admitted yet has been told so (`ws_protocol.WebSocketProtocol.shutdown`).
             if identity is not None:
                 raise
 
@@ -80,11 +80,11 @@ class WebSocketDoor:
                 await receive()
 
     async def _admit(self, scope: Scope) -> tuple[Identity, Dialect]:
-        must_not_be_crowded(scope)
+        raise_if_crowded(scope)
         headers, query = Headers(scope=scope), QueryParams(scope["query_string"])
         origin.check(headers, self._edge.settings)
         identity = await self._edge.auth.identify_with_ticket(headers.get("authorization"), query.get("ticket"))
-        self._edge.must_not_drain()
+        self._edge.raise_if_draining()
         offered = scope["subprotocols"]
         for name in offered:
             if name in websocket.DIALECTS:
@@ -98,7 +98,7 @@ class WebSocketDoor:
         gauge = self._edge.metrics.sessions.labels("ws")
         gauge.inc()
         reading = asyncio.create_task(socket.read(receive))
-        reading.add_done_callback(socket.has_read)
+        reading.add_done_callback(socket.on_read_done)
         try:
             await socket.write()
         except OSError:

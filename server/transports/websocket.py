@@ -25,8 +25,8 @@ from tokenrelay.server.api.chat import begin
 from tokenrelay.server.api.streams import find
 from tokenrelay.server.live import replay
 from tokenrelay.server.net import peer
-from tokenrelay.server.net.lean_event import Flag
-from tokenrelay.server.timing import Frame, Start
+from tokenrelay.server.net.lean_event import LeanEvent
+from tokenrelay.server.timing import Frame, RequestTimer
 from tokenrelay.server.transports.attachment import Attachment
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Socket:
         self._attachments: dict[str, Attachment] = {}
         self._ready: dict[Attachment, None] = {}  # in the order in which they became so
         self._outbox: list[bytes] = []
-        self._something = Flag()
+        self._something = LeanEvent()
         self._messages = edge.limits.messages(asyncio.get_running_loop().time())
         self._closing: tuple[Close, str] | None = None  # set once: why the socket is to be closed
         self._is_read = False  # nothing more will come: the client has gone, or it broke the rules
@@ -70,7 +70,7 @@ class Socket:
 
     # -- what the hub and the edge say ---------------------------------------------------------------------------------
 
-    def is_ready(self, attachment: Attachment) -> None:
+    def mark_ready(self, attachment: Attachment) -> None:
         self._ready[attachment] = None
         self._something.set()
 
@@ -96,7 +96,7 @@ class Socket:
             log.info("reader_vanished", transport="ws", streams=len(self._attachments))
             http.abort(self._send)
 
-    def has_read(self, _: asyncio.Task[None]) -> None:
+    def on_read_done(self, _: asyncio.Task[None]) -> None:
         """`read` has ended: what is to be said yet is said, then `write` ends."""
         self._is_read = True
         self._something.set()
@@ -154,7 +154,7 @@ class Socket:
     async def _obey(self, command: websocket.Command) -> None:
         stream_id = getattr(command, "stream_id", None)
         try:
-            self._edge.auth.must_hold(self._identity)  # a client that reads nothing is not closed at once
+            self._edge.auth.raise_if_ended(self._identity)  # a client that reads nothing is not closed at once
             match command:
                 case websocket.Start():
                     await self._start(command)
@@ -163,7 +163,7 @@ class Socket:
                 case websocket.Cancel():
                     found = await find(self._edge, self._identity, command.stream_id)
                     if not found.has_ended:
-                        self._identity.must_not_be_limited()
+                        self._identity.raise_if_limited()
                         self._edge.metrics.cancels.labels("ws").inc()
                         await self._edge.jobs.cancel(found)
                 case websocket.Detach():
@@ -180,8 +180,8 @@ class Socket:
             self._say(websocket.error_message(self._dialect, TokenrelayError("INTERNAL_ERROR"), command.ref, stream_id))
 
     async def _start(self, command: websocket.Start) -> None:
-        self._must_have_room()
-        start = Start(self._edge.tracing, for_stream(self._given, secrets.token_hex(8)), time.monotonic())
+        self._raise_if_full()
+        start = RequestTimer(self._edge.tracing, for_stream(self._given, secrets.token_hex(8)), time.monotonic())
         try:
             stream_id, channel = await begin(self._edge, self._identity, command.body, command.idempotency_key, start)
         except TokenrelayError as error:
@@ -204,16 +204,16 @@ class Socket:
             done = websocket.message(self._dialect, "started", ref=command.ref, stream_id=found.stream_id, done=True)
             self._say(done)
             return
-        self._must_have_room()
+        self._raise_if_full()
         self._edge.metrics.attached.labels("ws", "resume" if command.after else "join").inc()
         channel = None
         if answer is Answer.FOLLOW:
-            self._edge.must_not_drain()
+            self._edge.raise_if_draining()
             channel = await self._edge.hub.open(command.stream_id)
         session = Session(command.stream_id, command.after, is_compact=not command.is_exact, now=time.monotonic())
         self._attach(Attachment(self, session, channel, self._dialect.events), command.ref)
 
-    def _must_have_room(self) -> None:
+    def _raise_if_full(self) -> None:
         if len(self._attachments) >= MAX_STREAMS:
             raise TokenrelayError("RATE_LIMIT", f"a socket carries at most {MAX_STREAMS} streams", retry_after=1)
 
@@ -223,7 +223,7 @@ class Socket:
             self._edge.hub.join(attachment.channel, attachment)
         self._attachments[stream_id] = attachment
         self._say(websocket.message(self._dialect, "started", ref=ref, stream_id=stream_id))
-        self.is_ready(attachment)
+        self.mark_ready(attachment)
 
     def _detach(self, stream_id: str, cause: str) -> None:
         attachment = self._attachments.pop(stream_id, None)
@@ -316,7 +316,7 @@ class Socket:
         if session.has_ended:
             self._detach(session.stream_id, "client")
         elif self._attachments.get(session.stream_id) is attachment:
-            self.is_ready(attachment)
+            self.mark_ready(attachment)
         return [(chunk.body, chunk.count) for chunk in chunks]
 
     def _lost(self, attachment: Attachment) -> list[tuple[bytes, int]]:

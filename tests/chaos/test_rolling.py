@@ -15,5 +15,5 @@ def test_a_rolling_restart_loses_nothing() -> None:
     print(outcome.histogram())
     assert outcome.faults == []
     # Everybody was sent away by the second edge at the latest. How they are spread is held without a clock, in
-    # tests/server/test_departure.py; on a machine that is busy with other tests times say nothing.
+    # tests/server/test_drain.py; on a machine that is busy with other tests times say nothing.
     assert len(outcome.reconnects) >= CLIENTS

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tokenrelay.server.net.lean_event import Flag, Inbox
+from tokenrelay.server.net.lean_event import LeanEvent, LeanQueue
 
-FLAGS: list[Callable[[], Any]] = [asyncio.Event, Flag]
-QUEUES: list[Callable[[], Any]] = [asyncio.Queue, Inbox]
+FLAGS: list[Callable[[], Any]] = [asyncio.Event, LeanEvent]
+QUEUES: list[Callable[[], Any]] = [asyncio.Queue, LeanQueue]
 
 
 @pytest.mark.parametrize("made", FLAGS)
@@ -80,20 +80,20 @@ def test_two_that_take_get_one_each(made: Callable[[], Any]) -> None:
 
 def test_one_that_is_cancelled_is_forgotten() -> None:
     async def run() -> None:
-        flag = Flag()
+        flag = LeanEvent()
         gone = asyncio.create_task(flag.wait())
         await asyncio.sleep(0)
-        assert repr(flag) == "<Flag clear | 1 wait>"
+        assert repr(flag) == "<LeanEvent clear | 1 wait>"
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)
-        assert repr(flag) == "<Flag clear | 0 wait>"
+        assert repr(flag) == "<LeanEvent clear | 0 wait>"
 
     asyncio.run(run())
 
 
 def test_they_are_small() -> None:
-    flag = Flag()
+    flag = LeanEvent()
     assert not hasattr(flag, "__dict__")
     assert sys.getsizeof(flag) < 100
-    assert repr(Inbox()) == "<Inbox 0 items>"
-    assert repr(flag) == "<Flag clear | 0 wait>"
+    assert repr(LeanQueue()) == "<LeanQueue 0 items>"
+    assert repr(flag) == "<LeanEvent clear | 0 wait>"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tokenrelay.server.access import api_keys, watched_file
-from tokenrelay.server.access.api_keys import BadKeys, KeyLimits, KeyRing, digest_of
+from tokenrelay.server.access.api_keys import ApiKeys, BadKeys, KeyLimits, digest_of
 
 
 @pytest.fixture
@@ -17,14 +17,14 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "keys"
 
 
-def owner(ring: KeyRing, secret: str) -> str | None:
+def owner(ring: ApiKeys, secret: str) -> str | None:
     key = ring.find(secret)
     return None if key is None else key.name
 
 
 def test_a_key_that_was_made_is_known_until_it_is_revoked(file: Path) -> None:
     first = api_keys.add(file, "web")
-    ring = KeyRing({"mobile": "from-the-settings"}, file)
+    ring = ApiKeys({"mobile": "from-the-settings"}, file)
     second = api_keys.add(file, "batch")
     owners = [owner(ring, secret) for secret in (first, second, "from-the-settings", "nonsense", "")]
     assert owners == ["web", "batch", "mobile", None, None]
@@ -38,20 +38,20 @@ def test_the_file_holds_no_secret_and_is_for_its_owner_only(file: Path) -> None:
     assert secret not in file.read_text()
     assert digest_of(secret) in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    ring = KeyRing({}, file)
+    ring = ApiKeys({}, file)
     assert secret not in repr(ring)
     assert digest_of(secret) not in repr(ring.find(secret))
 
 
 def test_a_slip_in_the_file_locks_nobody_out(file: Path) -> None:
     secret = api_keys.add(file, "web")
-    ring = KeyRing({}, file)
+    ring = ApiKeys({}, file)
     good = file.read_text()
     for slip in ("web", "web short -", f"web {'0' * 64} - -", good + good):
         file.write_text(slip)
         assert owner(ring, secret) == "web", slip
         with pytest.raises(BadKeys, match="line "):
-            KeyRing({}, file)
+            ApiKeys({}, file)
     file.unlink()
     assert owner(ring, secret) == "web"
 
@@ -72,15 +72,15 @@ def test_a_name_is_used_once_and_only_what_is_there_is_revoked(file: Path) -> No
 
 def test_an_empty_file_lets_nobody_in(file: Path) -> None:
     file.touch()
-    ring = KeyRing({}, file)
+    ring = ApiKeys({}, file)
     assert ring.is_needed
     assert owner(ring, "") is None
-    assert not KeyRing({}, None).is_needed
+    assert not ApiKeys({}, None).is_needed
 
 
 def test_a_name_that_is_given_again_is_another_key_and_a_changed_limit_is_not(file: Path) -> None:
     secret = api_keys.add(file, "web")
-    ring = KeyRing({}, file)
+    ring = ApiKeys({}, file)
     key = ring.find(secret)
     assert key is not None
     file.write_text(file.read_text().replace("\n", " rate=5\n").replace("# Keys", "# Some keys"))

@@ -12,7 +12,7 @@ import pytest
 from tokenrelay.protocol.runtime.live import LiveFeed
 from tokenrelay.protocol.store import keys
 from tokenrelay.server.live import presubscribed
-from tokenrelay.server.live.presubscribed import Spares
+from tokenrelay.server.live.presubscribed import Presubscribed
 
 
 class Live:
@@ -34,13 +34,13 @@ class Live:
         self.wanted.discard(channel)
 
 
-def play(scene: Callable[[Live, Spares], Coroutine[Any, Any, None]]) -> None:
+def play(scene: Callable[[Live, Presubscribed], Coroutine[Any, Any, None]]) -> None:
     live, numbers = Live(), itertools.count()
-    asyncio.run(scene(live, Spares(cast(LiveFeed, live), lambda: f"{next(numbers):032x}")))
+    asyncio.run(scene(live, Presubscribed(cast(LiveFeed, live), lambda: f"{next(numbers):032x}")))
 
 
 def test_each_is_taken_once_and_stays_subscribed() -> None:
-    async def scene(live: Live, some: Spares) -> None:
+    async def scene(live: Live, some: Presubscribed) -> None:
         assert some.take() is None
         await some.fill()
         taken = [some.take() for _ in range(presubscribed.MOST)]
@@ -52,7 +52,7 @@ def test_each_is_taken_once_and_stays_subscribed() -> None:
 
 
 def test_they_are_filled_up_when_half_are_gone() -> None:
-    async def scene(_live: Live, some: Spares) -> None:
+    async def scene(_live: Live, some: Presubscribed) -> None:
         await some.fill()
         was_low = some.is_low
         for _ in range(presubscribed.MOST // 2):
@@ -65,7 +65,7 @@ def test_they_are_filled_up_when_half_are_gone() -> None:
 
 
 def test_those_of_another_connection_are_not_taken_and_are_given_up() -> None:
-    async def scene(live: Live, some: Spares) -> None:
+    async def scene(live: Live, some: Presubscribed) -> None:
         await some.fill()
         before = set(live.wanted)
         live.is_connected = False
@@ -83,7 +83,7 @@ def test_those_of_another_connection_are_not_taken_and_are_given_up() -> None:
 
 @pytest.mark.parametrize("goes_away", [False, True])
 def test_what_is_not_acknowledged_is_given_up(goes_away: bool) -> None:
-    async def scene(live: Live, some: Spares) -> None:
+    async def scene(live: Live, some: Presubscribed) -> None:
         live.answers = goes_away
         filling = asyncio.create_task(some.fill())
         await asyncio.sleep(0)

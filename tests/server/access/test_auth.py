@@ -11,7 +11,7 @@ import pytest
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.server.access import api_keys, watched_file
 from tokenrelay.server.access.api_keys import KeyLimits
-from tokenrelay.server.access.auth import ANYBODY, Auth, Identity, must_read
+from tokenrelay.server.access.auth import ANYBODY, Auth, Identity, check_files
 from tokenrelay.server.settings import Refused, Settings, check_exposure
 from tokenrelay.server.store.redis import open_pool
 
@@ -66,7 +66,7 @@ def test_with_nothing_configured_only_loopback_is_served() -> None:
 def test_a_set_or_a_file_of_keys_that_cannot_be_read_opens_nothing(tmp_path: Path) -> None:
     for name in ("keys_file", "jwks_file"):
         with pytest.raises(Refused, match=f"TOKENRELAY_{name.upper()}"):
-            must_read(settings(**{name: tmp_path / "missing"}))
+            check_files(settings(**{name: tmp_path / "missing"}))
 
 
 def test_a_subject_is_never_taken_for_a_key_of_the_same_name() -> None:
@@ -94,7 +94,7 @@ def test_an_identity_ends_with_what_it_came_with(tmp_path: Path, monkeypatch: py
     assert refused(asked, f"Bearer {secret}")
     assert asked.has_ended(Identity("jwt:ann", "token", expires_at=time.time() - 1))
     with pytest.raises(TokenrelayError):
-        asked.must_hold(by_key)
+        asked.raise_if_ended(by_key)
     assert auth(keys_file=file).has_ended(by_token)  # tokens are taken no more
 
 

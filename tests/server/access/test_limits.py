@@ -13,7 +13,7 @@ from tokenrelay.server.access.limits import (
     Bucket,
     Limits,
     connections,
-    must_not_be_crowded,
+    raise_if_crowded,
     too_many_messages,
 )
 from tokenrelay.server.settings import Settings
@@ -86,10 +86,10 @@ def test_what_is_arriving_is_bounded_and_let_go_of() -> None:
 
 
 def test_a_crowded_connection_is_told_so() -> None:
-    must_not_be_crowded({})
-    must_not_be_crowded({"state": {}})
+    raise_if_crowded({})
+    raise_if_crowded({"state": {}})
     with pytest.raises(TokenrelayError) as refused:
-        must_not_be_crowded({"state": {CROWDED: True}})
+        raise_if_crowded({"state": {CROWDED: True}})
     assert (refused.value.code, refused.value.retry_after_s) == ("OVERLOADED", 2)
 
 

@@ -15,11 +15,11 @@ from tests.fleet import Fleet
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.store import keys
 from tokenrelay.server.access import tickets as passes
-from tokenrelay.server.access.tickets import Pass, Passes
+from tokenrelay.server.access.tickets import TicketClaims, Tickets
 from tokenrelay.server.store.redis import open_pool
 
 ROTATE_S = 3600
-GRANTED = Pass("ann", None, None)
+GRANTED = TicketClaims("ann", None, None)
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +48,14 @@ def periods(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def go(number: int) -> None:
         gone[0] += number
 
-    def period(self: Passes) -> int:
+    def period(self: Tickets) -> int:
         return int(time.time() // self._rotate_s) + gone[0]
 
-    monkeypatch.setattr(Passes, "_period", period)
+    monkeypatch.setattr(Tickets, "_period", period)
     return go
 
 
-async def refused(edge: Passes, ticket: str) -> None:
+async def refused(edge: Tickets, ticket: str) -> None:
     with pytest.raises(TokenrelayError) as caught:
         await edge.read(ticket)
     assert caught.value.code == "UNAUTHORIZED"
@@ -63,8 +63,8 @@ async def refused(edge: Passes, ticket: str) -> None:
 
 def test_what_one_edge_writes_another_reads(fleet: Fleet) -> None:
     async def scene(redis: Redis) -> None:
-        first, second = Passes(redis, ROTATE_S), Passes(redis, ROTATE_S)
-        for granted in (GRANTED, Pass("jwt:bob", "0" * 32, time.time() + 5)):
+        first, second = Tickets(redis, ROTATE_S), Tickets(redis, ROTATE_S)
+        for granted in (GRANTED, TicketClaims("jwt:bob", "0" * 32, time.time() + 5)):
             assert await second.read(await first.write(granted)) == granted
         ages = [await redis.ttl(name) for name in await redis.keys("tr:secret:*")]
         assert len(ages) == 1
@@ -77,12 +77,12 @@ def test_a_ticket_outlives_a_change_of_the_secret_and_no_second_one(
     fleet: Fleet, periods: Callable[[int], None]
 ) -> None:
     async def scene(redis: Redis) -> None:
-        first, second = Passes(redis, ROTATE_S), Passes(redis, ROTATE_S)
+        first, second = Tickets(redis, ROTATE_S), Tickets(redis, ROTATE_S)
         ticket = await first.write(GRANTED)
         periods(1)
         fresh = await second.write(GRANTED)
         assert jwt.get_unverified_header(fresh)["kid"] != jwt.get_unverified_header(ticket)["kid"]
-        for edge in (first, second, Passes(redis, ROTATE_S)):
+        for edge in (first, second, Tickets(redis, ROTATE_S)):
             assert await edge.read(ticket) == GRANTED
             assert await edge.read(fresh) == GRANTED
         secrets = {await redis.get(name) for name in await redis.keys("tr:secret:*")}
@@ -98,7 +98,7 @@ def test_an_edge_whose_clock_is_behind_takes_a_ticket_of_the_next_period(
     fleet: Fleet, periods: Callable[[int], None]
 ) -> None:
     async def scene(redis: Redis) -> None:
-        edge = Passes(redis, ROTATE_S)
+        edge = Tickets(redis, ROTATE_S)
         periods(1)
         ticket = await edge.write(GRANTED)
         periods(-1)
@@ -111,7 +111,7 @@ def test_no_fresh_ticket_is_refused_whatever_was_asked_before(fleet: Fleet) -> N
     """Forged ones made the second edge look for a secret that nobody had made yet, and again after Redis forgot it."""
 
     async def scene(redis: Redis) -> None:
-        first, second = Passes(redis, ROTATE_S), Passes(redis, ROTATE_S)
+        first, second = Tickets(redis, ROTATE_S), Tickets(redis, ROTATE_S)
         for _ in range(3):
             await redis.flushall()
             await refused(second, forged(int(time.time() // ROTATE_S)))
@@ -126,7 +126,7 @@ def test_a_ticket_that_does_not_fit_while_redis_is_away_is_not_refused_for_good(
     async def main() -> None:
         nowhere = open_pool("unix:///nowhere/redis.sock")
         try:
-            edge = Passes(nowhere, ROTATE_S)
+            edge = Tickets(nowhere, ROTATE_S)
             tickets = [edge.read(forged(int(time.time() // ROTATE_S))) for _ in range(20)]
             for outcome in await asyncio.gather(*tickets, return_exceptions=True):
                 assert isinstance(outcome, TokenrelayError)
@@ -144,7 +144,7 @@ def forged(kid: object) -> str:
 
 def test_forged_tickets_cost_redis_next_to_nothing(fleet: Fleet) -> None:
     async def scene(redis: Redis) -> None:
-        edge, other = Passes(redis, ROTATE_S), Passes(redis, ROTATE_S)
+        edge, other = Tickets(redis, ROTATE_S), Tickets(redis, ROTATE_S)
         await edge.write(GRANTED)
         period = int(time.time() // ROTATE_S)
         kids = (period, period + 1, "x", "", None, "1" * 5000, *range(period + 2, period + 20))
@@ -161,7 +161,7 @@ def test_forged_tickets_cost_redis_next_to_nothing(fleet: Fleet) -> None:
 
 def test_a_forged_ticket_waits_for_its_turn_to_be_looked_up(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(redis: Redis) -> None:
-        edge, period = Passes(redis, ROTATE_S), int(time.time() // ROTATE_S)
+        edge, period = Tickets(redis, ROTATE_S), int(time.time() // ROTATE_S)
         good = await edge.write(GRANTED)
         await refused(edge, forged(period))
         monkeypatch.setattr(passes, "AGAIN_S", 3600.0)
@@ -185,9 +185,9 @@ async def reads(redis: Redis) -> int:
 
 
 @pytest.mark.parametrize("changes", [{"exp": 1}, {"exp": None}, {"aud": "another"}, {"aud": None}, {"sub": None}])
-def test_what_a_ticket_says_must_hold(fleet: Fleet, changes: dict[str, Any]) -> None:
+def test_what_a_ticket_says_raise_if_ended(fleet: Fleet, changes: dict[str, Any]) -> None:
     async def scene(redis: Redis) -> None:
-        edge = Passes(redis, ROTATE_S)
+        edge = Tickets(redis, ROTATE_S)
         kid = jwt.get_unverified_header(await edge.write(GRANTED))["kid"]
         secret = await redis.get(keys.secret(int(kid)))
         said = {"sub": "ann", "aud": "tokenrelay", "exp": int(time.time()) + 60, **changes}
