@@ -14,7 +14,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 WHEELS := $(PIP) install --no-deps --only-binary=:all:
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint pure bench chaos rolling screenshots clean
+.PHONY: help run test lint pure bench chaos rolling screenshots docs clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,8 +46,12 @@ bench: $(VENV)/.runtime  ## the benchmark, every figure beside its bar; ARGS="--
 screenshots: $(VENV)/.dev  ## the pictures of the chat page in docs/screenshots, taken by its test
 	@TOKENRELAY_SCREENSHOTS=1 REQUIRE_ALL=1 $(BIN)/python -m pytest -q tests/browser/test_chat_looks.py -k pictures
 
+docs: $(VENV)/.dev  ## the docs site, into site/; a broken link fails
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "open site/index.html"
+
 clean:  ## remove the virtual environment and every cache
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* build dist *.egg-info
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* build dist site *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment whose Python went away (an upgrade of the system) is made anew.

@@ -15,7 +15,7 @@ _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class Shared(BaseSettings):
-    """One field a variable; the description is the text of README's table."""
+    """One field a variable; the description is the text of the table in docs/configuration.md."""
 
     model_config = SettingsConfigDict(env_prefix="TOKENRELAY_", frozen=True, populate_by_name=True)
 
