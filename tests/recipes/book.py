@@ -1,13 +1,15 @@
-"""docs/recipes.md as what it is made of: blocks of code by heading and language. Knows no way to run them."""
+"""A page of docs as what it is made of: blocks of code by heading and language. Knows no way to run them."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from tests.fleet import ROOT
 
 PAGE: Final = ROOT / "docs" / "recipes.md"
+FIRST_APP: Final = ROOT / "docs" / "first-app.md"
 NOT_RUN: Final = "console"
 """The language of what changes the reader's machine."""
 
@@ -18,11 +20,11 @@ class Block(NamedTuple):
     code: str
 
 
-def blocks() -> list[Block]:
+def blocks(page: Path = PAGE) -> list[Block]:
     """All that have a language, in order."""
     heading, found = "", []
     pattern = r"^## (?P<heading>[^\n]+)$|^```(?P<language>\w*)\n(?P<code>.*?)^```$"
-    for match in re.finditer(pattern, PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+    for match in re.finditer(pattern, page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
         if match["heading"]:
             heading = match["heading"]
         else:
