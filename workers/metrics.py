@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TIMEOUTS: Final = ("connect", "first_token", "between_tokens", "total")
 OUTCOMES: Final = ("completed", "cancelled", "failed")
-BLAMES: Final = ("request", "room", "model", "key", "maker")
+BLAMES: Final = ("request", "context_window", "model", "key", "provider")
 STAGES: Final = ("queue", "pickup", "failed", "provider", "append")
 SAMPLED: Final = 15
 """The gap before every 16th token of a round is measured: a mask."""

@@ -69,7 +69,7 @@ def seen(both: tuple[Observed, dict[str, list[Any]]]) -> Observed:
         ("streams_failed_total", {"code": "PROVIDER_ERROR", "model": "scripted"}),
         ("streams_failed_total", {"code": "TIMEOUT", "provider": "Google", "model": "other"}),
         ("tokens_total", {"direction": "output", "model": "scripted"}),
-        ("attempts_failed_total", {"provider": "OpenAI", "blame": "maker"}),
+        ("attempts_failed_total", {"provider": "OpenAI", "blame": "provider"}),
         ("failovers_total", {"provider": "OpenAI"}),
         ("provider_timeouts_total", {"kind": "first_token", "provider": "Google"}),
         ("tool_calls_total", {"tool": "calculator", "outcome": "ok"}),

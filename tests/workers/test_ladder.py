@@ -80,10 +80,10 @@ def test_who_rests_is_never_named() -> None:
 
 
 LEFT: list[tuple[Blame, list[str]]] = [
-    ("maker", ["b", "c", "a"]),
+    ("provider", ["b", "c", "a"]),
     ("model", ["b", "c"]),
     ("key", ["b"]),
-    ("room", ["c"]),
+    ("context_window", ["c"]),
     ("request", []),
 ]
 
@@ -91,7 +91,7 @@ LEFT: list[tuple[Blame, list[str]]] = [
 @pytest.mark.parametrize(("blame", "left"), LEFT)
 def test_whose_fault_it_is_says_who_is_left(blame: Blame, left: list[str]) -> None:
     made = ladder()
-    made.failed(A, ProviderError("x", retryable=blame == "maker", blame=blame), 0.0, 0.0)
+    made.failed(A, ProviderError("x", retryable=blame == "provider", blame=blame), 0.0, 0.0)
     told = []
     while isinstance(step := made.next(0.0, nobody), Choice):
         told.append(step.model.id)

@@ -129,7 +129,7 @@ def told(pieces: list[Piece], error: ProviderError | None) -> list[Any]:
             story.append(piece.text)
         elif isinstance(piece, ToolUse):
             story.append((piece.name, piece.arguments))
-        else:
+        elif isinstance(piece, Finish):
             story.append((piece.reason, piece.input_tokens, piece.output_tokens))
     return [*story, error.code] if error is not None else story
 

@@ -107,7 +107,7 @@ class Attempts:
     def broke_off(self, error: ProviderError) -> None:
         """The call that was open has failed in the middle of its answer."""
         self._metrics.timed_out(self.choice, error.reason)
-        if error.blame not in ("request", "room"):
+        if error.blame not in ("request", "context_window"):
             self._health.failed(self.choice)
 
     def over(self, error: str = "") -> None:
@@ -153,7 +153,7 @@ class Attempts:
             events.attempt(model.id, model.provider, error.code, error.message, round(max(0.0, seconds), 3))
         )
         self._ladder.failed(choice, error, time.monotonic(), random.random())  # noqa: S311
-        if error.blame in ("request", "room"):
+        if error.blame in ("request", "context_window"):
             self._health.dropped(choice)
         else:
             self._health.failed(choice)

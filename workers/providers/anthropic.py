@@ -14,7 +14,7 @@ import msgspec
 
 from tokenrelay.protocol.events import FinishReason
 from tokenrelay.protocol.wire.sse import Frame
-from tokenrelay.workers.conversation import Message, ModelRequest, Piece, ToolSpec
+from tokenrelay.workers.conversation import Message, ModelRequest, Piece, ToolSpec, text_of
 from tokenrelay.workers.providers.base import Accepts
 from tokenrelay.workers.providers.faults import Fault
 from tokenrelay.workers.providers.jsontext import UNREADABLE, decode, encode
@@ -200,7 +200,9 @@ class Parser(_Parser):
 
 def encode_request(request: ModelRequest, accepts: Accepts, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> bytes:
     """The body of the POST: what is None or empty is left to the model, not sent."""
-    system = [turn.content for turn in request.messages if turn.role in ("system", "developer") and turn.content]
+    system = [
+        text_of(turn.content) for turn in request.messages if turn.role in ("system", "developer") and turn.content
+    ]
     body: dict[str, Any] = {
         "model": request.model,
         accepts.token_limit_field or MAX_TOKENS: (
@@ -241,7 +243,7 @@ def _encode_blocks(message: Message) -> Iterator[dict[str, Any]]:
         yield {"type": "tool_result", "tool_use_id": _id(message.tool_call_id or ""), "content": message.content}
         return
     for use in message.tool_calls:  # "thinking blocks must come first"
-        if use.echo is not None and use.echo.dialect == Parser.dialect:
+        if use.echo is not None and use.echo.source == Parser.dialect:
             yield from use.echo.value
     if message.content:  # an empty text is refused
         yield {"type": "text", "text": message.content}

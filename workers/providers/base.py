@@ -45,10 +45,10 @@ def fitted(request: ModelRequest, accepts: Accepts) -> ModelRequest:
     return msgspec.structs.replace(request, **nothing)
 
 
-Blame: TypeAlias = Literal["request", "room", "model", "key", "maker"]
-"""Whose fault it is, and so who else may do better: `request`, nobody; `room`, a model with more context; `model`, any
-other, for this one is gone; `key`, any other maker, for this one does not take our credentials; `maker`, anybody, and
-the same one after a while."""
+Blame: TypeAlias = Literal["request", "context_window", "model", "key", "provider"]
+"""Whose fault it is, and so who else may do better: `request`, nobody; `context_window`, a model with a larger one;
+`model`, any other, for this one is gone; `key`, any other provider, for this one does not take our credentials;
+`provider`, anybody, and the same one after a while."""
 
 Reason: TypeAlias = Literal["connect", "first_token", "between_tokens", "total", "provider"]
 """Why no answer came, or not all of it: which patience ran out, or the maker's own fault. For logs and metrics."""
@@ -58,7 +58,7 @@ class ProviderError(Exception):
     """The model's maker failed. `code` is a row of the error table (`PROVIDER_ERROR`, `TIMEOUT`, `RATE_LIMIT`…).
 
     `message` is shown to the client: a sentence that names no host, key or internals; details go to the log.
-    `retryable`: the same request may succeed later. `blame` left out: `maker` if it is, else `request`.
+    `retryable`: the same request may succeed later. `blame` left out: `provider` if it is, else `request`.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class ProviderError(Exception):
         self.code = code
         self.retryable = retryable
         self.retry_after_s = retry_after_s
-        self.blame: Blame = blame or ("maker" if retryable else "request")
+        self.blame: Blame = blame or ("provider" if retryable else "request")
         self.reason = reason
 
 

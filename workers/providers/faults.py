@@ -49,7 +49,11 @@ _UNKNOWN = ("PROVIDER_ERROR", "the model's maker does not know this model", Fals
 _FAILED = ("PROVIDER_ERROR", "the model's maker failed to answer", True)
 _GAVE_UP = ("TIMEOUT", "the model's maker gave up waiting", True)
 
-_BLAMES: Final[Mapping[tuple[str, str, bool], Blame]] = {_TOO_LONG: "room", _UNKNOWN: "model", _LOCKED_OUT: "key"}
+_BLAMES: Final[Mapping[tuple[str, str, bool], Blame]] = {
+    _TOO_LONG: "context_window",
+    _UNKNOWN: "model",
+    _LOCKED_OUT: "key",
+}
 
 _WORDS: Final[Mapping[str, tuple[str, str, bool]]] = {
     # OpenAI, and who speaks like it: https://platform.openai.com/docs/guides/error-codes

@@ -260,7 +260,7 @@ def _encode_parts(message: Message, uses: Mapping[str, ToolUse]) -> Iterator[dic
 
 
 def _echo(use: ToolUse) -> dict[str, Any]:
-    return dict(use.echo.value) if use.echo is not None and use.echo.dialect == Parser.dialect else {}
+    return dict(use.echo.value) if use.echo is not None and use.echo.source == Parser.dialect else {}
 
 
 def _with_id(use: ToolUse | None, call_id: str) -> dict[str, Any]:

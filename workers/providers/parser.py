@@ -145,7 +145,7 @@ class Parser:
             arguments = call.parsed()
             if arguments is None or not call.name:
                 raise ProviderError("the model wrote a tool call that cannot be read", retryable=True)
-            echo = None if call.echo is None else Echo(self.dialect, call.echo)
+            echo = None if call.echo is None else Echo(self.dialect, "", call.echo)
             yield ToolUse(whole(call.call_id) or f"call_{number}", whole(call.name), arguments, echo)
 
     def _fail(self, fault: Fault | str) -> NoReturn:

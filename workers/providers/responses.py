@@ -197,7 +197,7 @@ def _encode_message(message: Message) -> Iterator[dict[str, Any]]:
         yield {"type": "function_call_output", "call_id": message.tool_call_id or "", "output": message.content}
         return
     thoughts = [
-        use.echo.value if use.echo is not None and use.echo.dialect == Parser.dialect else []
+        use.echo.value if use.echo is not None and use.echo.source == Parser.dialect else []
         for use in message.tool_calls
     ]
     yield from thoughts[0] if thoughts else []  # they came before the text

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from tokenrelay.protocol.models import scripted
-from tokenrelay.workers.conversation import Delta, Finish, ModelRequest, Piece, ToolUse
+from tokenrelay.workers.conversation import Delta, Finish, ModelRequest, Piece, ToolUse, text_of
 from tokenrelay.workers.providers.base import ProviderError
 
 FREE_RUN: Final = 32
@@ -28,7 +28,7 @@ class Scripted:
         resumed = bool(request.messages) and request.messages[-1].role == "tool"
         at = spec.tool_after or 0 if resumed else 0
         end = spec.tokens if request.max_tokens is None else min(spec.tokens, request.max_tokens)
-        input_tokens = 0 if resumed else sum(len(message.content.split()) for message in request.messages)
+        input_tokens = 0 if resumed else sum(len(text_of(message.content).split()) for message in request.messages)
         loop = asyncio.get_running_loop()
         due = loop.time() + (0 if resumed else spec.first_ms / 1000)
         interval = spec.interval_ms / 1000

@@ -91,7 +91,7 @@ def _is_out(other: Choice, failed: Choice, error: ProviderError) -> bool:
     match error.blame:
         case "request":
             return True
-        case "room":
+        case "context_window":
             room, most = other.model.context, failed.model.context
             return other is failed or (room is not None and most is not None and room <= most)
         case "key":

@@ -47,7 +47,7 @@ ECHOES: Final = {
 
 
 def calls(dialect: str) -> tuple[ToolUse, ToolUse]:
-    echo = Echo(dialect, ECHOES[dialect]) if ECHOES[dialect] else None
+    echo = Echo(dialect, "", ECHOES[dialect]) if ECHOES[dialect] else None
     return ToolUse("c0", "weather", {"city": "Zürich", "days": [1, 2]}, echo), ToolUse("c1", "clock.now", {})
 
 
@@ -270,14 +270,14 @@ def test_an_empty_turn_is_not_sent(dialect: str) -> None:
 
 
 def test_gemini_signs_a_call_that_it_did_not_make() -> None:
-    use = ToolUse("c0", "f", {}, Echo("anthropic", [{"type": "thinking"}]))
+    use = ToolUse("c0", "f", {}, Echo("anthropic", "", [{"type": "thinking"}]))
     turns = [Message("user", "hi"), Message("assistant", "", (use,)), Message("tool", "ok", tool_call_id="c0")]
     part = asked("gemini", ModelRequest("m-1", turns))[1]["contents"][1]["parts"][0]
     assert part == {"functionCall": {"id": "c0", "name": "f", "args": {}}, "thoughtSignature": UNSIGNED}
 
 
 def test_gemini_is_not_told_an_id_that_it_did_not_give() -> None:
-    use = ToolUse("call_0", "f", {}, Echo("gemini", {"id": None, "signature": "c2ln"}))
+    use = ToolUse("call_0", "f", {}, Echo("gemini", "", {"id": None, "signature": "c2ln"}))
     turns = [Message("user", "hi"), Message("assistant", "", (use,)), Message("tool", "ok", tool_call_id="call_0")]
     assert "call_0" not in json.dumps(asked("gemini", ModelRequest("m-1", turns))[1])
 
