@@ -7,19 +7,27 @@ A publication with entry 10 is news, one with 9 is known, one that begins at 11 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from tokenrelay.protocol.store.entries import TOKEN, Entry, is_terminal
 
 MAX_WINDOW_ENTRIES: Final = 1024
-MAX_WINDOW_CHARACTERS: Final = 128 * 1024
+MAX_WINDOW_BYTES: Final = 512 * 1024
 MAX_HELD_ENTRIES: Final = 4096
-MAX_CHUNK_BYTES: Final = 32 * 1024
-"""What one socket write takes at the most, one large event excepted: it bounds what a stalled reader costs."""
+MAX_CHUNK_BYTES: Final = 16 * 1024
+"""What one socket write takes at the most, one large event excepted. A stalled reader costs about two of them: one in
+its transport, one that waits for its turn."""
+
+TRIM_EVERY: Final = 64
+"""Entries that may gather before the window looks who has them: a look costs time for each reader."""
+
+ENTRY_BYTES: Final = 240
+"""What an entry weighs beside its text on CPython 3.11: a list of four, its time, its model's name, its place here."""
 
 
 class Offer(Enum):
@@ -56,7 +64,7 @@ class Feed:
         self.wanted = 0  # highest id heard of; more than `last` while a gap is open
         self.is_anchored = False
         self._entries: list[Entry] = []
-        self._characters = 0
+        self._bytes = 0  # of the entries and of what they were encoded to, as they lie in memory
         self._encoded: dict[str, list[bytes | None]] = {}  # format → as many slots as entries
         self._memo: dict[
             str, tuple[int, Chunk]
@@ -113,7 +121,7 @@ class Feed:
             return Offer.KNOWN
         fresh = entries[last + 1 - first_id :] if first_id <= last else entries
         self._entries.extend(fresh)
-        self._characters += sum(_weight(entry) for entry in fresh)
+        self._bytes += sum(map(_bytes_of, fresh))
         for slots in self._encoded.values():
             slots.extend([None] * len(fresh))
         self._memo.clear()
@@ -125,22 +133,23 @@ class Feed:
         return self.has_gap
 
     def needs_trim(self) -> bool:
-        return len(self._entries) > 64
+        return len(self._entries) > TRIM_EVERY or self._bytes > MAX_WINDOW_BYTES
 
     def trim(self, slowest: int) -> None:
         """Let go what every reader has (`slowest` is the smallest cursor), and what is beyond the bounds anyway.
 
         The newest entry stays, so that an ended feed knows it has ended.
         """
+        self._memo.clear()
         drop = min(max(slowest - self.floor, 0), len(self._entries) - 1)
         drop = max(drop, len(self._entries) - MAX_WINDOW_ENTRIES)
-        characters = self._characters - sum(_weight(entry) for entry in self._entries[:drop])
-        while characters > MAX_WINDOW_CHARACTERS and drop < len(self._entries) - 1:
-            characters -= _weight(self._entries[drop])
+        bytes_left = self._bytes - sum(map(self._weight, range(drop)))
+        while bytes_left > MAX_WINDOW_BYTES and drop < len(self._entries) - 1:
+            bytes_left -= self._weight(drop)
             drop += 1
         if drop <= 0:
             return
-        self._characters = characters
+        self._bytes = bytes_left
         self.floor += drop
         del self._entries[:drop]
         for slots in self._encoded.values():
@@ -169,6 +178,7 @@ class Feed:
             part = slots[index]
             if part is None:
                 part = slots[index] = form.encode(self._entries[index], self.floor + index + 1, self.stream_id)
+                self._bytes += sys.getsizeof(part)
             size += len(part)
             if parts and size > MAX_CHUNK_BYTES:
                 break
@@ -176,6 +186,11 @@ class Feed:
         end = start + len(parts)
         body = parts[0] if len(parts) == 1 else form.separator.join(parts)
         return Chunk(body, len(parts), self.floor + end, is_terminal(self._entries[end - 1]))
+
+    def _weight(self, index: int) -> int:
+        """Bytes that leave with an entry: its own and those of what it was encoded to."""
+        encoded = (slots[index] for slots in self._encoded.values())
+        return _bytes_of(self._entries[index]) + sum(sys.getsizeof(part) for part in encoded if part is not None)
 
     def _hold(self, first_id: int, entries: Sequence[Entry]) -> None:
         if self._held_entries + len(entries) > MAX_HELD_ENTRIES:
@@ -185,11 +200,16 @@ class Feed:
         self._held_entries += len(entries)
 
 
-def _weight(entry: Entry) -> int:
-    """Roughly the characters an entry holds.
-
-    Most are tokens, whose text is their fourth item: for them no sum is made (a sixth of an edge's time under load).
-    """
+def _bytes_of(entry: Entry) -> int:
+    """What an entry takes in memory. Most are tokens, whose text is their fourth item: they take a short way."""
     if entry[0] == TOKEN:
-        return len(entry[3]) + 64
-    return sum(len(item) for item in entry if isinstance(item, str)) + 64
+        return sys.getsizeof(entry[3]) + ENTRY_BYTES
+    return sum(map(_deep_bytes, entry)) + ENTRY_BYTES
+
+
+def _deep_bytes(value: Any) -> int:
+    if isinstance(value, dict):
+        return sys.getsizeof(value) + sum(_deep_bytes(key) + _deep_bytes(item) for key, item in value.items())
+    if isinstance(value, list):
+        return sys.getsizeof(value) + sum(map(_deep_bytes, value))
+    return sys.getsizeof(value)

@@ -16,7 +16,13 @@ HEARTBEAT_S: Final = 15.0
 """Proxies cut at 60 to 100 s of silence; WHATWG section 9.2.7 suggests a comment every 15 s."""
 
 PAGE_ENTRIES: Final = 512
-"""How many entries one read of the log asks for."""
+"""How many entries one read of the log asks for at the most."""
+
+PAGE_BYTES: Final = 64 * 1024
+"""About how many bytes of the log one read brings: few entries where they are large."""
+
+STUCK_S: Final = 1.0
+"""A reader whose write has waited for longer holds nothing but its cursor: no window, no page of the log."""
 
 
 class Step(Enum):
@@ -83,6 +89,10 @@ class Session:
 
     def heartbeat_due(self, now: float, every_s: float = HEARTBEAT_S) -> bool:
         return self.sending_since is None and now - self.wrote_at >= every_s
+
+    def is_stuck(self, now: float) -> bool:
+        """True when a write has waited long enough that nothing should be kept for its reader."""
+        return self.sending_since is not None and now - self.sending_since >= STUCK_S
 
     def is_stalled(self, now: float, timeout_s: float) -> bool:
         """True when a write has been waiting for the socket for longer than `timeout_s`."""

@@ -132,6 +132,10 @@ class EndWaiter:
         self.over = asyncio.Event()
         self.must_leave = False  # the edge goes before the answer came
 
+    def is_stuck(self, _: float) -> bool:
+        """Never: its cursor is beyond everything."""
+        return False
+
     def close_soon(self) -> None:
         self.must_leave = True
         self.over.set()

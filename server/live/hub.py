@@ -55,6 +55,10 @@ class Reader(Protocol):
         """There may be something to do: events, an end."""
         ...
 
+    def is_stuck(self, now: float, /) -> bool:
+        """True when its write has waited for so long that the window is not to be kept for it."""
+        ...
+
 
 class Channel:
     """One generation here: its feed, its readers, and when it last was heard of."""
@@ -77,6 +81,11 @@ class Channel:
     def wake(self) -> None:
         for reader in self.readers:
             reader.wake()
+
+    def trim(self, now: float) -> None:
+        """Keep what a reader that moves still lacks; one that is stuck reads the log when it moves again."""
+        moving = (reader.session.cursor for reader in self.readers if not reader.is_stuck(now))
+        self.feed.trim(min(moving, default=self.feed.last))
 
 
 class Hub:
@@ -222,7 +231,7 @@ class Hub:
             channel.heard_at = time.monotonic()
             channel.quiet_s = QUIET_S
             if channel.feed.needs_trim():
-                channel.feed.trim(min((reader.session.cursor for reader in channel.readers), default=0))
+                channel.trim(channel.heard_at)
             channel.wake()
         elif offer is Offer.GAP:
             self._start_refill(channel)
@@ -304,6 +313,8 @@ class Hub:
         while True:
             await asyncio.sleep(TICK_S)
             now = time.monotonic()
+            for channel in list(self._channels.values()):
+                channel.trim(now)
             try:
                 await self._ask_logs(list(self._quiet(now)))
                 await self._send_probe(now)

@@ -16,11 +16,16 @@ from typing import Final, TypeAlias
 import msgspec
 
 from tokenrelay.protocol.reading.feed import Chunk, Format
-from tokenrelay.protocol.reading.session import PAGE_ENTRIES, Session
+from tokenrelay.protocol.reading.session import PAGE_BYTES, PAGE_ENTRIES, Session
 from tokenrelay.server.store.log import LogReader
 
 AT_ONCE: Final = 2
 """Pages under way. One takes some 2 ms of this process; between two of them everybody else has a turn."""
+
+FIRST_PAGE_ENTRIES: Final = 128
+LEAST_PAGE_ENTRIES: Final = 4
+MOST_SIZES: Final = 1_024
+"""Of so many streams it is known how many entries make a page of about `PAGE_BYTES`."""
 
 KEPT_BYTES: Final = 4 * 1024 * 1024
 KEPT_S: Final = 5.0
@@ -45,6 +50,7 @@ class Replays:
         self._under_way: dict[Key, asyncio.Task[list[Chunk]]] = {}
         self._kept: OrderedDict[Key, _Page] = OrderedDict()  # the oldest first
         self._bytes = 0
+        self._fitting: OrderedDict[str, int] = OrderedDict()  # stream → entries that make a page; the oldest first
 
     def __repr__(self) -> str:
         return f"<Replays {len(self._under_way)} under way | {len(self._kept)} pages, {self._bytes} bytes kept>"
@@ -79,14 +85,24 @@ class Replays:
     async def _read(self, key: Key, session: Session, form: Format) -> list[Chunk]:
         try:
             async with self._turn:
-                first, entries = await self._reads.page(session.stream_id, key[1])
+                most = self._fitting.get(session.stream_id, FIRST_PAGE_ENTRIES)
+                first, entries = await self._reads.page(session.stream_id, key[1], most)
                 self._on_read(len(entries))
                 chunks = session.chunks(first, entries, form)
         finally:
             del self._under_way[key]
-        if len(entries) == PAGE_ENTRIES:  # one that is not full may be longer the next time
+        if len(entries) == most:  # one that is not full may be longer the next time
             self._keep(key, chunks)
+        self._learn(session.stream_id, len(entries), sum(len(chunk.body) for chunk in chunks))
         return chunks
+
+    def _learn(self, stream_id: str, entries: int, size: int) -> None:
+        """How many entries to read of this stream the next time: XRANGE bounds their number, not their bytes."""
+        fitting = entries * PAGE_BYTES // max(size, 1)
+        self._fitting[stream_id] = min(max(fitting, LEAST_PAGE_ENTRIES), PAGE_ENTRIES)
+        self._fitting.move_to_end(stream_id)
+        if len(self._fitting) > MOST_SIZES:
+            self._fitting.popitem(last=False)
 
     def _keep(self, key: Key, chunks: list[Chunk]) -> None:
         size = sum(len(chunk.body) for chunk in chunks)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.lifecycle import TOLD_NOTHING
+from tokenrelay.protocol.reading.feed import Chunk
 from tokenrelay.protocol.reading.session import Session, Step
 from tokenrelay.protocol.store import entries
 from tokenrelay.protocol.wire import event_json, formats, sse
@@ -52,6 +54,9 @@ class SseResponse:
         self._is_closing = False  # the edge wants the client elsewhere
         self._leave_at = drain.rotation_at(edge.settings.rotate_s, time.monotonic())
         self._heartbeat_due = False
+        self._page: deque[Chunk] = (
+            deque()
+        )  # of the log, read and not written yet; let go when the client accepts nothing
 
     def __repr__(self) -> str:
         return f"<SseResponse {self.session!r}>"
@@ -64,7 +69,12 @@ class SseResponse:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def is_stuck(self, now: float) -> bool:
+        return self.session.is_stuck(now)
+
     def tick(self, now: float) -> None:
+        if self.is_stuck(now):
+            self._page.clear()  # read again when it moves again
         if self.session.is_stalled(now, self._edge.settings.send_timeout_s):
             self._edge.metrics.send_timeouts.labels("sse").inc()
             self._cause = "send_timeout"
@@ -158,7 +168,7 @@ class SseResponse:
     async def _replay(self) -> bool:
         """One page of the log; False when the rest of it is not there."""
         try:
-            chunks = await replay.shared(self._edge.replays.page(self.session, formats.SSE))
+            self._page.extend(await replay.shared(self._edge.replays.page(self.session, formats.SSE)))
         except TokenrelayError:
             self._heartbeat_due = True  # Redis is away; stay, and try again
             await self._write(sse.HEARTBEAT)
@@ -167,7 +177,8 @@ class SseResponse:
         except LookupError:
             await self._write_lost()
             return False
-        for chunk in chunks:
+        while self._page:
+            chunk = self._page.popleft()
             self.session.took(chunk)
             await self._write(chunk.body)
             if self._is_gone:

@@ -11,8 +11,8 @@ import structlog
 from starlette.types import Receive, Send
 
 from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.protocol.reading.feed import MAX_CHUNK_BYTES
-from tokenrelay.protocol.reading.session import Session, Step
+from tokenrelay.protocol.reading.feed import MAX_CHUNK_BYTES, Chunk
+from tokenrelay.protocol.reading.session import STUCK_S, Session, Step
 from tokenrelay.protocol.store import entries
 from tokenrelay.protocol.store.context import Context, for_stream
 from tokenrelay.protocol.wire import cursor, websocket
@@ -74,8 +74,15 @@ class Socket:
         self._ready[attachment] = None
         self._something.set()
 
+    def is_stuck(self, now: float) -> bool:
+        """True when a frame has waited long enough that nothing should be kept for this socket's readers."""
+        return self._sending_since is not None and now - self._sending_since >= STUCK_S
+
     def tick(self, now: float) -> None:
         since = self._sending_since
+        if self.is_stuck(now):
+            for attachment in self._attachments.values():
+                attachment.let_go()
         if since is not None and now - since >= self._edge.settings.send_timeout_s:
             self._sending_since = None
             self._edge.metrics.send_timeouts.labels("ws").inc()
@@ -276,9 +283,9 @@ class Socket:
         if not bodies:
             return
         frame = websocket.frame(self._dialect, bodies, count)
-        kind = "bytes" if isinstance(frame, bytes) else "text"
+        bodies.clear()  # a client that accepts nothing holds one copy, not two
         self._sending_since = time.monotonic()
-        await self._send({"type": "websocket.send", kind: frame})
+        await self._send({"type": "websocket.send", "bytes" if isinstance(frame, bytes) else "text": frame})
         self._sending_since = None
         self._timed.written()
 
@@ -296,12 +303,16 @@ class Socket:
             return []
         form = self._dialect.events
         page, attachment.page = attachment.page, None
+        chunk: Chunk | None = None
         try:
             if page is not None:
-                chunks = page.result()
+                attachment.chunks.extend(page.result())
+            if attachment.chunks:
+                chunk = attachment.chunks.popleft()
             elif step is Step.TAKE and channel is not None:
                 chunk = channel.feed.after(session.cursor, form)
-                chunks = [] if chunk is None else [self._timed.taking(attachment, chunk)]
+                if chunk is not None:
+                    chunk = self._timed.taking(attachment, chunk)
             else:
                 attachment.ask(self._edge.replays.page(session, form))
                 return []
@@ -311,13 +322,13 @@ class Socket:
             return []
         except (LookupError, entries.CorruptEntry):
             return self._lost(attachment)
-        for chunk in chunks:
+        if chunk is not None:
             session.took(chunk)
         if session.has_ended:
             self._detach(session.stream_id, "client")
         elif self._attachments.get(session.stream_id) is attachment:
             self.mark_ready(attachment)
-        return [(chunk.body, chunk.count) for chunk in chunks]
+        return [] if chunk is None else [(chunk.body, chunk.count)]
 
     def _lost(self, attachment: Attachment) -> list[tuple[bytes, int]]:
         stream_id = attachment.session.stream_id

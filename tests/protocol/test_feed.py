@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -12,8 +13,9 @@ from tests.protocol.cases import AT, COMPLETION, STARTED, STREAM, entry, pure, t
 from tokenrelay.protocol.reading import feed
 from tokenrelay.protocol.reading.feed import Feed, Format, Offer
 from tokenrelay.protocol.store import entries
-from tokenrelay.protocol.store.entries import Entry
+from tokenrelay.protocol.store.entries import Entry, pack_token, unpack_entry
 from tokenrelay.protocol.wire import formats
+from tokenrelay.protocol.wire.formats import SSE
 
 LOG = [entry(STARTED), *(entry(token(f"w{number} ")) for number in range(8)), entry(COMPLETION)]
 PLAIN = Format("plain", lambda _, entry_id, __: b"%d;" % entry_id)
@@ -197,13 +199,13 @@ def test_nobody_keeps_more_than_so_many_entries() -> None:
     assert (made.floor, made.last) == (10, feed.MAX_WINDOW_ENTRIES + 10)
 
 
-def test_nobody_keeps_more_than_so_many_characters() -> None:
+def test_nobody_keeps_more_than_so_many_bytes() -> None:
     made = anchored()
-    size = feed.MAX_WINDOW_CHARACTERS // 10
+    size = feed.MAX_WINDOW_BYTES // 10
     made.offer(1, tokens(30, size))
     made.trim(0)
     assert 1 <= made.last - made.floor <= 10
-    made.offer(31, tokens(1, 2 * feed.MAX_WINDOW_CHARACTERS))
+    made.offer(31, tokens(1, 2 * feed.MAX_WINDOW_BYTES))
     made.trim(0)
     assert (made.floor, made.last) == (30, 31)
 
@@ -213,8 +215,32 @@ def test_the_bounds_hold_however_often_it_is_trimmed() -> None:
     for first in range(1, 3000, 40):
         made.offer(first, tokens(40, 200))
         made.trim(0)
-        assert (made.last - made.floor) * 200 <= feed.MAX_WINDOW_CHARACTERS
+        assert (made.last - made.floor) * 200 <= feed.MAX_WINDOW_BYTES
     assert ids(made, made.floor) == list(range(made.floor + 1, made.last + 1))
+
+
+@pytest.mark.parametrize("text", ["w12 ", "x" * 4000, "\u0436" * 4000, "\U0001f600" * 4000])
+def test_the_window_counts_the_bytes_that_it_takes(text: str) -> None:
+    """Characters take one, two or four bytes, and an entry much more than its text."""
+    raw = [pack_token(1_793_880_000_000 + number, "scripted?tokens=9", text) for number in range(200)]
+    made = anchored()
+    tracemalloc.start()
+    made.offer(1, [unpack_entry(data) for data in raw])
+    made.after(0, SSE)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0.6 <= made._bytes / taken <= 1.4
+
+
+def test_trimming_counts_down_to_what_is_left() -> None:
+    made = anchored()
+    made.offer(1, tokens(100, 50))
+    made.after(0, SSE)
+    made.trim(99)
+    alone = anchored()
+    alone.offer(1, tokens(1, 50))
+    alone.after(0, SSE)
+    assert made._bytes == pytest.approx(alone._bytes, abs=4)  # the id of the encoded one has two digits more
 
 
 def test_an_empty_window_can_be_trimmed() -> None:

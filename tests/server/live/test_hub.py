@@ -15,7 +15,7 @@ import pytest
 from tests.contract.store import STARTED, Store, token
 from tests.fleet import Fleet
 from tokenrelay.protocol.events import Completion, Token
-from tokenrelay.protocol.reading.session import Session, Step
+from tokenrelay.protocol.reading.session import STUCK_S, Session, Step
 from tokenrelay.protocol.store import keys
 from tokenrelay.protocol.store.entries import Entry, event_of, pack, unpack_entry
 from tokenrelay.protocol.wire import formats
@@ -47,6 +47,9 @@ class Reader:
 
     def wake(self) -> None:
         self._woken.set()
+
+    def is_stuck(self, now: float) -> bool:
+        return self.session.is_stuck(now)
 
     async def run(self) -> str:
         """To the end of the stream; every id is checked to be the next one."""
@@ -337,3 +340,25 @@ def test_an_answer_from_before_a_stream_was_made_is_no_loss(fleet: Fleet) -> Non
         assert not channel.is_lost
 
     play(fleet, scene, Slow)
+
+
+def test_a_reader_whose_write_has_waited_for_a_second_does_not_hold_the_window(fleet: Fleet) -> None:
+    async def scene(hub: Hub, reads: LogReader, store: Store) -> None:
+        channel = await hub.open("stream-2", is_new=True)
+        stuck, moving = Reader(channel, reads), Reader(channel, reads)
+        stuck.session.sending_since, now = 10.0, 10.0 + STUCK_S
+        hub.join(channel, stuck)
+        channel.feed.offer(1, [["t", 0, "m", "x" * 1000]] * 60)
+        channel.trim(now - 0.01)
+        assert channel.feed.floor == 0
+        channel.trim(now)
+        assert (channel.feed.floor, channel.feed.last) == (59, 60)  # the newest stays: it may be the end
+        assert stuck.session.next_step(channel.feed) is Step.READ_LOG
+
+        moving.session.cursor = 60
+        hub.join(channel, moving)
+        channel.feed.offer(61, [["t", 0, "m", "x"]] * 40)
+        channel.trim(now)
+        assert channel.feed.floor == 60
+
+    play(fleet, scene)

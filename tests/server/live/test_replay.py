@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.protocol.reading.session import PAGE_ENTRIES, Session
+from tokenrelay.protocol.reading.session import PAGE_BYTES, PAGE_ENTRIES, Session
 from tokenrelay.protocol.store import entries
 from tokenrelay.protocol.wire import formats
 from tokenrelay.server.live import replay
-from tokenrelay.server.live.replay import AT_ONCE, KEPT_BYTES, KEPT_S, Replays
+from tokenrelay.server.live.replay import AT_ONCE, FIRST_PAGE_ENTRIES, KEPT_BYTES, KEPT_S, LEAST_PAGE_ENTRIES, Replays
 from tokenrelay.server.store.log import LogReader
 
 PATIENCE_S = 10
@@ -76,12 +76,12 @@ def test_a_crowd_at_one_place_costs_one_read() -> None:
 
 def test_formats_and_compactness_are_not_mixed_up() -> None:
     async def scene() -> None:
-        replays = Replays(Reads(PAGE_ENTRIES))
+        replays = Replays(Reads(FIRST_PAGE_ENTRIES))
         for _ in range(2):  # read, then kept
             exact = await replays.page(session(), formats.SSE)
             compact = await replays.page(session(is_compact=True), formats.SSE)
             over_ws = await replays.page(session(), formats.WS_JSON)
-            assert sum(chunk.count for chunk in exact) == PAGE_ENTRIES
+            assert sum(chunk.count for chunk in exact) == FIRST_PAGE_ENTRIES
             assert sum(chunk.count for chunk in compact) == 1
             assert over_ws[0].body.startswith(b'{"type":"event"')
 
@@ -109,7 +109,7 @@ def test_few_pages_are_under_way_at_once() -> None:
 
 def test_a_full_page_is_kept_for_a_while_and_no_longer() -> None:
     async def scene() -> None:
-        reads = Reads(PAGE_ENTRIES)
+        reads = Reads(FIRST_PAGE_ENTRIES)
         replays = Replays(reads)
         first = await read(replays, session())
         assert await read(replays, session()) == first
@@ -123,7 +123,7 @@ def test_a_full_page_is_kept_for_a_while_and_no_longer() -> None:
 
 def test_a_page_that_may_grow_is_read_again() -> None:
     async def scene() -> None:
-        reads = Reads(PAGE_ENTRIES - 1)
+        reads = Reads(FIRST_PAGE_ENTRIES - 1)
         replays = Replays(reads)
         short = await read(replays, session())
         reads.length += 1
@@ -134,14 +134,30 @@ def test_a_page_that_may_grow_is_read_again() -> None:
 
 def test_what_is_kept_is_bounded() -> None:
     async def scene() -> None:
-        reads = Reads(PAGE_ENTRIES, text="x" * 2_000)
+        reads = Reads(FIRST_PAGE_ENTRIES, text="x" * 2_000)
         replays = Replays(reads)
-        sizes = [len(await read(replays, session(f"s{number}"))) for number in range(8)]
+        sizes = [len(await read(replays, session(f"s{number}"))) for number in range(20)]
         assert sum(sizes) > KEPT_BYTES  # else this shows nothing
-        await read(replays, session("s7"))
-        assert len(reads.asked) == 8  # the newest is still there
+        await read(replays, session("s19"))
+        assert len(reads.asked) == 20  # the newest is still there
         await read(replays, session("s0"))
-        assert len(reads.asked) == 9  # the oldest is not
+        assert len(reads.asked) == 21  # the oldest is not
+
+    play(scene())
+
+
+@pytest.mark.parametrize("size", [2, 200, 2_000, 8_000, 60_000])
+def test_a_page_has_few_entries_where_they_are_large(size: int) -> None:
+    async def scene() -> None:
+        reads = Reads(20_000, text="x" * size)
+        replays, reader = Replays(reads), session()
+        chunks = await replays.page(reader, formats.SSE)
+        for _ in range(2):  # the first page of a stream cannot know
+            for chunk in chunks:
+                reader.took(chunk)
+            chunks = await replays.page(reader, formats.SSE)
+        most = max(2 * PAGE_BYTES, LEAST_PAGE_ENTRIES * (size + 200))
+        assert PAGE_BYTES / 2 <= sum(len(chunk.body) for chunk in chunks) <= most
 
     play(scene())
 
