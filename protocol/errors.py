@@ -34,7 +34,7 @@ ROWS: Final = (
     Row("VALIDATION_ERROR", 422, False, "a field has a value it cannot have"),
     Row("RATE_LIMIT", 429, True, "too many requests; try again later"),
     Row("INTERNAL_ERROR", 500, True, "something went wrong here", 1011),
-    Row("PROVIDER_ERROR", 502, True, "the model's maker failed"),
+    Row("PROVIDER_ERROR", 502, True, "the model's provider failed"),
     Row("WORKER_LOST", 502, True, "the worker that wrote the answer is gone"),
     Row("OVERLOADED", 503, True, "too much is waiting already; try again later"),
     Row("SERVICE_UNAVAILABLE", 503, True, "a part that is needed cannot be reached now", 1013),

@@ -122,8 +122,8 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 def attempt(model: str, provider: str, code: str, message: str, seconds: float) -> dict[str, Any]:
-    """One failed call of a maker, as `attempts` holds it: a row's id, its maker, a row of `errors.TABLE`, a sentence
-    that tells no internals, how long it took."""
+    """One failed call of a provider, as `attempts` holds it: a row's id, its provider, a row of `errors.TABLE`,
+    a sentence that reveals no internals, and how long it took."""
     return {"model": model, "provider": provider, "error_code": code, "error": message, "seconds": seconds}
 
 

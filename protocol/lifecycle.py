@@ -1,4 +1,4 @@
-"""The states of a generation and what may follow what, as a table; the Lua scripts obey it, tests hold them to it."""
+"""The states of a generation and the transitions between them, as a table; tests check that the Lua scripts obey it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PublicState: TypeAlias = Literal["queued", "running", "cancelling", "completed",
 
 ENDED: Final[frozenset[str]] = frozenset({"completed", "cancelled", "failed"})
 
-# (from, what happens, to). What is not here cannot happen; a script that is asked for it refuses.
+# (from, what happens, to). There are no others: a script that is asked for another refuses.
 TRANSITIONS: Final[tuple[tuple[State, str, State], ...]] = (
     ("queued", "claim", "running"),
     ("queued", "cancel", "cancelled"),
@@ -19,16 +19,16 @@ TRANSITIONS: Final[tuple[tuple[State, str, State], ...]] = (
     ("running", "complete", "completed"),
     ("running", "cancelled by its worker", "cancelled"),
     ("running", "fail", "failed"),
-    ("running", "lease ran out, nothing told", "queued"),
-    ("running", "lease ran out", "failed"),
-    ("running", "handed back, nothing told", "queued"),
+    ("running", "lease expired, no output yet", "queued"),
+    ("running", "lease expired", "failed"),
+    ("running", "requeued, no output yet", "queued"),
 )
 
 MAX_ATTEMPTS: Final = 3
-"""How often a generation that has told nothing is started: one that kills each worker must not visit them all."""
+"""How often a generation without output is started: one that kills its worker must not kill them all."""
 
 TOLD_NOTHING: Final = 1
-"""Entry 1 is always `started`; a log whose last id is at most this has told a client nothing that binds us."""
+"""Entry 1 is always `started`; a log whose last id is at most this has no output yet, so it may start again."""
 
 
 def state_after(end: Terminal) -> State:

@@ -1,4 +1,4 @@
-"""The catalogue of models: names to who answers. Reads text, not files; knows no key and no maker's API."""
+"""The catalogue of models: which model answers to which name. Reads text, not files; knows no key and no API."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def source(self) -> str:
-        """Who is asked: a `[servers]` table by its name, else the one maker of the dialect."""
+        """Who is asked: a `[servers]` table by its name, else the one provider of the dialect."""
         return self.server or self.dialect
 
 
@@ -109,8 +109,8 @@ class Misnamed(ValueError):
 class Catalogue:
     """All rows, found by any of their names, and how NeuroSwitch chooses among them. Raises Misnamed.
 
-    Ids and names are one row's alone. An upstream id may stand in several rows if their makers differ: alone it means
-    the first of them, with `provider` that maker's.
+    Ids and names belong to one row each. Rows of different providers may share an upstream id: it means the first of
+    them, or, with `provider`, that provider's.
     """
 
     def __init__(
@@ -126,10 +126,10 @@ class Catalogue:
         self._by_upstream: dict[str, list[Model]] = {}
         for row, model in enumerate(self.models):
             for field, name in (("id", model.id), *(("names", name) for name in model.names)):
-                self._check(row, field, name, model, [*self._named(name), *self._of_same_maker(name, model)])
+                self._check(row, field, name, model, [*self._named(name), *self._of_same_provider(name, model)])
                 self._by_name[name.lower()] = model
-            rivals = [other for other in self._named(model.upstream) if _same_maker(other, model)]
-            rivals += self._of_same_maker(model.upstream, model)
+            rivals = [other for other in self._named(model.upstream) if _same_provider(other, model)]
+            rivals += self._of_same_provider(model.upstream, model)
             self._check(row, "upstream", model.upstream, model, rivals)
             self._by_upstream.setdefault(model.upstream.lower(), []).append(model)
         for row, model in enumerate(self.models):
@@ -142,8 +142,8 @@ class Catalogue:
         model = self._by_name.get(name.lower())
         return [] if model is None else [model]
 
-    def _of_same_maker(self, upstream: str, model: Model) -> list[Model]:
-        return [other for other in self._by_upstream.get(upstream.lower(), ()) if _same_maker(other, model)]
+    def _of_same_provider(self, upstream: str, model: Model) -> list[Model]:
+        return [other for other in self._by_upstream.get(upstream.lower(), ()) if _same_provider(other, model)]
 
     def _check(self, row: int, field: str, name: str, model: Model, rivals: Sequence[Model]) -> None:
         known = next((other for other in rivals if other is not model), model)
@@ -183,17 +183,17 @@ class Catalogue:
                 yield Choice(model, name)
 
     def meant(self, name: str) -> Collection[str]:
-        """The ids of the rows that a maker's or a model's name means; none when it means nothing."""
-        of_maker = [row.id for row in self.models if row.provider.lower() == name.lower()]
-        if of_maker:
-            return of_maker
+        """The ids of the rows that a provider's or a model's name means; none when it means nothing."""
+        of_provider = [row.id for row in self.models if row.provider.lower() == name.lower()]
+        if of_provider:
+            return of_provider
         return [choice.model.id for choice in self._found(name)][:1]
 
     def fallbacks(self, name: str | None, provider: str | None) -> list[Choice]:
         """Who may answer in place of a model that the caller named and that cannot; in the row's own order.
 
         None for an exact upstream id: whoever writes that wants this model or an error. A caller that also named the
-        maker gets only models of it. Raises as `choices` does.
+        provider gets only models of it. Raises as `choices` does.
         """
         if name is None or self.is_auto(name):
             return []
@@ -216,13 +216,13 @@ class Catalogue:
                 return [self.find(provider)]
             rows = tuple(row for row in rows if row.provider.lower() == provider.lower())
             if not rows:
-                issue = f"no maker is called {provider[:80]!r}"
+                issue = f"no provider is called {provider[:80]!r}"
                 raise TokenrelayError("VALIDATION_ERROR", f"provider: {issue}", field="provider", issue=issue)
             return [Choice(row, row.upstream) for row in rows]
         return [Choice(row, row.upstream, is_routed=True) for row in rows if row.auto]
 
 
-def _same_maker(one: Model, other: Model) -> bool:
+def _same_provider(one: Model, other: Model) -> bool:
     return one.provider.lower() == other.provider.lower()
 
 

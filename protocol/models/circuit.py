@@ -92,7 +92,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
         )
 
     def failed(self, rules: HealthRules, now: float) -> Record:
-        """An outage, a timeout, a refusal for rate: the maker's fault, not the request's."""
+        """An outage, a timeout, a refusal for rate: the provider's fault, not the request's."""
         rate = self._faded(rules, now)
         after = msgspec.structs.replace(
             self,

@@ -25,7 +25,7 @@ class Wishes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Preferences(msgspec.Struct, frozen=True):
-    """`avoid` and `prefer` hold names of models or makers."""
+    """`avoid` and `prefer` hold names of models or providers."""
 
     strategy: Strategy | None = None
     weights: Wishes | None = None

@@ -12,7 +12,7 @@ MAX_TRACEPARENT: Final = 128
 
 
 class Context(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Travels with a generation from the edge to its worker, and on to the model's maker.
+    """Travels with a generation from the edge to its worker, and on to the model's provider.
 
     `traceparent` is W3C Trace Context's header (https://www.w3.org/TR/trace-context/), "" when there is none.
     `wants_timing`: the completion is to tell where the time went.

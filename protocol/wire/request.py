@@ -202,7 +202,7 @@ def _checked(request: ChatRequest) -> ChatRequest:
 
 
 def _check_turns(turns: list[Message]) -> None:
-    """Calls and results belong together: every maker refuses a conversation in which one is without the other."""
+    """Calls and results belong together: every provider refuses a conversation in which one is without the other."""
     open_calls: dict[str, int] = {}  # calls without a result yet: id → the turn that made them
     for number, turn in enumerate(turns):
         at = f"messages[{number}]"

@@ -301,9 +301,9 @@ MOVES = {
     "complete": lambda store: store.append(1, FIRST, end="completed"),
     "cancelled by its worker": lambda store: store.append(1, FIRST, end="cancelled"),
     "fail": lambda store: store.append(1, FIRST, end="failed"),
-    "lease ran out, nothing told": lambda store: store.reap_twice(),
-    "lease ran out": lambda store: (store.append(1, FIRST, SECOND), store.reap_twice()),
-    "handed back, nothing told": lambda store: store.release(),
+    "lease expired, no output yet": lambda store: store.reap_twice(),
+    "lease expired": lambda store: (store.append(1, FIRST, SECOND), store.reap_twice()),
+    "requeued, no output yet": lambda store: store.release(),
 }
 
 

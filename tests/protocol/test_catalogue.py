@@ -98,7 +98,7 @@ def test_a_provider_narrows_the_choice(name: str | None, provider: str | None, u
 
 @pytest.mark.parametrize(
     ("name", "provider", "words"),
-    [("claude", "openai", "a model of Anthropic, not of 'openai'"), (None, "acme", "no maker is called 'acme'")],
+    [("claude", "openai", "a model of Anthropic, not of 'openai'"), (None, "acme", "no provider is called 'acme'")],
 )
 def test_a_provider_that_does_not_fit_is_refused(name: str | None, provider: str, words: str) -> None:
     with pytest.raises(TokenrelayError, match=words) as caught:

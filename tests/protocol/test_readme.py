@@ -90,14 +90,14 @@ def test_the_metadata_has_the_fields_that_the_scripts_write() -> None:
 
 def test_scripts_and_what_append_replies_are_there() -> None:
     assert [row[0] for row in table("script | asked by | promise")] == [script.name for script in scripts.ALL]
-    told = [names(row[0])[0] for row in table("outcome | means | the worker")]
+    told = [names(row[0])[0] for row in table("outcome | meaning | the worker")]
     replied = set(re.findall(r"return \{'(\w+)'", scripts.APPEND.text))
     assert set(told) == replied
     assert len(told) == len(replied)
 
 
 def test_events_have_the_fields_that_the_code_gives_them() -> None:
-    told = {row[0]: set(names(row[2])) - {'""'} for row in table("event | told by | fields")}
+    told = {row[0]: set(names(row[2])) - {'""'} for row in table("event | recognised by | fields")}
     stamped = dict.fromkeys(event_json.accepted_data(STREAM, "m", 0))
     assert told["accepted"] == stamped.keys()
     given: list[tuple[str, events.Event]] = [
@@ -120,14 +120,14 @@ def test_the_fields_of_a_request_are_there() -> None:
 
 
 def test_messages_are_there() -> None:
-    said = [names(row[0])[0] for row in table("client says | fields | and gets")]
+    said = [names(row[0])[0] for row in table("client sends | fields | answer")]
     for kind in said:
         [command] = websocket.parse_frame(
             event_json.to_json({"type": kind, "message": "m", "stream_id": STREAM}), websocket.JSON
         )
         assert type(command).__name__.lower() == kind
     kinds = ["started", "event", "error", "pong", "reconnect"]
-    assert [names(row[0])[0] for row in table("server says | fields")] == kinds
+    assert [names(row[0])[0] for row in table("server sends | fields")] == kinds
     assert all(f"`{name}`" in README for name in websocket.DIALECTS)
 
 

@@ -28,8 +28,8 @@ _FIELDS: Final = {
     "message": "The question, for a single turn.",
     "prompt": "Another name for `message`.",
     "messages": "The conversation so far, oldest turn first.",
-    "model": "A name from `/api/models`, or a maker's own id. None: NeuroSwitch chooses.",
-    "provider": "The maker whose models may answer.",
+    "model": "A name from `/api/models`, or a provider's own id. Without it, NeuroSwitch chooses.",
+    "provider": "The provider whose models may answer.",
     "stream": "True: the answer as events. False: one JSON object at the end.",
     "max_tokens": "The answer ends with `finish_reason` `length` after so many tokens.",
     "temperature": "Left out of the call to a model that does not take it.",
@@ -45,7 +45,7 @@ _FIELDS: Final = {
     ),
     "preferences": (
         "Wishes NeuroSwitch weighs when it chooses: `strategy` (balanced, speed, quality, cost, weighted), `weights` "
-        "(of quality, speed, cost and strength, 0 to 100), `avoid` and `prefer` (names of models or makers)."
+        "(of quality, speed, cost and strength, 0 to 100), `avoid` and `prefer` (names of models or providers)."
     ),
     "on_disconnect": (
         "What becomes of the generation when nobody reads it any more: `continue`, `cancel`, or `grace:SECONDS` "
@@ -111,18 +111,18 @@ _ANSWERED: Final = {
     "finish_reason": one_of_the_words(sorted(events.FINISH_REASONS), "Why the answer ends here."),
     "response_time": seconds("Seconds from the request to the end."),
     "model": _MODEL_FIELD,
-    "resolved_model": text("The maker's id of the model that answered."),
-    "provider": text("Its maker."),
+    "resolved_model": text("The provider's id of the model that answered."),
+    "provider": text("Its provider."),
 }
 _ATTEMPTS: Final = {
     "attempts": {
         "type": "array",
-        "description": "The calls of makers that failed before, in order.",
+        "description": "The calls of providers that failed before, in order.",
         "items": object_schema(
             "One failed call.",
             {
                 "model": text("The model's name here."),
-                "provider": text("Its maker."),
+                "provider": text("Its provider."),
                 "error_code": text("A row of the error table."),
                 "error": text("A sentence."),
                 "seconds": seconds("How long it took."),
@@ -235,8 +235,8 @@ SCHEMAS: Final[dict[str, Json]] = {
         {"models": {"type": "array", "items": object_schema(
             "One model.",
             {"id": text("Its name here."), "names": {"type": "array", "items": {"type": "string"}},
-             "provider": text("Its maker."),
-             "resolved_model": or_null(text("The maker's id; null where it varies.")),
+             "provider": text("Its provider."),
+             "resolved_model": or_null(text("The provider's id; null where it varies.")),
              "streaming": {"type": "boolean"}, "speed": text("A label."),
              "tools": {"type": "boolean", "description": "Whether it can call tools."},
              "available": {"type": "boolean", "description": "Whether a worker can answer with it now."},
