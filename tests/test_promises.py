@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_docs import settings_table
+from tests.test_readme import settings_table
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("SECURITY.md", "docs/operations.md")
