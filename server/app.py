@@ -56,9 +56,9 @@ class App:
         async with open_edge(self._settings, self._slot) as edge:
             routes: list[Any] = [Route(path, Endpoint(edge, handlers)) for path, handlers in ROUTES.items()]
             routes.append(Route("/static/{name:path}", Endpoint(edge, STATIC)))
-            door = WebSocketEndpoint(edge)
-            routes += [WebSocketRoute("/api/ws", door), Route("/api/ws", door)]
-            self._router = Router(routes, redirect_slashes=False, default=_Elsewhere(edge, door))
+            socket = WebSocketEndpoint(edge)
+            routes += [WebSocketRoute("/api/ws", socket), Route("/api/ws", socket)]
+            self._router = Router(routes, redirect_slashes=False, default=_Elsewhere(edge, socket))
             if self._on_ready is not None:
                 self._on_ready(edge)
             yield
@@ -71,15 +71,15 @@ class App:
 
 
 class _Elsewhere:
-    """Any other path, of either door."""
+    """Any other path, over HTTP and WebSocket."""
 
-    def __init__(self, edge: Edge, door: WebSocketEndpoint) -> None:
+    def __init__(self, edge: Edge, socket: WebSocketEndpoint) -> None:
         self._http = Endpoint(edge, {}, otherwise=_not_found)
-        self._door = door
+        self._socket = socket
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await self._door.deny(scope, receive, send, _nothing_here())
+            await self._socket.deny(scope, receive, send, _nothing_here())
         else:
             await self._http(scope, receive, send)
 

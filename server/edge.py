@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from tokenrelay.protocol.models import catalogue
 from tokenrelay.protocol.runtime.exposition import Exposition, Slot
+from tokenrelay.protocol.runtime.redis import round_trips
 from tokenrelay.protocol.runtime.tracing import open_tracing
 from tokenrelay.server import drain
 from tokenrelay.server.access.auth import Auth, Identity
@@ -33,8 +34,8 @@ CLOSE_S: Final = 2.0
 log = structlog.get_logger()
 
 
-class Door(Protocol):
-    """A connection."""
+class Connection(Protocol):
+    """One client, on whichever transport."""
 
     can_return: bool
     """Its client has a cursor and loses nothing by going. False for one that waits for a whole answer."""
@@ -59,7 +60,7 @@ class Edge:
         self.settings = settings
         self.redis = redis
         self.metrics = Metrics()
-        self.exposition = Exposition(self.metrics, lambda: self.metrics.look(self), slot)
+        self.exposition = Exposition(self.metrics, self._look, slot)
         self.queue_depth: int | None = None  # None but while somebody asks for the metrics
         self.reads = LogReader(redis)
         self.replays = Replays(self.reads, self.metrics.replayed.inc)
@@ -68,24 +69,31 @@ class Edge:
         self.models = Models(catalogue.parse(settings.catalogue.read_text(encoding="utf-8")), redis)
         self.auth = Auth(settings, redis)
         self.tracing = open_tracing("tokenrelay-edge")
-        self.doors: set[Door] = set()
+        self.connections: set[Connection] = set()
         self.limits = Limits(settings)
         self._drained_at: float | None = None  # by the monotonic clock, the end of the window; None until it has begun
 
     def __repr__(self) -> str:
         state = "draining" if self.is_draining else "serving"
-        return f"<Edge {state} | {len(self.doors)} doors | {self.hub!r}>"
+        return f"<Edge {state} | {len(self.connections)} connections | {self.hub!r}>"
+
+    def _look(self) -> None:
+        """Before its metrics are told."""
+        self.metrics.look(
+            probe_age_s=self.hub.probe_age_s, readers=self.hub.readers, behind=self.hub.behind,
+            trips=round_trips(self.redis), queue_depth=self.queue_depth,
+        )  # fmt: skip
 
     @property
     def is_draining(self) -> bool:
         return self._drained_at is not None
 
-    def enter(self, door: Door) -> None:
+    def enter(self, connection: Connection) -> None:
         """A connection has begun. One that was on its way when a drain began goes again soon."""
-        self.doors.add(door)
+        self.connections.add(connection)
         if self._drained_at is not None:
             loop = asyncio.get_running_loop()
-            loop.call_later(drain.late_s(self._drained_at - time.monotonic()), door.close_soon)
+            loop.call_later(drain.late_s(self._drained_at - time.monotonic()), connection.close_soon)
 
     def connection(self, identity: Identity) -> contextlib.AbstractContextManager[None]:
         """While whoever asks has one more connection open. Raises TokenrelayError RATE_LIMIT when that is too many."""
@@ -102,13 +110,13 @@ class Edge:
         while True:
             await asyncio.sleep(TICK_S)
             now = time.monotonic()
-            for door in list(self.doors):
-                door.tick(now)
+            for connection in list(self.connections):
+                connection.tick(now)
             self.replays.forget_old(now)
             if now - looked_at >= self.settings.heartbeat_s / 2:
                 looked_at = now
-                for door in list(self.doors):
-                    door.look()
+                for connection in list(self.connections):
+                    connection.look()
 
     async def drain(self) -> None:
         """Not ready any more; refuse what is new; close what is open, spread over the window, so that clients do not
@@ -118,17 +126,17 @@ class Edge:
         """
         window = self.settings.drain_s
         self._drained_at = time.monotonic() + window
-        log.info("draining", doors=len(self.doors), window_s=window)
+        log.info("draining", connections=len(self.connections), window_s=window)
         loop = asyncio.get_running_loop()
-        readers = [door for door in self.doors if door.can_return]
+        readers = [connection for connection in self.connections if connection.can_return]
         random.shuffle(readers)
-        for door, delay in zip(readers, drain.spread(len(readers), window), strict=True):
-            loop.call_later(delay, door.close_soon)
-        for door in self.doors.difference(readers):
-            loop.call_later(window * drain.WINDOW_SHARE, door.close_soon)
-        while self.doors and time.monotonic() < self._drained_at:
+        for connection, delay in zip(readers, drain.spread(len(readers), window), strict=True):
+            loop.call_later(delay, connection.close_soon)
+        for connection in self.connections.difference(readers):
+            loop.call_later(window * drain.WINDOW_SHARE, connection.close_soon)
+        while self.connections and time.monotonic() < self._drained_at:
             await asyncio.sleep(0.05)
-        log.info("drained", left=len(self.doors))
+        log.info("drained", left=len(self.connections))
 
 
 @contextlib.asynccontextmanager

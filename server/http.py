@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import structlog
 from starlette.datastructures import Headers, QueryParams
@@ -15,29 +14,20 @@ from starlette.types import Receive, Scope, Send
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.store.context import Context, of_headers
-from tokenrelay.protocol.wire import event_json, sse
+from tokenrelay.protocol.wire import event_json
 from tokenrelay.server import drain
 from tokenrelay.server.access import origin
+from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.access.limits import raise_if_crowded
+from tokenrelay.server.edge import Edge
+from tokenrelay.server.net import refusal
 from tokenrelay.server.timing import RequestTimer
-
-if TYPE_CHECKING:
-    from tokenrelay.server.access.auth import Identity
-    from tokenrelay.server.edge import Edge
 
 log = structlog.get_logger()
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 SERVICE_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """Answered to connections beyond the bound too: a probe that fails under load gets the process killed."""
-
-SSE_HEADERS: Final = (
-    (b"content-type", b"text/event-stream"),
-    (b"cache-control", b"no-cache, no-transform"),
-    (b"x-accel-buffering", b"no"),
-    # "Exactly one done:true event ends every stream, and then the connection closes."
-    (b"connection", b"close"),
-)
 
 
 class Disconnected(Exception):
@@ -62,6 +52,7 @@ class Call:
         self.wants_sse_error = self.method == "POST" and "text/event-stream" in self.headers.get("accept", "")
         self.identity: Identity | None = None  # None until it is known who asks
         self.has_begun = False  # the status line is out
+        self.is_last = False  # the connection is to end with this answer
 
     @property
     def method(self) -> str:
@@ -75,24 +66,32 @@ class Call:
     def accepts_json(self) -> bool:
         return "application/json" in self.headers.get("accept", "")
 
-    async def body(self) -> bytes:
-        """Raises TokenrelayError PAYLOAD_TOO_LARGE as soon as that is known, INVALID_REQUEST when it does not come in
-        time, OVERLOADED when too many are coming at once; Disconnected."""
-        settings = self.edge.settings
+    async def body(self, identity: Identity) -> bytes:
+        """The body of one who is known: nobody else's is read.
+
+        Raises TokenrelayError UNSUPPORTED_MEDIA_TYPE, PAYLOAD_TOO_LARGE as soon as that is known, INVALID_REQUEST when
+        it does not come in time, OVERLOADED when too many are coming at once; Disconnected.
+        """
+        settings, owner = self.edge.settings, identity.owner
+        encoding = self.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            raise TokenrelayError(
+                "UNSUPPORTED_MEDIA_TYPE", f"Content-Encoding: {encoding[:40]} is not taken; send it plain"
+            )
         declared = self.headers.get("content-length", "0")
-        if declared.isdigit() and int(declared) > settings.max_body_bytes:
+        if int(declared) > settings.max_body_bytes:
             raise _too_large(settings.max_body_bytes)
         parts: list[bytes] = []
         try:
             async with asyncio.timeout(settings.read_timeout_s):
-                await self._read(parts, settings.max_body_bytes)
+                await self._read(parts, owner, settings.max_body_bytes)
         except TimeoutError as error:
             raise TokenrelayError("INVALID_REQUEST", "the body did not arrive in time") from error
         finally:
-            self.edge.limits.release(sum(map(len, parts)))
+            self.edge.limits.release(owner, sum(map(len, parts)))
         return b"".join(parts)
 
-    async def _read(self, parts: list[bytes], most: int) -> None:
+    async def _read(self, parts: list[bytes], owner: str, most: int) -> None:
         """What is in `parts` counts as buffered."""
         size, is_more = 0, True
         while is_more:
@@ -103,7 +102,7 @@ class Call:
             size += len(part)
             if size > most:
                 raise _too_large(most)
-            self.edge.limits.buffer(len(part))
+            self.edge.limits.buffer(owner, len(part))
             parts.append(part)
             is_more = message.get("more_body", False)
 
@@ -113,8 +112,7 @@ class Call:
         given = headers or {}
         if "content-security-policy" not in given and not given.get("content-type", "").startswith("text/html"):
             lines.append(origin.NOT_A_PAGE)
-        lines += origin.answer_headers(self.headers, self.edge.settings)
-        lines += [(name.encode(), value.encode("latin-1", "replace")) for name, value in given.items()]
+        lines += [*self._cors(), *_encoded(given)]
         self.has_begun = True
         await self.send({"type": "http.response.start", "status": status, "headers": lines})
 
@@ -129,8 +127,8 @@ class Call:
         if status == 204:
             both = dict(headers or {})
             body = b""
-        if self.edge.is_draining:
-            both["connection"] = "close"  # a balancer must not put its next request on this connection
+        if self._must_close:
+            both["connection"] = "close"
         await self.start(status, both)
         await self.write(body, more=False)
 
@@ -138,40 +136,37 @@ class Call:
         body = event_json.to_json(value).encode()
         await self.answer(status, body, "application/json", {"cache-control": "no-store", **(headers or {})})
 
-    async def refuse(self, error: TokenrelayError) -> None:
+    async def refuse(self, error: TokenrelayError, headers: Mapping[str, str] | None = None) -> None:
         """An error as its row of the table says; as one SSE event where the client reads events."""
         self.edge.metrics.errors.labels(error.code).inc()
         if self.has_begun:
             return
-        headers = error_headers(error)
-        if not self.wants_sse_error or self.accepts_json:
-            await self.json(error.status, error.body(self.request_id), headers)
-            return
-        await self.start(error.status, headers, *SSE_HEADERS)
-        await self.write(sse.encode_frame(event_json.to_json(error.event_data(self.request_id))), more=False)
+        as_event = self.wants_sse_error and not self.accepts_json
+        answer = (refusal.as_event if as_event else refusal.as_json)(error, self.request_id)
+        lines = [*answer.headers, *self._cors(), *_encoded(headers or {})]
+        if self._must_close and not as_event:
+            lines.append((b"connection", b"close"))
+        self.has_begun = True
+        await self.send({"type": "http.response.start", "status": answer.status, "headers": lines})
+        await self.write(answer.body, more=False)
+
+    @property
+    def _must_close(self) -> bool:
+        """During a drain a balancer must not put its next request on this connection."""
+        return self.is_last or self.edge.is_draining
+
+    def _cors(self) -> list[tuple[bytes, bytes]]:
+        return origin.answer_headers(self.headers, self.edge.settings)
 
 
-def error_headers(error: TokenrelayError) -> dict[str, str]:
-    """What a refusal says in its head as well."""
-    headers = {}
-    if error.retry_after_s is not None:
-        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
-    if error.code == "RATE_LIMIT":
-        limits = (
-            ("limit", "x-ratelimit-limit"),
-            ("remaining", "x-ratelimit-remaining"),
-            ("reset", "x-ratelimit-reset"),
-        )
-        headers |= {name: str(error.fields[field]) for field, name in limits if field in error.fields}
-    if error.status == 401:
-        headers["www-authenticate"] = 'Bearer realm="tokenrelay"'  # RFC 9110 section 11.6.1
-    return headers
+def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
 
 
 def request_id_of(headers: Mapping[str, str]) -> str:
     """The caller's own if it can stand in a header, else a new one."""
     given = headers.get("x-request-id", "")
-    return given if _REQUEST_ID.match(given) else secrets.token_hex(8)
+    return given if _REQUEST_ID.match(given) else refusal.new_request_id()
 
 
 def context_of(headers: Mapping[str, str], request_id: str) -> Context:
@@ -185,16 +180,20 @@ Handler: TypeAlias = Callable[[Call], Awaitable[None]]
 class Endpoint:
     """One path: its handlers by method, errors turned into answers. A plain ASGI application."""
 
-    def __init__(self, edge: Edge, handlers: Mapping[str, Handler], otherwise: Handler | None = None) -> None:
+    def __init__(
+        self, edge: Edge, handlers: Mapping[str, Handler], otherwise: Handler | None = None, *, is_last: bool = False
+    ) -> None:
         self._edge = edge
         self._handlers = dict(handlers)
         self._otherwise = otherwise  # None: other methods are refused
+        self._is_last = is_last  # its answers end the connection
         if "GET" in handlers:
             self._handlers.setdefault("HEAD", handlers["GET"])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         edge = self._edge
         call = Call(edge, scope, receive, send)
+        call.is_last = self._is_last
         handler = self._handlers.get(call.method, self._otherwise)
         try:
             if scope["path"] not in SERVICE_PATHS:
@@ -205,7 +204,8 @@ class Endpoint:
                 return
             if handler is None:
                 allowed = ", ".join(sorted(self._handlers))
-                await call.json(405, _method_error(call, allowed), {"allow": allowed})
+                error = TokenrelayError("METHOD_NOT_ALLOWED", f"this path takes {allowed}")
+                await call.refuse(error, {"allow": allowed})
                 return
             await handler(call)
         except TokenrelayError as error:
@@ -224,33 +224,5 @@ class Endpoint:
             await call.refuse(TokenrelayError("INTERNAL_ERROR"))
 
 
-def _method_error(call: Call, allowed: str) -> dict[str, Any]:
-    return TokenrelayError("METHOD_NOT_ALLOWED", f"this path takes {allowed}").body(call.request_id)
-
-
 def _too_large(most: int) -> TokenrelayError:
     return TokenrelayError("PAYLOAD_TOO_LARGE", f"a body has at most {most} bytes", max_bytes=most)
-
-
-HOLD_BYTES: Final = 4 * 1024
-"""What a transport may hold before `send` waits. With `MAX_CHUNK_BYTES` it is what a stalled reader costs."""
-
-
-def hold_little(send: Send) -> None:
-    """Let `send` wait as soon as the kernel takes no more: what a reader lacks is in the log, not in a buffer."""
-    transport = transport_of(send)
-    if transport is not None and not transport.is_closing():  # uvloop raises for one whose client has gone
-        transport.set_write_buffer_limits(high=HOLD_BYTES)
-
-
-def abort(send: Send) -> None:
-    """Drop the connection behind an ASGI `send` without waiting for a peer that takes nothing."""
-    transport = transport_of(send)
-    if transport is not None:
-        transport.abort()
-
-
-def transport_of(send: Send) -> asyncio.WriteTransport | None:
-    """ASGI has no word for it; uvicorn's `send` is a method of the object that holds the transport."""
-    transport: asyncio.WriteTransport | None = getattr(getattr(send, "__self__", None), "transport", None)
-    return transport

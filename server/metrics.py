@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tokenrelay.protocol.errors import TABLE, TokenrelayError
 from tokenrelay.protocol.lifecycle import TOLD_NOTHING
 from tokenrelay.protocol.reading.feed import Feed
 from tokenrelay.protocol.reading.session import Session
 from tokenrelay.protocol.runtime.instruments import Instruments
-from tokenrelay.protocol.runtime.redis import round_trips
 from tokenrelay.protocol.wire.cursor import Answer
-
-if TYPE_CHECKING:
-    from tokenrelay.server.edge import Edge
 
 TRANSPORTS: Final = ("sse", "ws")
 SAMPLED: Final = 31
@@ -139,17 +135,17 @@ class Metrics(Instruments):
             if after:
                 self.resumes.labels(transport, outcome).inc()
 
-    def look(self, edge: Edge) -> None:
-        """Set the gauges that are only looked at when somebody asks."""
-        self.probe_age.set(edge.hub.probe_age_s)
-        self.readers.set(edge.hub.readers)
-        self.behind.set(edge.hub.behind)
-        trips = round_trips(edge.redis)
+    def look(self, *, probe_age_s: float, readers: int, behind: int, trips: int, queue_depth: int | None) -> None:
+        """Set the gauges that are only looked at when somebody asks. `trips`: round trips to Redis since the start;
+        `queue_depth` None: Redis did not say."""
+        self.probe_age.set(probe_age_s)
+        self.readers.set(readers)
+        self.behind.set(behind)
         self.round_trips.inc(trips - self._trips)
         self._trips = trips
         self.queue_depth.clear()
-        if edge.queue_depth is not None:
-            self.queue_depth.set(edge.queue_depth)
+        if queue_depth is not None:
+            self.queue_depth.set(queue_depth)
 
 
 _OUTCOMES: Final = {Answer.FOLLOW: "live", Answer.REPLAY: "replayed", Answer.NOTHING_MORE: "nothing"}

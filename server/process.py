@@ -20,7 +20,10 @@ from tokenrelay.protocol.runtime.exposition import Slot
 from tokenrelay.server.access import limits
 from tokenrelay.server.app import App
 from tokenrelay.server.edge import Edge
-from tokenrelay.server.net import http_protocol, peer
+from tokenrelay.server.net import peer
+from tokenrelay.server.net.bounds import Config
+from tokenrelay.server.net.http_protocol import HttpProtocol
+from tokenrelay.server.net.ws_protocol import WebSocketProtocol
 from tokenrelay.server.settings import Settings
 
 BACKLOG: Final = 2048
@@ -95,11 +98,11 @@ def run(settings: Settings, listener: socket.socket, slot: Slot | None = None) -
     logs.configure(settings.log_level, settings.log_format)
     servers: list[_Server] = []
     app = App(settings, on_ready=lambda edge: servers[0].began(edge), slot=slot)
-    config = http_protocol.Config(
+    config = Config(
         app,
         loop="uvloop",
-        http=http_protocol.HttpProtocol,
-        ws=http_protocol.WebSocketProtocol,
+        http=HttpProtocol,
+        ws=WebSocketProtocol,
         interface="asgi3",
         lifespan="on",
         log_config=None,

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokenrelay.protocol.lifecycle import TOLD_NOTHING
 from tokenrelay.protocol.reading.feed import Chunk, Feed, Format
 from tokenrelay.protocol.runtime.tracing import Tracing
 from tokenrelay.protocol.store.context import Context
 from tokenrelay.protocol.wire import timing
-from tokenrelay.server.metrics import SAMPLED, Metrics
-
-if TYPE_CHECKING:
-    from tokenrelay.server.transports.attachment import Attachment
+from tokenrelay.server.metrics import Metrics
 
 
 class RequestTimer:
@@ -66,39 +61,3 @@ class RequestTimer:
         ttft_s = now - self._received_at if self._ttft_s is None else self._ttft_s
         ours = {"admit_ms": timing.ms(self._admitted_s or 0.0), "edge_ms": timing.ms(edge_s)}
         return timing.told(chunk, feed.newest, form, feed.stream_id, ours, timing.ms(ttft_s))
-
-
-class Frame:
-    """What is to be timed in the frame under way on one socket, which may carry events of many streams."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._firsts: list[tuple[RequestTimer, float]] = []  # whose first token is in it, and when that reached us
-        self._sampled_at: float | None = None  # when an entry reached us whose way is timed; None: none is
-
-    def taking(self, attachment: Attachment, chunk: Chunk) -> Chunk:
-        """The chunk will be in it; gives it back, an end that tells of us in place of one that does not."""
-        start, channel = attachment.start, attachment.channel
-        if channel is None or (start is None and chunk.cursor & SAMPLED):
-            return chunk
-        if not chunk.cursor & SAMPLED:
-            self._sampled_at = channel.heard_at
-        if start is None:
-            return chunk
-        if start.is_waiting and chunk.cursor > TOLD_NOTHING:
-            self._firsts.append((start, channel.heard_at))
-            if not start.wants_timing:
-                attachment.start = None
-        return start.told(chunk, channel.feed, attachment.form, channel.heard_at)
-
-    def written(self) -> None:
-        """It is in the socket."""
-        if not self._firsts and self._sampled_at is None:
-            return
-        now = time.monotonic()
-        firsts, self._firsts = self._firsts, []
-        for start, reached_at in firsts:
-            start.sent(self._metrics, "ws", reached_at, now)
-        if self._sampled_at is not None:
-            self._metrics.delivery.labels("ws").observe(now - self._sampled_at)
-            self._sampled_at = None

@@ -15,8 +15,8 @@ CROWDED: Final = "tokenrelay.crowded"
 """Set in the ASGI `state` of a connection that came when the process had all it may have."""
 
 MAX_BUFFERED_BODIES: Final = 64
-"""Bodies of the largest size that are held while they arrive, over all connections; together they bound the memory
-that strangers can fill before their keys have been looked at."""
+"""Bodies of the largest size that are held while they arrive, over all connections. Only those of known callers are
+read; of what is free one caller may have half, so that something is left for the next, whoever comes."""
 
 MESSAGE_BURST: Final = 512
 """Messages a socket may send at once; a client that comes back with all the streams a socket carries (256) may."""
@@ -70,7 +70,8 @@ class Limits:
     def __init__(self, settings: Settings) -> None:
         self._message_rate = settings.message_rate
         self._buffered_most = MAX_BUFFERED_BODIES * settings.max_body_bytes
-        self._buffered = 0  # bytes of bodies that are arriving
+        self._arriving = Counter[str]()  # bytes of bodies that are arriving, by owner
+        self._buffered = 0  # of all
         self._held = Counter[str]()  # connections by owner
 
     def __repr__(self) -> str:
@@ -91,14 +92,23 @@ class Limits:
             if not self._held[owner]:
                 del self._held[owner]
 
-    def buffer(self, size: int) -> None:
-        """So many bytes of a body have come. Raises TokenrelayError OVERLOADED; then they are not counted."""
-        if self._buffered + size > self._buffered_most:
+    def buffer(self, owner: str, size: int) -> None:
+        """So many bytes of a body have come. Raises TokenrelayError OVERLOADED; then they are not counted.
+
+        An owner may hold as much as stays free: alone half of all, one of three a quarter, and a newcomer never finds
+        nothing left (dynamic thresholds: Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998).
+        """
+        held = self._arriving[owner] + size
+        if held > self._buffered_most - self._buffered - size:
             raise TokenrelayError("OVERLOADED", "too many requests are arriving at once; try again", retry_after=1)
+        self._arriving[owner] = held
         self._buffered += size
 
-    def release(self, size: int) -> None:
+    def release(self, owner: str, size: int) -> None:
         self._buffered -= size
+        self._arriving[owner] -= size
+        if not self._arriving[owner]:
+            del self._arriving[owner]
 
     def messages(self, now: float) -> Bucket:
         """For the messages of one socket."""

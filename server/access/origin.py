@@ -30,7 +30,12 @@ NOT_A_PAGE: Final = (b"content-security-policy", b"default-src 'none'; frame-anc
 _EXPOSED: Final = (
     b"X-Stream-Id, Location, X-Request-Id, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
 )
-_ASKED: Final = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id"
+_ASKED: Final = (
+    "Accept, Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, Pragma, X-Debug-Timing, "
+    "X-Request-Id, traceparent"
+)
+"""What our clients and those of others send: polyfills of EventSource add Cache-Control."""
+
 _PREFLIGHT_S: Final = 600
 
 

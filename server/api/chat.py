@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from typing import TYPE_CHECKING
 
 import msgspec
-import structlog
 
 from tokenrelay.protocol.errors import TABLE, TokenrelayError
 from tokenrelay.protocol.models.catalogue import NEUROSWITCH
@@ -16,105 +14,90 @@ from tokenrelay.protocol.reading.session import Session
 from tokenrelay.protocol.wire import cursor, event_json, request, sse, websocket
 from tokenrelay.protocol.wire.request import ChatRequest
 from tokenrelay.server.access.auth import Identity
-from tokenrelay.server.api.streams import attach, find, read_all
+from tokenrelay.server.api.streams import attach
+from tokenrelay.server.generations import begin, find, read_all
 from tokenrelay.server.http import Call, Disconnected
 from tokenrelay.server.live.hub import Channel
 from tokenrelay.server.timing import RequestTimer
 from tokenrelay.server.transports.sse import SseResponse
 
-if TYPE_CHECKING:
-    from tokenrelay.server.edge import Edge
 
+class _Begun(msgspec.Struct, frozen=True):
+    """What is left of a request once its generation is queued: neither its bytes nor its conversation stay while the
+    answer runs. The channel is None for a repeated POST, whose generation is there already."""
 
-log = structlog.get_logger()
+    stream_id: str
+    channel: Channel | None
+    is_streamed: bool
+    model: str
 
 
 async def chat(call: Call) -> None:
     """Start a generation, or attach to the one that the same Idempotency-Key started."""
     edge = call.edge
-    raw = await _body(call)
     identity = call.identity = edge.auth.identify(call.headers.get("authorization"))
-    body = request.parse_json(raw)
-    key = websocket.idempotency_key(call.headers.get("idempotency-key"))
     with edge.connection(identity):
-        start = call.begin()
+        timer = call.begin()
         try:
-            await _start(call, identity, body, key, start)
+            begun = await _begin(call, identity, timer)
+            await _deliver(call, identity, begun, timer)
         except TokenrelayError as error:
-            start.over(error.code)
+            timer.over(error.code)
             raise
         finally:
-            start.over()
+            timer.over()
 
 
-async def _start(call: Call, identity: Identity, body: ChatRequest, key: str | None, start: RequestTimer) -> None:
-    edge = call.edge
-    stream_id, channel = await begin(edge, identity, body, key, start)
-    edge.metrics.started.labels("sse" if body.stream else "json").inc()
-    if channel is None:  # a repeated POST: the generation is there already
-        if body.stream:
-            after = cursor.parse(call.headers.get("last-event-id"))
-            await attach(call, identity, stream_id, after, is_compact=True, first=_accepted(call, stream_id, body))
-        else:
-            await _wait_for(call, identity, stream_id)
-        return
-    if not body.stream:
+async def _begin(call: Call, identity: Identity, timer: RequestTimer) -> _Begun:
+    body = await _body(call, identity)
+    key = websocket.idempotency_key(call.headers.get("idempotency-key"))
+    stream_id, channel = await begin(call.edge, identity, body, key, timer)
+    call.edge.metrics.started.labels("sse" if body.stream else "json").inc()
+    return _Begun(stream_id, channel, body.stream, body.model or NEUROSWITCH)
+
+
+async def _deliver(call: Call, identity: Identity, begun: _Begun, timer: RequestTimer) -> None:
+    edge, stream_id, channel = call.edge, begun.stream_id, begun.channel
+    if channel is None and begun.is_streamed:
+        after = cursor.parse(call.headers.get("last-event-id"))
+        await attach(call, identity, stream_id, after, is_compact=True, first=_accepted(call, begun))
+    elif channel is None:
+        await _wait_for(call, identity, stream_id)
+    elif begun.is_streamed:
+        session = Session(stream_id, 0, is_compact=True, now=time.monotonic())
+        await SseResponse(edge, call, session, channel, timer).run(_accepted(call, begun))
+    else:
         await _answer(call, channel)
-        return
-    door = SseResponse(edge, call, Session(stream_id, 0, is_compact=True, now=time.monotonic()), channel, start)
-    edge.hub.join(channel, door)
-    try:
-        await door.run(_accepted(call, stream_id, body))
-    finally:
-        edge.hub.leave(channel, door)
 
 
-def _accepted(call: Call, stream_id: str, body: ChatRequest) -> bytes:
+def _accepted(call: Call, begun: _Begun) -> bytes:
     """The edge's own first event, as a frame."""
-    data = event_json.accepted_data(stream_id, body.model or NEUROSWITCH, call.at_ms)
+    data = event_json.accepted_data(begun.stream_id, begun.model, call.at_ms)
     return sse.encode_frame(event_json.to_json(data))
 
 
-async def begin(
-    edge: Edge, identity: Identity, body: ChatRequest, key: str | None, start: RequestTimer
-) -> tuple[str, Channel | None]:
-    """Queue a generation, its channel open before it exists, so that no event of it can be missed.
-
-    The channel is None when an Idempotency-Key led to a generation that was there already.
-    Raises TokenrelayError for everything that speaks against it; then nothing has been started.
-    """
-    identity.raise_if_limited()
-    edge.raise_if_draining()
-    model = edge.models.check(body)
-    channel: Channel = await edge.hub.create()
-    stream_id = channel.feed.stream_id
+async def _body(call: Call, identity: Identity) -> ChatRequest:
+    """The request; and whether errors are to be events, which is asked for in it."""
+    raw = await call.body(identity)
     try:
-        may = edge.auth.limits(identity)
-        reply = await edge.jobs.start(stream_id, identity.owner, model, body, key, may, start.context)
-    except BaseException:
-        edge.hub.leave(channel)
+        body = request.parse_json(raw)
+    except TokenrelayError:
+        call.wants_sse_error = _asks_for_events(raw, call)
         raise
-    if reply.outcome == "started":
-        start.enqueued(edge.metrics)
-        log.info("stream_started", stream_id=stream_id, request_id=start.context.request_id)
-        return stream_id, channel
-    edge.hub.leave(channel)
-    return reply.stream_id, None
+    call.wants_sse_error = body.stream
+    return body
 
 
-async def _body(call: Call) -> bytes:
-    """The body; and whether errors are to be events, which is asked for in it."""
-    raw = await call.body()
+def _asks_for_events(raw: bytes, call: Call) -> bool:
+    """Of a body with a fault: what it says of `stream`, or where that cannot be read either, what the head says."""
     try:
-        asked = msgspec.json.decode(raw, type=_Asked).stream
+        return msgspec.json.decode(raw, type=_Asked).stream
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        asked = "text/event-stream" in call.headers.get("accept", "")
-    call.wants_sse_error = asked is True
-    return raw
+        return "text/event-stream" in call.headers.get("accept", "")
 
 
 class _Asked(msgspec.Struct):
-    stream: object = False
+    stream: bool = False
 
 
 # -- without `stream`: one JSON at the end
@@ -182,7 +165,7 @@ async def _answer(call: Call, channel: Channel) -> None:
     finally:
         watcher.cancel()
         over.cancel()
-        edge.doors.discard(waiter)
+        edge.connections.discard(waiter)
         edge.hub.leave(channel, waiter)
     await _give(call, stream_id)
 

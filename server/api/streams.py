@@ -2,37 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
-
-from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.protocol.reading.session import Session
-from tokenrelay.protocol.store import keys
 from tokenrelay.protocol.wire import cursor, event_json, websocket
-from tokenrelay.protocol.wire.cursor import Answer
-from tokenrelay.protocol.wire.snapshot import Snapshot
 from tokenrelay.server.access.auth import Identity
+from tokenrelay.server.generations import find, read_all, resume
 from tokenrelay.server.http import Call
-from tokenrelay.server.store.log import Description
 from tokenrelay.server.transports.sse import SseResponse
-
-if TYPE_CHECKING:
-    from tokenrelay.server.edge import Edge
-
-
-async def find(edge: Edge, identity: Identity, stream_id: str) -> Description:
-    """A stream of the caller's. A foreign one and one that does not exist are refused in the same words.
-
-    Raises TokenrelayError NOT_FOUND, FORBIDDEN (a ticket for another stream), STREAM_EXPIRED.
-    """
-    if not identity.may_read(stream_id):
-        raise TokenrelayError("FORBIDDEN", "this ticket is for another stream")
-    stream = await edge.reads.describe(stream_id) if keys.is_stream_id(stream_id) else None
-    if stream is None or stream.owner != identity.owner:
-        raise TokenrelayError("NOT_FOUND")
-    if stream.is_expired:
-        raise TokenrelayError("STREAM_EXPIRED")
-    return stream
 
 
 async def stream(call: Call) -> None:
@@ -46,48 +20,24 @@ async def stream(call: Call) -> None:
         await call.json(200, (await read_all(call.edge, found)).state(stream_id, found.public_state, found.model))
         return
     is_compact = websocket.parse_replay(call.query.get("replay")) == "compact"
-    # The header is the newer one: an EventSource sends it when it reconnects to the same URL.
-    after = call.headers.get("last-event-id")
-    cursor_id = cursor.parse(call.query.get("after") if after is None else after)
+    # The header is the newer one: an EventSource sends it when it reconnects to the same URL. An empty one says nothing
+    # (the HTML standard sends none in its place).
+    after = cursor.parse(call.headers.get("last-event-id", "").strip() or call.query.get("after"))
     with call.edge.connection(identity):
-        await attach(call, identity, stream_id, cursor_id, is_compact)
+        await attach(call, identity, stream_id, after, is_compact)
 
 
 async def attach(
     call: Call, identity: Identity, stream_id: str, after: int, is_compact: bool, first: bytes = b""
 ) -> None:
     """Stream what follows `after`; 204 for one who has it all. `first` goes before everything else."""
-    edge = call.edge
-    with edge.metrics.resuming("sse", after) as outcome:
-        found = await find(edge, identity, stream_id)
-        answer = outcome(cursor.answer(after, found.last_id, found.has_ended))
-    if answer is Answer.NOTHING_MORE:
+    reading = await resume(
+        call.edge, identity, stream_id, after, is_compact=is_compact, transport="sse", is_followed=call.method != "HEAD"
+    )
+    if reading is None:
         await call.answer(204, b"", "", {"x-stream-id": stream_id})
-        return
-    edge.metrics.attached.labels("sse", "resume" if after else "join").inc()
-    session = Session(stream_id, after, is_compact=is_compact, now=time.monotonic())
-    if answer is Answer.REPLAY or call.method == "HEAD":
-        await SseResponse(edge, call, session, None).run(first)
-        return
-    edge.raise_if_draining()
-    channel = await edge.hub.open(stream_id)
-    door = SseResponse(edge, call, session, channel)
-    edge.hub.join(channel, door)
-    try:
-        await door.run(first)
-    finally:
-        edge.hub.leave(channel, door)
-
-
-async def read_all(edge: Edge, found: Description) -> Snapshot:
-    """The log up to where the description saw it."""
-    snapshot = Snapshot()
-    while snapshot.last_id < found.last_id:
-        first, entries = await edge.reads.page(found.stream_id, snapshot.last_id)
-        if not entries:
-            raise TokenrelayError("STREAM_EXPIRED")
-        snapshot.take(first, entries[: found.last_id - snapshot.last_id])
-    return snapshot
+    else:
+        await SseResponse(call.edge, call, reading.session, reading.channel).run(first)
 
 
 async def cancel(call: Call) -> None:

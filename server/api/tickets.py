@@ -9,7 +9,7 @@ import msgspec
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.wire import event_json
 from tokenrelay.server.access.tickets import TICKET_S
-from tokenrelay.server.api.streams import find
+from tokenrelay.server.generations import find
 from tokenrelay.server.http import Call
 
 
@@ -20,8 +20,8 @@ class TicketRequest(msgspec.Struct, frozen=True):
 
 
 async def ticket(call: Call) -> None:
-    raw = await call.body()
     identity = call.edge.auth.identify(call.headers.get("authorization"))
+    raw = await call.body(identity)
     try:
         asked = msgspec.json.decode(raw or b"{}", type=TicketRequest)
     except msgspec.ValidationError as error:

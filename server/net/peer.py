@@ -1,4 +1,4 @@
-"""Readers whose machine or network is gone without a word: what the kernel knows of them. Knows no stream.
+"""The other end of a connection: is it still there, does it take what is written. Knows no stream.
 
 A write to such a peer goes into the socket's buffer as if all were well, for as long as the kernel tries again: 15
 minutes. A peer that only reads slowly still acknowledges (a window that is shut is probed), so that it is not taken for
@@ -7,13 +7,18 @@ one that is gone: `TCP_USER_TIMEOUT` would not make that difference, it ends bot
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 from typing import Any, Final
 
 from starlette.types import Send
 
-from tokenrelay.server.http import transport_of
+HOLD_BYTES: Final = 4 * 1024
+"""What a transport may hold before `send` waits. With `MAX_CHUNK_BYTES` it is what a stalled reader costs."""
+
+LINGER_S: Final = 10.0
+"""A closed connection whose peer does not take what is left is dropped after so long."""
 
 _UNACKED: Final = 24
 _LAST_ACK_RECV: Final = 56
@@ -57,3 +62,29 @@ def is_silent(peer: Any, patience_s: float) -> bool:
     unacked: int = struct.unpack_from("=I", info, _UNACKED)[0]
     silent_ms: int = struct.unpack_from("=I", info, _LAST_ACK_RECV)[0]
     return unacked > 0 and silent_ms > patience_s * 1000
+
+
+def hold_little(send: Send) -> None:
+    """Let `send` wait as soon as the kernel takes no more: what a reader lacks is in the log, not in a buffer."""
+    transport = transport_of(send)
+    if transport is not None and not transport.is_closing():  # uvloop raises for one whose client has gone
+        transport.set_write_buffer_limits(high=HOLD_BYTES)
+
+
+def abort(send: Send) -> None:
+    """Drop the connection behind an ASGI `send` without waiting for a peer that takes nothing."""
+    transport = transport_of(send)
+    if transport is not None:
+        transport.abort()
+
+
+def transport_of(send: Send) -> asyncio.WriteTransport | None:
+    """ASGI has no word for it; uvicorn's `send` is a method of the object that holds the transport."""
+    transport: asyncio.WriteTransport | None = getattr(getattr(send, "__self__", None), "transport", None)
+    return transport
+
+
+def drop_later(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
+    """A gentle close waits until the peer has taken everything, for as long as that takes."""
+    if transport.get_write_buffer_size():
+        loop.call_later(LINGER_S, transport.abort)

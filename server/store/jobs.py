@@ -23,7 +23,6 @@ from tokenrelay.protocol.store.context import Context
 from tokenrelay.protocol.store.scripts import Limits, NewStream, StartReply
 from tokenrelay.protocol.wire import request
 from tokenrelay.protocol.wire.request import ChatRequest
-from tokenrelay.server.access.api_keys import KeyLimits
 from tokenrelay.server.settings import Settings
 from tokenrelay.server.store.log import Description
 from tokenrelay.server.store.redis import run
@@ -54,10 +53,10 @@ class Jobs:
         model: str,
         body: ChatRequest,
         key: str | None,
-        may: KeyLimits,
+        limits: Limits,
         goes_with: Context,
     ) -> StartReply:
-        """Queue a generation; `may` is what its owner's key may, all numbers set.
+        """Queue a generation, within the limits of its owner's key.
 
         An Idempotency-Key used before attaches instead: the reply's outcome is `existing`.
 
@@ -68,14 +67,13 @@ class Jobs:
             stream_id=stream_id,
             owner=owner,
             model=model,
-            request=request.pack(request.bounded(body, may.max_output_tokens or 0)),
+            request=request.pack(body),
             on_disconnect=body.on_disconnect,
             idempotency_key=key,
             fingerprint=body.fingerprint(),
             context=context.pack(goes_with),
         )
         settings = self._settings
-        limits = Limits(settings.max_queue, may.concurrency or 0, may.rate or 0)
         job = serialize_job(JOB, (stream_id,), {}, None, int(time.time() * 1000), serializer=msgpack.packb)
         arguments = scripts.start(new, limits, job=job, job_ttl_ms=JOB_TTL_MS, retention_ms=settings.retention_ms)
         reply = scripts.start_reply(await run(self._redis, scripts.START, arguments))

@@ -1,4 +1,4 @@
-"""The SSE door: one session written to one HTTP response. Knows how to write, not what to read."""
+"""SSE: one session written to one HTTP response. Knows how to write, not what to read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
@@ -16,16 +16,15 @@ from tokenrelay.protocol.reading.feed import Chunk
 from tokenrelay.protocol.reading.session import Session, Step
 from tokenrelay.protocol.store import entries
 from tokenrelay.protocol.wire import event_json, formats, sse
-from tokenrelay.server import drain, http
+from tokenrelay.server import drain
+from tokenrelay.server.edge import Edge
 from tokenrelay.server.http import Call
 from tokenrelay.server.live import replay
 from tokenrelay.server.live.hub import Channel
 from tokenrelay.server.metrics import SAMPLED
 from tokenrelay.server.net import peer
+from tokenrelay.server.net.refusal import SSE_HEADERS
 from tokenrelay.server.timing import RequestTimer
-
-if TYPE_CHECKING:
-    from tokenrelay.server.edge import Edge
 
 RETRY_MS: Final = (500, 2_500)
 """Between these an EventSource is told to wait before it reconnects; one draw a connection, so that crowds spread."""
@@ -54,9 +53,7 @@ class SseResponse:
         self._is_closing = False  # the edge wants the client elsewhere
         self._leave_at = drain.rotation_at(edge.settings.rotate_s, time.monotonic())
         self._heartbeat_due = False
-        self._page: deque[Chunk] = (
-            deque()
-        )  # of the log, read and not written yet; let go when the client accepts nothing
+        self._page: deque[Chunk] = deque()  # read and not yet written; let go when the client accepts nothing
 
     def __repr__(self) -> str:
         return f"<SseResponse {self.session!r}>"
@@ -79,7 +76,7 @@ class SseResponse:
             self._edge.metrics.send_timeouts.labels("sse").inc()
             self._cause = "send_timeout"
             log.info("send_timeout", stream_id=self.session.stream_id, transport="sse")
-            http.abort(self._call.send)
+            peer.abort(self._call.send)
         elif self._call.identity is not None and self._edge.auth.has_ended(self._call.identity):
             self.close_soon()
         elif self.session.heartbeat_due(now, self._edge.settings.heartbeat_s):
@@ -93,7 +90,7 @@ class SseResponse:
             self._edge.metrics.vanished.labels("sse").inc()
             self._cause = "vanished"
             log.info("reader_vanished", transport="sse", stream_id=self.session.stream_id)
-            http.abort(self._call.send)
+            peer.abort(self._call.send)
 
     def close_soon(self) -> None:
         """End the response between two events; the client comes back with its cursor, after a drain elsewhere."""
@@ -106,11 +103,21 @@ class SseResponse:
 
     async def run(self, first: bytes = b"") -> None:
         """Write everything from the cursor to the end, or to whatever ends the connection. `first` leaves with the
-        head."""
+        head. Joins the channel, and leaves it."""
+        if self._channel is None:
+            await self._run(first)
+            return
+        self._edge.hub.join(self._channel, self)
+        try:
+            await self._run(first)
+        finally:
+            self._edge.hub.leave(self._channel, self)
+
+    async def _run(self, first: bytes) -> None:
         stream_id = self.session.stream_id
         headers = {"x-stream-id": stream_id, "location": f"/api/streams/{stream_id}"}
-        await self._call.start(200, headers, *http.SSE_HEADERS)
-        http.hold_little(self._call.send)
+        await self._call.start(200, headers, *SSE_HEADERS)
+        peer.hold_little(self._call.send)
         if self._call.method == "HEAD":
             await self._call.write(b"", more=False)
             return
@@ -133,7 +140,7 @@ class SseResponse:
             gauge.dec()
             feed = None if self._channel is None else self._channel.feed
             self._edge.metrics.session_over(self.session, feed, "sse", self._cause, self._opened_at)
-            self._edge.doors.discard(self)
+            self._edge.connections.discard(self)
             watcher.cancel()
 
     async def _pump(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 from starlette.datastructures import Headers, QueryParams
@@ -12,16 +12,15 @@ from starlette.types import Receive, Scope, Send
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.store.context import Context
-from tokenrelay.protocol.wire import event_json, websocket
+from tokenrelay.protocol.wire import websocket
 from tokenrelay.protocol.wire.websocket import Dialect
 from tokenrelay.server import http
 from tokenrelay.server.access import origin
 from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.access.limits import raise_if_crowded
+from tokenrelay.server.edge import Edge
+from tokenrelay.server.net import peer, refusal
 from tokenrelay.server.transports.websocket import Socket
-
-if TYPE_CHECKING:
-    from tokenrelay.server.edge import Edge
 
 DENIED_S: Final = 5.0
 
@@ -36,7 +35,8 @@ class WebSocketEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "websocket":
-            await http.Endpoint(self._edge, {"GET": _upgrade_required})(scope, receive, send)
+            # Whoever meant to upgrade may have sent more than a request: nothing is read from it as another one.
+            await http.Endpoint(self._edge, {"GET": _upgrade_required}, is_last=True)(scope, receive, send)
             return
         identity: Identity | None = None  # until it is admitted
         try:
@@ -55,23 +55,16 @@ class WebSocketEndpoint:
         chosen = dialect.subprotocol if dialect.subprotocol in scope["subprotocols"] else None
         given = _context(scope)  # of the headers, which are not kept
         await send({"type": "websocket.accept", "subprotocol": chosen})
-        http.hold_little(send)
+        peer.hold_little(send)
         await self._serve(Socket(self._edge, dialect, identity, send, given), receive)
 
     async def deny(self, scope: Scope, receive: Receive, send: Send, error: TokenrelayError) -> None:
         """Refuse the handshake with the HTTP answer the same call would have had (ASGI: Websocket Denial Response)."""
         self._edge.metrics.errors.labels(error.code).inc()
         await receive()  # websocket.connect
-        request_id = http.request_id_of(Headers(scope=scope))
-        body = event_json.to_json(error.body(request_id)).encode()
-        lines = {
-            "content-type": "application/json", "content-length": str(len(body)), "cache-control": "no-store",
-            "x-request-id": request_id, **http.error_headers(error),
-        }  # fmt: skip
-        headers = [*origin.SECURITY_HEADERS, origin.NOT_A_PAGE]
-        headers += [(name.encode(), value.encode()) for name, value in lines.items()]
-        await send({"type": "websocket.http.response.start", "status": error.status, "headers": headers})
-        await send({"type": "websocket.http.response.body", "body": body})
+        answer = refusal.as_json(error, http.request_id_of(Headers(scope=scope)))
+        await send({"type": "websocket.http.response.start", "status": answer.status, "headers": answer.headers})
+        await send({"type": "websocket.http.response.body", "body": answer.body})
         # uvicorn takes a denied handshake for an unfinished one, and logs that, until the connection is lost: the
         # first of these messages says that we closed, the second that it is.
         with contextlib.suppress(TimeoutError):
@@ -107,7 +100,7 @@ class WebSocketEndpoint:
             log.error("socket_failed", error=repr(error))
         finally:
             gauge.dec()
-            self._edge.doors.discard(socket)
+            self._edge.connections.discard(socket)
             socket.detach_all()
             reading.cancel()
             [result] = await asyncio.gather(reading, return_exceptions=True)

@@ -5,32 +5,28 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 from starlette.types import Receive, Send
 
 from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.protocol.reading.feed import MAX_CHUNK_BYTES, Chunk
-from tokenrelay.protocol.reading.session import STUCK_S, Session, Step
+from tokenrelay.protocol.reading.feed import MAX_CHUNK_BYTES
+from tokenrelay.protocol.reading.session import STUCK_S, Session
 from tokenrelay.protocol.store import entries
 from tokenrelay.protocol.store.context import Context, for_stream
-from tokenrelay.protocol.wire import cursor, websocket
-from tokenrelay.protocol.wire.cursor import Answer
+from tokenrelay.protocol.wire import websocket
 from tokenrelay.protocol.wire.websocket import Close, Dialect
-from tokenrelay.server import drain, http
+from tokenrelay.server import drain
 from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.access.limits import BYTES_A_MESSAGE, too_many_messages
-from tokenrelay.server.api.chat import begin
-from tokenrelay.server.api.streams import find
+from tokenrelay.server.edge import Edge
+from tokenrelay.server.generations import begin, find, resume
 from tokenrelay.server.live import replay
 from tokenrelay.server.net import peer
 from tokenrelay.server.net.lean_event import LeanEvent
-from tokenrelay.server.timing import Frame, RequestTimer
-from tokenrelay.server.transports.attachment import Attachment
-
-if TYPE_CHECKING:
-    from tokenrelay.server.edge import Edge
+from tokenrelay.server.timing import RequestTimer
+from tokenrelay.server.transports.attachment import Attachment, Frame
 
 MAX_STREAMS: Final = 256
 """Streams attached to one socket at once."""
@@ -88,7 +84,7 @@ class Socket:
             self._edge.metrics.send_timeouts.labels("ws").inc()
             self._cause = "send_timeout"
             log.info("send_timeout", transport="ws", streams=len(self._attachments))
-            http.abort(self._send)
+            peer.abort(self._send)
         elif self._edge.auth.has_ended(self._identity):
             self._close(
                 Close.UNAUTHORIZED, "what opened this socket is not valid any more; connect with fresh credentials"
@@ -101,7 +97,7 @@ class Socket:
             self._edge.metrics.vanished.labels("ws").inc()
             self._cause = "vanished"
             log.info("reader_vanished", transport="ws", streams=len(self._attachments))
-            http.abort(self._send)
+            peer.abort(self._send)
 
     def on_read_done(self, _: asyncio.Task[None]) -> None:
         """`read` has ended: what is to be said yet is said, then `write` ends."""
@@ -134,18 +130,21 @@ class Socket:
             if message["type"] == "websocket.disconnect":
                 return
             text = message.get("text")
-            frame = message["bytes"] if text is None else text
-            # Reading a large one costs what many small ones cost: it is refused unread.
-            if len(frame) > BYTES_A_MESSAGE and not self._may_say(None, len(frame) // BYTES_A_MESSAGE):
-                continue
             try:
-                commands = websocket.parse_frame(frame, self._dialect)
+                await self._read_frame(message["bytes"] if text is None else text)
             except websocket.BadFrame as error:
                 self._close(error.close, error.reason)
                 return
-            for command in commands:
-                if self._may_say(command.ref, 1):
-                    await self._obey(command)
+            del message, text  # an idle socket does not keep its last frame
+
+    async def _read_frame(self, frame: str | bytes) -> None:
+        """Raises BadFrame."""
+        # Reading a large one costs what many small ones cost: it is refused unread.
+        if len(frame) > BYTES_A_MESSAGE and not self._may_say(None, len(frame) // BYTES_A_MESSAGE):
+            return
+        for command in websocket.parse_frame(frame, self._dialect):
+            if self._may_say(command.ref, 1):
+                await self._obey(command)
 
     def _may_say(self, ref: str | int | None, count: int) -> bool:
         """False: too much at once; said to the client, and at last the socket is closed."""
@@ -188,37 +187,32 @@ class Socket:
 
     async def _start(self, command: websocket.Start) -> None:
         self._raise_if_full()
-        start = RequestTimer(self._edge.tracing, for_stream(self._given, secrets.token_hex(8)), time.monotonic())
+        timer = RequestTimer(self._edge.tracing, for_stream(self._given, secrets.token_hex(8)), time.monotonic())
         try:
-            stream_id, channel = await begin(self._edge, self._identity, command.body, command.idempotency_key, start)
+            stream_id, channel = await begin(self._edge, self._identity, command.body, command.idempotency_key, timer)
         except TokenrelayError as error:
-            start.over(error.code)
+            timer.over(error.code)
             raise
         self._edge.metrics.started.labels("ws").inc()
         if channel is None:
-            start.over()
+            timer.over()
             await self._resume(websocket.Resume(command.ref, stream_id, 0, is_exact=False))
             return
         session = Session(stream_id, 0, is_compact=True, now=time.monotonic())
-        self._attach(Attachment(self, session, channel, self._dialect.events, start), command.ref)
+        self._attach(Attachment(self, session, channel, self._dialect.events, timer), command.ref)
 
     async def _resume(self, command: websocket.Resume) -> None:
-        with self._edge.metrics.resuming("ws", command.after) as outcome:
-            found = await find(self._edge, self._identity, command.stream_id)
-            answer = outcome(cursor.answer(command.after, found.last_id, found.has_ended))
-        self._detach(command.stream_id, "detached")
-        if answer is Answer.NOTHING_MORE:
-            done = websocket.message(self._dialect, "started", ref=command.ref, stream_id=found.stream_id, done=True)
-            self._say(done)
+        stream_id = command.stream_id
+        if stream_id not in self._attachments:
+            self._raise_if_full()
+        reading = await resume(
+            self._edge, self._identity, stream_id, command.after, is_compact=not command.is_exact, transport="ws"
+        )
+        self._detach(stream_id, "detached")
+        if reading is None:
+            self._say(websocket.message(self._dialect, "started", ref=command.ref, stream_id=stream_id, done=True))
             return
-        self._raise_if_full()
-        self._edge.metrics.attached.labels("ws", "resume" if command.after else "join").inc()
-        channel = None
-        if answer is Answer.FOLLOW:
-            self._edge.raise_if_draining()
-            channel = await self._edge.hub.open(command.stream_id)
-        session = Session(command.stream_id, command.after, is_compact=not command.is_exact, now=time.monotonic())
-        self._attach(Attachment(self, session, channel, self._dialect.events), command.ref)
+        self._attach(Attachment(self, reading.session, reading.channel, self._dialect.events), command.ref)
 
     def _raise_if_full(self) -> None:
         if len(self._attachments) >= MAX_STREAMS:
@@ -291,44 +285,25 @@ class Socket:
 
     def _take(self, attachment: Attachment) -> list[tuple[bytes, int]]:
         """What one stream has for its session now; puts it back among the ready if there may be more."""
-        session, channel = attachment.session, attachment.channel
+        session = attachment.session
         if self._attachments.get(session.stream_id) is not attachment:
             return []
-        if attachment.page is not None and not attachment.page.done():
-            return []
-        step = session.next_step(None if channel is None else channel.feed)
-        if step is Step.WAIT:
-            if channel is not None and channel.is_lost:
-                return self._lost(attachment)
-            return []
-        form = self._dialect.events
-        page, attachment.page = attachment.page, None
-        chunk: Chunk | None = None
         try:
-            if page is not None:
-                attachment.chunks.extend(page.result())
-            if attachment.chunks:
-                chunk = attachment.chunks.popleft()
-            elif step is Step.TAKE and channel is not None:
-                chunk = channel.feed.after(session.cursor, form)
-                if chunk is not None:
-                    chunk = self._timed.taking(attachment, chunk)
-            else:
-                attachment.ask(self._edge.replays.page(session, form))
-                return []
+            chunk = attachment.next_chunk(self._edge.replays, self._timed)
         except TokenrelayError:
             # Redis is away: try again in a moment.
             asyncio.get_running_loop().call_later(0.5, attachment.wake)
             return []
         except (LookupError, entries.CorruptEntry):
             return self._lost(attachment)
-        if chunk is not None:
-            session.took(chunk)
+        if chunk is None:
+            return []
+        session.took(chunk)
         if session.has_ended:
             self._detach(session.stream_id, "client")
         elif self._attachments.get(session.stream_id) is attachment:
             self.mark_ready(attachment)
-        return [] if chunk is None else [(chunk.body, chunk.count)]
+        return [(chunk.body, chunk.count)]
 
     def _lost(self, attachment: Attachment) -> list[tuple[bytes, int]]:
         stream_id = attachment.session.stream_id

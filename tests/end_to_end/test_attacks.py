@@ -117,7 +117,7 @@ HEADS: list[tuple[str, str, int, str]] = [
     ("a handshake with many headers", handshake()[:-2] + "X-A: b\r\n" * 200 + "\r\n", 413, "PAYLOAD_TOO_LARGE"),
     ("a handshake with a body", handshake()[:-2] + "Content-Length: 5\r\n\r\nhello", 400, "INVALID_REQUEST"),
     ("a handshake by POST", handshake(method="POST"), 405, "METHOD_NOT_ALLOWED"),
-    ("a handshake of another version", handshake().replace(": 13", ": 8"), 400, "INVALID_REQUEST"),
+    ("a handshake of another version", handshake().replace(": 13", ": 8"), 426, "UPGRADE_REQUIRED"),
     ("a handshake without a key", handshake().replace("WebSocket-Key", "X"), 400, "INVALID_REQUEST"),
     ("a handshake to nowhere", handshake().replace("/api/ws", "/api/%0d%0a"), 404, "NOT_FOUND"),
     ("a handshake to a call", handshake().replace("/api/ws", "/api/chat"), 404, "NOT_FOUND"),

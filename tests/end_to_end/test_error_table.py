@@ -236,10 +236,20 @@ PROVOKED: Final[dict[str, tuple[Provocation | NoSuch, Provocation | NoSuch, Prov
         of_stream(lambda stream_id: ws({"type": "resume", "stream_id": stream_id}), expired=True),
     ),
     "PAYLOAD_TOO_LARGE": (http("POST", CHAT, LONG), sse(LONG), ws_closed(LONG.decode(), "PAYLOAD_TOO_LARGE")),
+    "UNSUPPORTED_MEDIA_TYPE": (
+        http("POST", CHAT, ASK, Content_Encoding="gzip"),
+        sse(Content_Encoding="gzip", Accept="text/event-stream"),
+        NoSuch("a frame has no encoding but the one that was agreed"),
+    ),
     "VALIDATION_ERROR": (
         http("POST", CHAT, {**ASK, "top_p": 7}),
         sse({**ASK, "top_p": 7}),
         start_ws("scripted", top_p=7),
+    ),
+    "UPGRADE_REQUIRED": (
+        http("GET", "/api/ws", Connection="Upgrade", Upgrade="websocket", Sec_WebSocket_Version="8"),
+        NoSuch("a handshake is answered with JSON"),
+        NoSuch("there is no socket"),
     ),
     "RATE_LIMIT": (
         at_once(lambda _: http("POST", CHAT, ASK)),
@@ -273,7 +283,9 @@ FIELDS: Final[dict[str, set[str]]] = {
 """Beside `error`, `error_code` and, of an answer, `request_id`."""
 
 HEADERS: Final[dict[str, set[str]]] = {
-    "UNAUTHORIZED": {"WWW-Authenticate"}, "METHOD_NOT_ALLOWED": {"Allow"}, "OVERLOADED": {"Retry-After"},
+    "UNAUTHORIZED": {"WWW-Authenticate"}, "UNSUPPORTED_MEDIA_TYPE": {"Accept-Encoding"},
+    "UPGRADE_REQUIRED": {"Upgrade", "Sec-WebSocket-Version"}, "METHOD_NOT_ALLOWED": {"Allow"},
+    "OVERLOADED": {"Retry-After"},
     "RATE_LIMIT": {"Retry-After", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"},
 }  # fmt: skip
 

@@ -96,9 +96,13 @@ def test_where_events_were_asked_for_a_refusal_is_one_event_with_the_same_status
         assert (data["token"], data["done"], data["retryable"]) == ("", True, False)
         async with Sse("POST", guarded.urls[0] + CHAT, {**ALICE, "Accept": "application/json"}, bad) as stream:
             assert (stream.status, stream.response.headers["Content-Type"]) == (422, "application/json")
-        async with Sse("POST", guarded.urls[0] + CHAT, {}, {"message": "a", "stream": True}) as stream:
+        # Whoever is not known is refused at the head: that events are wanted has to stand there.
+        events, body = {"Accept": "text/event-stream"}, {"message": "a", "stream": True}
+        async with Sse("POST", guarded.urls[0] + CHAT, events, body) as stream:
             assert stream.status == 401
             assert (await stream.take())[0][1]["error_code"] == "UNAUTHORIZED"
+        async with Sse("POST", guarded.urls[0] + CHAT, {}, body) as stream:
+            assert (stream.status, stream.response.headers["Content-Type"]) == (401, "application/json")
 
     asyncio.run(scene())
 

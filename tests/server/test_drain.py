@@ -116,7 +116,7 @@ class Door:
         edge.enter(self)
 
     def close_soon(self) -> None:
-        self._edge.doors.discard(self)
+        self._edge.connections.discard(self)
 
     def tick(self, now: float) -> None: ...
 

@@ -34,6 +34,11 @@ _RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds to wait.", "schem
 _HEADERS: Final[dict[int, Json]] = {
     401: {"WWW-Authenticate": {"description": "The scheme to use.", "schema": {"type": "string"}}},
     405: {"Allow": {"description": "The methods this path takes.", "schema": {"type": "string"}}},
+    415: {"Accept-Encoding": {"description": "What is taken: `identity`.", "schema": {"type": "string"}}},
+    426: {
+        "Upgrade": {"description": "`websocket`.", "schema": {"type": "string"}},
+        "Sec-WebSocket-Version": {"description": "`13`.", "schema": {"type": "string"}},
+    },
     429: {
         **_RETRY_AFTER,
         "X-RateLimit-Limit": {"description": "How many are allowed.", "schema": {"type": "integer"}},

@@ -171,7 +171,8 @@ PATHS: Final[dict[str, Json]] = {
                 "204": {"description": "A repeated call whose `Last-Event-ID` is the stream's end: nothing follows."},
                 **fails_as_events(
                     "INVALID_REQUEST", "UNAUTHORIZED", "FORBIDDEN", "CURSOR_AHEAD", "STREAM_EXPIRED",
-                    "PAYLOAD_TOO_LARGE", "VALIDATION_ERROR", "RATE_LIMIT", "PROVIDER_ERROR", "OVERLOADED", "TIMEOUT",
+                    "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE", "VALIDATION_ERROR", "RATE_LIMIT", "PROVIDER_ERROR",
+                    "OVERLOADED", "TIMEOUT",
                 ),
             },
             description="With `stream: true` and an `Accept` that does not name JSON, errors come with the same "
@@ -228,7 +229,7 @@ PATHS: Final[dict[str, Json]] = {
                     "expires_at": event_json.timestamp(AT_MS + 60_000),
                 }),
                 **fails("INVALID_REQUEST", "UNAUTHORIZED", "NOT_FOUND", "STREAM_EXPIRED", "PAYLOAD_TOO_LARGE",
-                         "VALIDATION_ERROR", "SERVICE_UNAVAILABLE"),
+                         "UNSUPPORTED_MEDIA_TYPE", "VALIDATION_ERROR", "SERVICE_UNAVAILABLE"),
             },
             description="For `EventSource` and a browser's WebSocket: `?ticket=`.",
             requestBody={"content": {"application/json": {
@@ -255,7 +256,7 @@ PATHS: Final[dict[str, Json]] = {
             "streams", "openSocket", "Many streams on one WebSocket",
             {
                 "101": {"description": "The socket is open."},
-                **fails("INVALID_REQUEST", "UNAUTHORIZED", "SERVICE_UNAVAILABLE"),
+                **fails("INVALID_REQUEST", "UNAUTHORIZED", "UPGRADE_REQUIRED", "SERVICE_UNAVAILABLE"),
             },
             description="Subprotocols: "
             + ", ".join(

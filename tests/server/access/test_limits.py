@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 
 import pytest
@@ -76,13 +77,24 @@ def test_a_key_has_so_many_connections_and_another_key_its_own() -> None:
 
 def test_what_is_arriving_is_bounded_and_let_go_of() -> None:
     limits = Limits(settings(max_body_bytes=1024))
-    for _ in range(64):
-        limits.buffer(1024)
+    for _ in range(32):
+        limits.buffer("alice", 1024)
     with pytest.raises(TokenrelayError) as refused:
-        limits.buffer(1)
+        limits.buffer("alice", 1024)
     assert (refused.value.code, refused.value.retry_after_s) == ("OVERLOADED", 1)
-    limits.release(1024)
-    limits.buffer(1024)
+    limits.release("alice", 1024)
+    limits.buffer("alice", 1024)
+    limits.release("alice", 32 * 1024)
+    assert repr(limits) == "<Limits 0 connections of 0 keys | 0 bytes arriving>"
+
+
+def test_however_much_others_send_a_newcomer_finds_room() -> None:
+    limits = Limits(settings(max_body_bytes=1024))
+    for number in range(5):
+        with contextlib.suppress(TokenrelayError):
+            while True:
+                limits.buffer(f"greedy {number}", 1024)
+    limits.buffer("alice", 1024)
 
 
 def test_a_crowded_connection_is_told_so() -> None:

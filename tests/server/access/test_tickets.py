@@ -185,7 +185,7 @@ async def reads(redis: Redis) -> int:
 
 
 @pytest.mark.parametrize("changes", [{"exp": 1}, {"exp": None}, {"aud": "another"}, {"aud": None}, {"sub": None}])
-def test_what_a_ticket_says_raise_if_ended(fleet: Fleet, changes: dict[str, Any]) -> None:
+def test_what_a_ticket_says_must_hold(fleet: Fleet, changes: dict[str, Any]) -> None:
     async def scene(redis: Redis) -> None:
         edge = Tickets(redis, ROTATE_S)
         kid = jwt.get_unverified_header(await edge.write(GRANTED))["kid"]
