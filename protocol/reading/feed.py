@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tokenrelay.protocol.store.entries import TOKEN, Entry, is_terminal
+from tokenrelay.protocol.store.entries import THINKING, TOKEN, Entry, is_terminal
 
 MAX_WINDOW_ENTRIES: Final = 1024
 MAX_WINDOW_BYTES: Final = 512 * 1024
@@ -201,8 +201,8 @@ class Feed:
 
 
 def _bytes_of(entry: Entry) -> int:
-    """What an entry takes in memory. Most are tokens, whose text is their fourth item: they take a short way."""
-    if entry[0] == TOKEN:
+    """What an entry takes in memory. Most are a model's text, which is then their fourth item: a short way."""
+    if entry[0] == TOKEN or entry[0] == THINKING:
         return sys.getsizeof(entry[3]) + ENTRY_BYTES
     return sum(map(_deep_bytes, entry)) + ENTRY_BYTES
 

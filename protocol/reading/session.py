@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Final
 
 from tokenrelay.protocol.reading.feed import MAX_CHUNK_BYTES, Chunk, Feed, Format
-from tokenrelay.protocol.store.entries import Entry, is_terminal, join_tokens
+from tokenrelay.protocol.store.entries import Entry, is_terminal, join_pieces
 
 HEARTBEAT_S: Final = 15.0
 """Proxies cut at 60 to 100 s of silence; WHATWG section 9.2.7 suggests a comment every 15 s."""
@@ -73,7 +73,7 @@ class Session:
             raise LookupError(f"expected entry {self.cursor + 1}, the log begins at {first_id}")
         numbered = list(enumerate(entries, first_id))
         if self.is_compact:
-            numbered = join_tokens(numbered)
+            numbered = join_pieces(numbered)
         chunks: list[Chunk] = []
         parts: list[bytes] = []
         size = 0

@@ -11,7 +11,20 @@ from typing import Any, Final, TypeAlias, cast
 
 import msgpack
 
-from tokenrelay.protocol.events import Completion, Event, Failure, Started, Token, ToolCall, ToolResult
+from tokenrelay.protocol.events import (
+    Completion,
+    Data,
+    Event,
+    Failure,
+    Started,
+    Thinking,
+    ThinkingStarted,
+    Token,
+    ToolCall,
+    ToolInput,
+    ToolResult,
+    Unknown,
+)
 
 Entry: TypeAlias = Sequence[Any]
 """An entry unpacked but not yet an event: `[tag, at_ms, …]`. The hot path of an edge stays with these."""
@@ -19,14 +32,26 @@ Entry: TypeAlias = Sequence[Any]
 TAGS: Final[dict[str, type[Event]]] = {
     "s": Started,
     "t": Token,
+    "k": ThinkingStarted,
+    "h": Thinking,
+    "i": ToolInput,
     "c": ToolCall,
     "r": ToolResult,
+    "d": Data,
     "e": Completion,
     "f": Failure,
 }
 _TAG_OF: Final = {kind: tag for tag, kind in TAGS.items()}
 TOKEN: Final = "t"  # noqa: S105  a tag, not a secret
+THINKING: Final = "h"
+TOOL_INPUT: Final = "i"
+TEXT_TAGS: Final = frozenset({TOKEN, THINKING, TOOL_INPUT})
+"""What a model writes piece by piece; the text is the last field of an entry."""
+
 TERMINAL_TAGS: Final = frozenset({"e", "f"})
+"""No other tag ends a stream, in this version and in later ones that this one can read."""
+
+_SIZES: Final = {tag: len(kind.__struct_fields__) + 1 for tag, kind in TAGS.items()}
 MAX_ENTRY_BYTES: Final = 64 * 1024
 """No single entry is larger: a worker splits a longer token. Bounds publications and socket writes."""
 
@@ -38,14 +63,15 @@ class CorruptEntry(ValueError):
     """Bytes in the log that are not an entry."""
 
 
-_CAME_LATER: Final[dict[type[Event], int]] = {Completion: 3, Failure: 1}
+_CAME_LATER: Final[dict[type[Event], int]] = {Completion: 5, Failure: 3, ToolCall: 1}
 """So many fields at the end are written only where they say something; an older reader does not know them."""
 
-_NO_ENTRY: Final = "an entry is an array that begins with a known tag"
+_NO_ENTRY: Final = "an entry is an array that begins with a tag and a time"
 
 
 def _is_entry(value: Any) -> bool:
-    return type(value) is list and len(value) > 1 and type(value[0]) is str and value[0] in TAGS
+    """A tag of one letter that is not in the table is a newer worker's: see `Unknown`."""
+    return type(value) is list and len(value) > 1 and type(value[0]) is str and len(value[0]) == 1
 
 
 def pack(event: Event) -> bytes:
@@ -75,9 +101,13 @@ def unpack_entry(raw: bytes) -> Entry:
 
 
 def event_of(entry: Entry) -> Event:
-    """An entry as an event. Raises CorruptEntry."""
+    """An entry as an event. Raises CorruptEntry.
+
+    Fields beyond those of this version are passed over, and so is a tag that it does not know.
+    """
+    kind = TAGS.get(entry[0])
     try:
-        return TAGS[entry[0]](*entry[1:])
+        return Unknown(entry[1]) if kind is None else kind(*entry[1 : _SIZES[entry[0]]])
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise CorruptEntry(f"not an event: {error}") from error
 
@@ -121,35 +151,47 @@ def _unpack_all(body: bytes) -> list[Entry]:
         return entries
 
 
-def join_tokens(
+def _follows(before: Entry, entry: Entry) -> bool:
+    """True for two pieces of one kind by one model; of arguments, also of one call, which the second does not begin."""
+    if entry[0] != before[0] or entry[2] != before[2] or len(entry) != len(before):
+        return False
+    return entry[0] != TOOL_INPUT or (entry[3] == before[3] and not entry[4])
+
+
+def join_pieces(
     entries: Iterable[tuple[int, Entry]], max_characters: int = MAX_TOKEN_CHARACTERS
 ) -> list[tuple[int, Entry]]:
-    """Compact replay: consecutive tokens of one model become one, with the id and the time of the last.
+    """Compact replay: consecutive tokens of one model become one, with the id and the time of the last; so do pieces of
+    its thinking, and of the arguments of one call.
 
-    A joined token has at most `max_characters` unless a single one is longer.
+    A joined piece has at most `max_characters` unless a single one is longer.
     """
     joined: list[tuple[int, Entry]] = []
-    texts: list[str] = []  # of the token under construction
+    texts: list[str] = []  # of the piece under construction; empty when there is none
     size = 0
-    held: tuple[int, Entry] | None = None  # its last entry; None when no token is under construction
+    first: Entry = ()  # of the piece under construction
+    last_id, last = 0, first
 
     def let_go() -> None:
-        nonlocal held, size
-        if held is not None:
-            entry_id, entry = held
-            joined.append((entry_id, (TOKEN, entry[1], entry[2], "".join(texts))))
-            texts.clear()
-            held, size = None, 0
+        # A call's id and name stand between model and text; only the first of its pieces has the name.
+        joined.append((last_id, (*last[:3], *first[3:-1], "".join(texts))))
+        texts.clear()
 
     for entry_id, entry in entries:
-        if entry[0] != TOKEN:
+        if texts:
+            if _follows(last, entry) and size + len(entry[-1]) <= max_characters:
+                texts.append(entry[-1])
+                size += len(entry[-1])
+                last_id, last = entry_id, entry
+                continue
             let_go()
+        if entry[0] in TEXT_TAGS and len(entry) == _SIZES[entry[0]]:
+            texts.append(entry[-1])
+            size = len(entry[-1])
+            first = last = entry
+            last_id = entry_id
+        else:
             joined.append((entry_id, entry))
-            continue
-        if held is not None and (held[1][2] != entry[2] or size + len(entry[3]) > max_characters):
-            let_go()
-        texts.append(entry[3])
-        size += len(entry[3])
-        held = (entry_id, entry)
-    let_go()
+    if texts:
+        let_go()
     return joined

@@ -9,8 +9,21 @@ from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
-from tokenrelay.protocol.events import Completion, Event, Failure, Started, Token, ToolCall, ToolResult
-from tokenrelay.protocol.store.entries import TOKEN, Entry, event_of
+from tokenrelay.protocol.events import (
+    Completion,
+    Data,
+    Event,
+    Failure,
+    Started,
+    Thinking,
+    ThinkingStarted,
+    Token,
+    ToolCall,
+    ToolInput,
+    ToolResult,
+    Unknown,
+)
+from tokenrelay.protocol.store.entries import THINKING, TOKEN, Entry, event_of
 
 
 @lru_cache(maxsize=64)
@@ -61,7 +74,22 @@ def _token(event: Token, _: str) -> dict[str, Any]:
     return {"token": event.text, "done": False, "model": event.model}
 
 
-def _tool_call(event: ToolCall | ToolResult, _: str) -> dict[str, Any]:
+def _thinking_started(event: ThinkingStarted, _: str) -> dict[str, Any]:
+    return {"token": "", "done": False, "status": "thinking", "model": event.model}
+
+
+def _thinking(event: Thinking, _: str) -> dict[str, Any]:
+    return {"thinking": event.text, "token": "", "done": False, "model": event.model}
+
+
+def _tool_input(event: ToolInput, _: str) -> dict[str, Any]:
+    data = {"tool_call_id": event.call_id, "tool_input_delta": event.text}
+    if event.name:
+        data["tool_input_name"] = event.name
+    return {**data, "token": "", "done": False, "model": event.model}
+
+
+def _tool(event: ToolCall | ToolResult) -> dict[str, Any]:
     return {
         "tool_name": event.name,
         "tool_input": event.input,
@@ -72,12 +100,27 @@ def _tool_call(event: ToolCall | ToolResult, _: str) -> dict[str, Any]:
     }
 
 
-def _tool_result(event: ToolResult, stream_id: str) -> dict[str, Any]:
-    data = _tool_call(event, stream_id)
+def _tool_call(event: ToolCall, _: str) -> dict[str, Any]:
+    data = _tool(event)
+    if event.own is not None:
+        data["own"] = event.own
+    return data
+
+
+def _tool_result(event: ToolResult, _: str) -> dict[str, Any]:
+    data = _tool(event)
     data["tool_result"] = event.result
     if event.failed:
         data["tool_error"] = True
     return data
+
+
+def _data(event: Data, _: str) -> dict[str, Any]:
+    return {"data_name": event.name, "data": event.value, "token": "", "done": False, "model": event.model}
+
+
+def _unknown(_: Unknown, __: str) -> dict[str, Any]:
+    return {"token": "", "done": False}
 
 
 def _completion(event: Completion, stream_id: str) -> dict[str, Any]:
@@ -94,9 +137,9 @@ def _completion(event: Completion, stream_id: str) -> dict[str, Any]:
         "provider": event.provider,
         "stream_id": stream_id,
     }
-    for name in ("attempts", "left_out", "timing"):
-        if value := getattr(event, name):
-            data[name] = value
+    data.update(extras(event, "attempts", "left_out", "timing", "usage"))
+    if event.cost_usd is not None:
+        data["cost_usd"] = event.cost_usd
     return data
 
 
@@ -111,16 +154,36 @@ def _failure(event: Failure, stream_id: str) -> dict[str, Any]:
     }
     if event.retry_after_s is not None:
         data["retry_after"] = event.retry_after_s
-    if event.attempts:
-        data["attempts"] = event.attempts
+    data.update(extras(event, "attempts"))
+    data.update(used(event))
     return data
 
+
+def extras(event: Completion | Failure, *names: str) -> dict[str, Any]:
+    """Those of an end's optional fields that say something."""
+    return {name: value for name in names if (value := getattr(event, name))}
+
+
+def used(event: Failure) -> dict[str, Any]:
+    """What an answer that failed had used, as its event and its JSON tell it; empty where nobody knows."""
+    told: dict[str, Any] = {}
+    if event.usage:
+        told = {name: event.usage[name] for name in _COUNTS if name in event.usage} | {"usage": event.usage}
+    return told if event.cost_usd is None else {**told, "cost_usd": event.cost_usd}
+
+
+_COUNTS: Final = ("total_tokens", "input_tokens", "output_tokens")
 
 _FIELDS: Final[dict[type[Event], Callable[[Any, str], dict[str, Any]]]] = {
     Started: _started,
     Token: _token,
+    ThinkingStarted: _thinking_started,
+    Thinking: _thinking,
+    ToolInput: _tool_input,
     ToolCall: _tool_call,
     ToolResult: _tool_result,
+    Data: _data,
+    Unknown: _unknown,
     Completion: _completion,
     Failure: _failure,
 }
@@ -133,8 +196,12 @@ def _token_tail(model: str) -> str:
 
 
 def json_of(entry: Entry, stream_id: str) -> str:
-    """`to_json(data_of(…))`; a token takes a short cut that a test keeps equal to the long way."""
-    if entry[0] == TOKEN:
-        _, at_ms, model, text = entry
-        return f'{{"token":{encode_basestring_ascii(text)}{_token_tail(model)}{timestamp(at_ms)}"}}'
+    """`to_json(data_of(…))`; the text a model writes takes a short cut that a test keeps equal to the long way."""
+    tag = entry[0]
+    if tag == TOKEN:
+        text = encode_basestring_ascii(entry[3])
+        return f'{{"token":{text}{_token_tail(entry[2])}{timestamp(entry[1])}"}}'
+    if tag == THINKING:
+        text = encode_basestring_ascii(entry[3])
+        return f'{{"thinking":{text},"token":""{_token_tail(entry[2])}{timestamp(entry[1])}"}}'
     return to_json(data_of(entry, stream_id))

@@ -1,12 +1,15 @@
-"""A log folded into what it amounts to: the text so far, tool calls, the end if there is one. Knows no reader."""
+"""A log folded into what it amounts to: text and thinking so far, tool calls, data, the end if there is one. Knows no
+reader."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from tokenrelay.protocol.events import Completion, Failure, Token, ToolCall, ToolResult
+from tokenrelay.protocol import events
+from tokenrelay.protocol.events import Completion, Data, Failure, Thinking, Token, ToolCall, ToolResult, Usage
 from tokenrelay.protocol.store.entries import TOKEN, Entry, event_of
+from tokenrelay.protocol.wire import event_json
 
 
 class Snapshot:
@@ -15,6 +18,8 @@ class Snapshot:
     def __init__(self) -> None:
         self.last_id = 0
         self._texts: list[str] = []
+        self._thoughts: list[str] = []  # only where the request asked to be shown them
+        self._data: list[dict[str, Any]] = []
         self._calls: dict[str, dict[str, Any]] = {}  # by tool_call_id, in order
         self.completion: Completion | None = None
         self.failure: Failure | None = None
@@ -26,6 +31,26 @@ class Snapshot:
     @property
     def tool_calls(self) -> list[dict[str, Any]]:
         return list(self._calls.values())
+
+    @property
+    def usage(self) -> Usage | None:
+        """Tokens of the whole answer, or of a failed one so far; None while nobody knows."""
+        if self.failure is not None:
+            return self.failure.usage
+        end = self.completion
+        return None if end is None else end.usage or events.usage(end.input_tokens, end.output_tokens)
+
+    def _told(self) -> dict[str, Any]:
+        """What only some answers have."""
+        told: dict[str, Any] = {}
+        if self._thoughts:
+            told["thinking"] = "".join(self._thoughts)
+        if self._data:
+            told["data"] = self._data
+        end = self.completion or self.failure
+        if end is not None and end.cost_usd is not None:
+            told["cost_usd"] = end.cost_usd
+        return told
 
     @property
     def has_ended(self) -> bool:
@@ -46,6 +71,10 @@ class Snapshot:
         match event := event_of(entry):
             case Token():
                 self._texts.append(event.text)
+            case Thinking():
+                self._thoughts.append(event.text)
+            case Data():
+                self._data.append({"data_name": event.name, "data": event.value})
             case ToolCall():
                 self._calls[event.call_id] = _call(event)
             case ToolResult():
@@ -63,7 +92,6 @@ class Snapshot:
         end = self.completion
         if end is None:
             raise LookupError("the answer has no completion")
-        told = {name: value for name in ("attempts", "left_out", "timing") if (value := getattr(end, name))}
         return {
             "response": self.text,
             "model": end.model,
@@ -76,19 +104,14 @@ class Snapshot:
             "response_time": end.response_time_s,
             "stream_id": stream_id,
             "tool_calls": self.tool_calls,
-            **told,
+            **event_json.extras(end, "attempts", "left_out", "timing"),
+            "usage": self.usage,
+            **self._told(),
         }
 
     def state(self, stream_id: str, public_state: str, model: str) -> dict[str, Any]:
         """The JSON of a stream as it stands (`GET /api/streams/{id}`, `Accept: application/json`)."""
         end, failure = self.completion, self.failure
-        usage = None
-        if end is not None:
-            usage = {
-                "input_tokens": end.input_tokens,
-                "output_tokens": end.output_tokens,
-                "total_tokens": end.input_tokens + end.output_tokens,
-            }
         error = None
         if failure is not None:
             error = {"error": failure.message, "error_code": failure.code, "retryable": failure.retryable}
@@ -103,10 +126,14 @@ class Snapshot:
             "resolved_model": end.resolved_model if end else None,
             "provider": end.provider if end else None,
             "response_time": end.response_time_s if end else None,
-            "usage": usage,
+            "usage": self.usage,
             "error": error,
+            **self._told(),
         }
 
 
 def _call(event: ToolCall | ToolResult) -> dict[str, Any]:
-    return {"tool_name": event.name, "tool_input": event.input, "tool_call_id": event.call_id}
+    told: dict[str, Any] = {"tool_name": event.name, "tool_input": event.input, "tool_call_id": event.call_id}
+    if isinstance(event, ToolCall) and event.own is not None:
+        told["own"] = event.own
+    return told

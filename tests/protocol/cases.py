@@ -10,7 +10,19 @@ from typing import Any, Final
 
 from hypothesis import HealthCheck, Phase, settings
 
-from tokenrelay.protocol.events import Completion, Event, Failure, Started, Token, ToolCall, ToolResult
+from tokenrelay.protocol.events import (
+    Completion,
+    Data,
+    Event,
+    Failure,
+    Started,
+    Thinking,
+    ThinkingStarted,
+    Token,
+    ToolCall,
+    ToolInput,
+    ToolResult,
+)
 from tokenrelay.protocol.store import entries
 from tokenrelay.protocol.store.entries import Entry
 
@@ -39,8 +51,13 @@ def raw(text: str) -> bytes:
 
 
 STARTED: Final = Started(AT, "m")
+THINKS: Final = ThinkingStarted(AT, "m")
+THOUGHT: Final = Thinking(AT, "m", "what is 6*7? ")
+INPUT: Final = ToolInput(AT, "m", "call_0", "calculator", '{"expr')
+MORE_INPUT: Final = ToolInput(AT, "m", "call_0", "", 'ession"')
 CALL: Final = ToolCall(AT, "m", "call_0", "calculator", {"expression": "6*7"})
 RESULT: Final = ToolResult(AT, "m", "call_0", "calculator", {"expression": "6*7"}, "42")
+DATA: Final = Data(AT, "m", "step", {"node": "search"})
 COMPLETION: Final = Completion(AT, "m", "up", "Maker", "stop", 3, 4, 0.5)
 FAILURE: Final = Failure(AT, "TIMEOUT", "it fell silent", True, 5)
 
@@ -54,7 +71,17 @@ def entry(event: Event) -> Entry:
     return entries.unpack_entry(entries.pack(event))
 
 
-_NAMED: Final[dict[str, Event]] = {"*started": STARTED, "*call": CALL, "*result": RESULT, "*end": COMPLETION}
+_NAMED: Final[dict[str, Event]] = {
+    "*started": STARTED,
+    "*thinks": THINKS,
+    "*thought": THOUGHT,
+    "*input": INPUT,
+    "*more input": MORE_INPUT,
+    "*call": CALL,
+    "*result": RESULT,
+    "*data": DATA,
+    "*end": COMPLETION,
+}
 
 
 def log_of(items: list[str]) -> list[Entry]:

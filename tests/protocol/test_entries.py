@@ -10,16 +10,31 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.protocol.cases import AT, CALL, COMPLETION, STARTED, STREAM, entry, pure, raw, token, vectors
-from tokenrelay.protocol.events import Completion, Event, Failure, Started, Token, ToolCall, ToolResult
+from tests.protocol.cases import AT, CALL, COMPLETION, STARTED, STREAM, THINKS, entry, pure, raw, token, vectors
+from tokenrelay.protocol.events import (
+    Completion,
+    Data,
+    Event,
+    Failure,
+    Started,
+    Thinking,
+    ThinkingStarted,
+    Token,
+    ToolCall,
+    ToolInput,
+    ToolResult,
+    Unknown,
+    usage,
+)
 from tokenrelay.protocol.store.entries import (
     MAX_ENTRY_BYTES,
     MAX_TOKEN_CHARACTERS,
     TOKEN,
     CorruptEntry,
     Entry,
+    event_of,
     is_terminal,
-    join_tokens,
+    join_pieces,
     pack,
     pack_token,
     unpack,
@@ -44,13 +59,33 @@ values = st.recursive(
 )
 objects = st.dictionaries(texts, values, max_size=3)
 tokens = st.builds(Token, times, texts, words)
+used = st.none() | st.builds(usage, counts, counts, reasoning_tokens=st.none() | counts)
 any_event: st.SearchStrategy[Event] = st.one_of(
     tokens,
     st.builds(Started, times, texts, st.none() | objects),
-    st.builds(ToolCall, times, texts, words, words, objects),
+    st.builds(ThinkingStarted, times, texts),
+    st.builds(Thinking, times, texts, words),
+    st.builds(ToolInput, times, texts, words, words, texts),
+    st.builds(ToolInput, times, texts, words, st.just(""), words),
+    st.builds(ToolCall, times, texts, words, words, objects, st.none() | st.integers(1, 128)),
+    st.builds(Data, times, texts, words, values),
     st.builds(ToolResult, times, texts, words, words, objects, texts, st.booleans()),
-    st.builds(Completion, times, texts, texts, texts, st.sampled_from(["stop", "length"]), counts, counts, seconds),
-    st.builds(Failure, times, words, words, st.booleans(), st.none() | seconds),
+    st.builds(
+        Completion,
+        times,
+        texts,
+        texts,
+        texts,
+        st.sampled_from(["stop", "length"]),
+        counts,
+        counts,
+        seconds,
+        usage=used,
+        cost_usd=st.none() | seconds,
+    ),
+    st.builds(
+        Failure, times, words, words, st.booleans(), st.none() | seconds, usage=used, cost_usd=st.none() | seconds
+    ),
 )
 
 
@@ -75,6 +110,8 @@ def test_a_binary_message_holds_the_same_object(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
 def test_an_event_is_packed_as_the_vector_says(case: dict[str, Any]) -> None:
     event = unpack(raw(case["entry"]))
+    if "later version" in case["name"]:
+        return  # it is read, not written
     if "leaves out" not in case["name"]:
         assert pack(event) == raw(case["entry"])
     assert unpack(pack(event)) == event
@@ -117,8 +154,14 @@ def test_a_publication_cut_anywhere_but_between_entries_is_none() -> None:
 
 CORRUPT: list[tuple[str, Any]] = [
     ("no array", {"t": 1}), ("a number", 1), ("nothing", None), ("an empty array", []), ("a tag alone", ["t"]),
-    ("an unknown tag", ["x", AT]), ("a tag that cannot be looked up", [[], AT]), ("a tag of bytes", [b"t", AT]),
-    ("a token without text", ["t", AT, "m", ""]), ("too few fields", ["t", AT]), ("too many", ["t", AT, "m", "a", 1]),
+    ("a tag of two letters", ["tt", AT]),
+    ("an unknown tag without a time", ["x", "m"]), ("a tag that cannot be looked up", [[], AT]),
+    ("a tag of bytes", [b"t", AT]),
+    ("a token without text", ["t", AT, "m", ""]), ("too few fields", ["t", AT]),
+    ("thinking without text", ["h", AT, "m", ""]), ("arguments of no call", ["i", AT, "m", "", "n", "a"]),
+    ("arguments that say nothing", ["i", AT, "m", "c", "", ""]),
+    ("a call counted from 0", ["c", AT, "m", "c", "n", {}, 0]),
+    ("data without a name", ["d", AT, "m", "", 1]), ("data that is bytes", ["d", AT, "m", "n", b"1"]),
     ("a result that is no text", ["r", AT, "m", "c", "n", {}, 5]),
     ("counts that are text", ["e", AT, "m", "u", "p", "stop", "1", "2", 0.5]),
     ("a reason that is a list", ["e", AT, "m", "u", "p", [], 1, 2, 0.5]),
@@ -143,6 +186,24 @@ def test_any_bytes_are_an_event_or_corrupt(data: bytes) -> None:
         pass
     else:
         assert data  # hypothesis found an event
+
+
+LATER: list[tuple[list[Any], Event]] = [
+    (["x", AT], Unknown(AT)),
+    (["x", AT, "m", {"a": 1}], Unknown(AT)),
+    (["t", AT, "m", "a", {"a": 1}], token("a")),
+    (["s", AT, "m", None, 1, 2], STARTED),
+    (["k", AT, "m", 1], THINKS),
+]
+
+
+@pytest.mark.parametrize(("value", "event"), LATER, ids=[str(row[0]) for row in LATER])
+def test_what_a_later_version_adds_is_passed_over(value: list[Any], event: Event) -> None:
+    assert unpack(msgpack.packb(value)) == event
+    read = unpack_entry(msgpack.packb(value))
+    assert json.loads(event_json.json_of(read, STREAM)) == event_json.data_of(read, STREAM)
+    assert not is_terminal(read)
+    assert join_pieces([(1, read)])[0][0] == 1
 
 
 NO_PUBLICATION = [b"", b"1", b"\n", b"x\n", b"-1\n", b" 1\n", b"1\n\x01", b"1\n\xc1", b"1\n\x91\xa1t"]
@@ -184,8 +245,10 @@ def test_json_is_one_line_of_ascii_that_gives_the_object_back(event: Event) -> N
 @given(tokens)
 @example(Token(0, "", '\x00\x7f\u2028\U0010ffff"\\/'))
 @pure
-def test_the_short_cuts_of_a_token_equal_the_long_way(event: Token) -> None:
+def test_the_short_cuts_of_text_equal_the_long_way(event: Token) -> None:
     assert pack_token(event.at_ms, event.model, event.text) == pack(event)
+    thought = entry(Thinking(event.at_ms, event.model, event.text))
+    assert event_json.json_of(thought, STREAM) == event_json.to_json(event_json.data_of(thought, STREAM))
     assert event_json.json_of(entry(event), STREAM) == event_json.to_json(event_json.data_of(entry(event), STREAM))
 
 
@@ -227,6 +290,14 @@ def told(joined: list[tuple[int, Entry]]) -> list[tuple[int, str]]:
     return [(number, item[3] if item[0] == TOKEN else item[0]) for number, item in joined]
 
 
+def thought(text: str, model: str = "m") -> Thinking:
+    return Thinking(AT, model, text)
+
+
+def piece(text: str, name: str = "", call_id: str = "c") -> ToolInput:
+    return ToolInput(AT, "m", call_id, name, text)
+
+
 JOINED: list[tuple[str, list[tuple[int, Entry]], list[tuple[int, str]]]] = [
     ("nothing", [], []),
     ("one token", numbered(token("a")), [(1, "a")]),
@@ -245,11 +316,38 @@ JOINED: list[tuple[str, list[tuple[int, Entry]], list[tuple[int, str]]]] = [
 def test_tokens_that_follow_one_another_are_joined(
     entries: list[tuple[int, Entry]], expected: list[tuple[int, str]]
 ) -> None:
-    assert told(join_tokens(entries, max_characters=4)) == expected
+    assert told(join_pieces(entries, max_characters=4)) == expected
+
+
+PIECES: list[tuple[str, list[Event], list[tuple[int, Event]]]] = [
+    ("thinking becomes one", [THINKS, thought("a"), thought("b")], [(1, THINKS), (3, thought("ab"))]),
+    ("thinking and text stay apart", [thought("a"), token("b"), thought("c")],
+     [(1, thought("a")), (2, token("b")), (3, thought("c"))]),
+    ("thinking of two models", [thought("a"), thought("b", "n")], [(1, thought("a")), (2, thought("b", "n"))]),
+    ("a run of thinking begins anew", [thought("a"), THINKS, thought("b")],
+     [(1, thought("a")), (2, THINKS), (3, thought("b"))]),
+    ("thinking is bounded", [thought("aaa"), thought("bb")], [(1, thought("aaa")), (2, thought("bb"))]),
+    ("arguments keep the name of their first piece", [piece("", "n"), piece("{"), piece("}")], [(3, piece("{}", "n"))]),
+    ("the rest of a call's arguments", [piece("{"), piece("}")], [(2, piece("{}"))]),
+    ("arguments of two calls", [piece("{", "n"), piece("}"), piece("[", "n", "d"), piece("]", call_id="d")],
+     [(2, piece("{}", "n")), (4, piece("[]", "n", "d"))]),
+    ("two calls written at once", [piece("a"), piece("b", call_id="d"), piece("c")],
+     [(1, piece("a")), (2, piece("b", call_id="d")), (3, piece("c"))]),
+    ("one call begun twice", [piece("{", "n"), piece("[", "n")], [(1, piece("{", "n")), (2, piece("[", "n"))]),
+    ("arguments are bounded", [piece("aaa", "n"), piece("bb")], [(1, piece("aaa", "n")), (2, piece("bb"))]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("events", "expected"), [row[1:] for row in PIECES], ids=[row[0] for row in PIECES])
+def test_thinking_and_arguments_are_joined_as_tokens_are(
+    events: list[Event], expected: list[tuple[int, Event]]
+) -> None:
+    joined = join_pieces(numbered(*events), max_characters=4)
+    assert [(number, event_of(item)) for number, item in joined] == expected
 
 
 def test_a_joined_token_has_the_time_of_its_last() -> None:
-    [(_, joined)] = join_tokens([(1, ["t", 10, "m", "a"]), (2, ["t", 20, "m", "b"])])
+    [(_, joined)] = join_pieces([(1, ["t", 10, "m", "a"]), (2, ["t", 20, "m", "b"])])
     assert event_json.data_of(joined, STREAM)["timestamp"] == event_json.timestamp(20)
 
 
@@ -257,7 +355,7 @@ def test_a_joined_token_has_the_time_of_its_last() -> None:
 @pure
 def test_joining_changes_no_text_and_only_leaves_ids_out(events: list[Event], most: int) -> None:
     entries = numbered(*events)
-    joined = join_tokens(entries, max_characters=most)
+    joined = join_pieces(entries, max_characters=most)
     ids = [number for number, _ in joined]
     assert "".join(event_json.data_of(item, STREAM)["token"] for _, item in joined) == "".join(
         event.text for event in events if isinstance(event, Token)

@@ -8,18 +8,26 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from tests.protocol.cases import AT, CALL, COMPLETION, FAILURE, RESULT, STARTED, token
+from tests.protocol.cases import AT, CALL, COMPLETION, DATA, FAILURE, INPUT, RESULT, STARTED, THINKS, THOUGHT, token
 from tokenrelay.protocol import events
 from tokenrelay.protocol.events import (
+    MAX_DATA_BYTES,
+    MAX_NAME_CHARACTERS,
     MAX_TOOL_RESULT_BYTES,
     Completion,
+    Data,
     Event,
     Failure,
     FinishReason,
+    Thinking,
     Token,
     ToolCall,
+    ToolInput,
     ToolResult,
+    Unknown,
+    usage,
 )
+from tokenrelay.protocol.store.entries import TAGS
 
 
 def completion(
@@ -39,6 +47,20 @@ def result(text: str = "", call_id: str = "c", **tool_input: object) -> ToolResu
 
 REFUSED: list[tuple[str, Callable[[], Event], str]] = [
     ("a token without text", lambda: Token(AT, "m", ""), "has text"),
+    ("thinking without text", lambda: Thinking(AT, "m", ""), "has text"),
+    ("arguments without their call's id", lambda: ToolInput(AT, "m", "", "n", "a"), "the id of its call"),
+    ("arguments without name and text", lambda: ToolInput(AT, "m", "c", "", ""), "has text"),
+    ("a call counted from 0", lambda: ToolCall(AT, "m", "c", "n", {}, 0), "counted from 1"),
+    ("data without a name", lambda: Data(AT, "m", "", 1), "a name"),
+    ("data with a long name", lambda: Data(AT, "m", "n" * (MAX_NAME_CHARACTERS + 1), 1), "at most 64"),
+    ("data with NaN in it", lambda: Data(AT, "m", "n", [math.nan]), "what JSON can say"),
+    ("data that is no JSON", lambda: Data(AT, "m", "n", {"a": b""}), "what JSON can say"),
+    ("data that is too large", lambda: Data(AT, "m", "n", "x" * (MAX_DATA_BYTES - 1)), "got 16385"),
+    ("data too large in bytes only", lambda: Data(AT, "m", "n", "é" * (MAX_DATA_BYTES // 2)), "got 16386"),
+    ("a cost below zero", lambda: Failure(AT, "TIMEOUT", "text", True, cost_usd=-1), "not negative"),
+    ("a cost without end", lambda: Failure(AT, "TIMEOUT", "text", True, cost_usd=math.inf), "finite"),
+    ("a usage below zero", lambda: Failure(AT, "TIMEOUT", "text", True, usage=usage(1, -1)), "not negative"),
+    ("an event without a time", lambda: Unknown("now"), "its time"),  # type: ignore[arg-type]
     ("a call of no tool", lambda: call(name=""), "names its tool"),
     ("a call without id", lambda: call(call_id=""), "has an id"),
     ("a call with NaN in it", lambda: call(x=[{"y": math.nan}]), "no NaN"),
@@ -70,6 +92,9 @@ def test_it_cannot_be_made(make: Callable[[], Event], words: str) -> None:
 def test_what_stands_at_a_bound_can_be_made() -> None:
     assert len(result("x" * MAX_TOOL_RESULT_BYTES).result) == MAX_TOOL_RESULT_BYTES
     assert result("").result == ""
+    assert ToolInput(AT, "m", "c", "n", "").text == ToolInput(AT, "m", "c", "", "a").name == ""
+    assert len(Data(AT, "m", "n" * MAX_NAME_CHARACTERS, "x" * (MAX_DATA_BYTES - 2)).value) == MAX_DATA_BYTES - 2
+    assert Failure(AT, "TIMEOUT", "text", True, usage={}, cost_usd=0).usage == {}
     assert completion(tokens=(0, 0), response_time_s=0).input_tokens == 0
     assert Failure(AT, "TIMEOUT", "text", False, 0).retry_after_s == 0
 
@@ -84,11 +109,22 @@ def test_an_event_does_not_change() -> None:
         token("a").text = "b"  # type: ignore[misc]
 
 
+EVERYTHING: list[Event] = [
+    STARTED, THINKS, THOUGHT, token("a"), INPUT, CALL, RESULT, DATA, COMPLETION, FAILURE, Unknown(AT),
+]  # fmt: skip
+
+
 def test_exactly_completion_and_failure_end_a_stream() -> None:
-    everything: list[Event] = [STARTED, token("a"), CALL, RESULT, COMPLETION, FAILURE]
-    assert [event for event in everything if events.is_terminal(event)] == [COMPLETION, FAILURE]
+    assert [event for event in EVERYTHING if events.is_terminal(event)] == [COMPLETION, FAILURE]
+
+
+def test_a_usage_says_what_is_known_and_the_sum() -> None:
+    assert usage(3, 4) == {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
+    whole = usage(3, 4, cached_input_tokens=0, cache_write_tokens=1, reasoning_tokens=2)
+    assert whole == {**usage(3, 4), "cached_input_tokens": 0, "cache_write_tokens": 1, "reasoning_tokens": 2}
 
 
 def test_every_event_begins_with_its_time() -> None:
-    for kind in (type(event) for event in (STARTED, token("a"), CALL, RESULT, COMPLETION, FAILURE)):
+    assert {type(event) for event in EVERYTHING} == {*TAGS.values(), Unknown}
+    for kind in map(type, EVERYTHING):
         assert msgspec.structs.fields(kind)[0].name == "at_ms"

@@ -103,15 +103,24 @@ def test_events_have_the_fields_that_the_code_gives_them() -> None:
     given: list[tuple[str, events.Event]] = [
         ("started", events.Started(0, "m", {})),
         ("token", events.Token(0, "m", "a")),
-        ("tool call", events.ToolCall(0, "m", "c", "n", {})),
-        ("completion", events.Completion(0, "m", "u", "p", "stop", 1, 1, 1.0, [{}], ["seed"], {"queue_ms": 1.0})),
-        ("error", events.Failure(0, "TIMEOUT", "t", True, 1.0, [{}])),
-    ]
+        ("thinking begins", events.ThinkingStarted(0, "m")),
+        ("thinking", events.Thinking(0, "m", "a")),
+        ("tool arguments", events.ToolInput(0, "m", "c", "n", "a")),
+        ("data", events.Data(0, "m", "n", 1)),
+        ("completion", events.Completion(
+            0, "m", "u", "p", "stop", 1, 1, 1.0, [{}], ["seed"], {"queue_ms": 1.0}, events.usage(1, 1), 1.0
+        )),
+        ("error", events.Failure(0, "TIMEOUT", "t", True, 1.0, [{}], events.usage(1, 1), 1.0)),
+    ]  # fmt: skip
+    shown = {"`show`", "show", "thinking", "tool_input"}
     for name, event in given:
+        told[name] -= shown - event_json.data_of(entries.unpack_entry(entries.pack(event)), STREAM).keys()
         assert told[name] == event_json.data_of(entries.unpack_entry(entries.pack(event)), STREAM).keys(), name
+    called = entries.unpack_entry(entries.pack(events.ToolCall(0, "m", "c", "n", {}, 1)))
+    assert told["tool call"] == event_json.data_of(called, STREAM).keys()
     result = events.ToolResult(0, "m", "c", "n", {}, "r", failed=True)
     data = event_json.data_of(entries.unpack_entry(entries.pack(result)), STREAM)
-    assert told["tool call"] | told["tool result"] == data.keys()
+    assert told["tool call"] - {"own"} | told["tool result"] == data.keys()
 
 
 def test_the_fields_of_a_request_are_there() -> None:
@@ -140,6 +149,8 @@ def test_messages_are_there() -> None:
         f"an array of 1 to {websocket.MAX_MESSAGES_PER_FRAME}",
         f"at most {websocket.MAX_REF_CHARACTERS} characters or an integer",
         f"at most {events.MAX_TOOL_RESULT_BYTES:,} bytes of UTF-8",
+        f"any JSON, at most {events.MAX_DATA_BYTES:,} bytes of it",
+        f"`data_name` (1 to {events.MAX_NAME_CHARACTERS} characters)",
         f"at most {entries.MAX_ENTRY_BYTES:,} bytes",
         f"at most {entries.MAX_TOKEN_CHARACTERS:,} characters",
         f"at most {scripts.MAX_BATCH_ENTRIES} entries and {scripts.MAX_BATCH_BYTES:,} bytes",

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+import msgspec
 import pytest
 
-from tests.protocol.cases import AT, CALL, COMPLETION, FAILURE, RESULT, STARTED, STREAM, entry, token
-from tokenrelay.protocol.events import Event, ToolResult
+from tests.protocol.cases import (
+    AT,
+    CALL,
+    COMPLETION,
+    DATA,
+    FAILURE,
+    INPUT,
+    MORE_INPUT,
+    RESULT,
+    STARTED,
+    STREAM,
+    THINKS,
+    THOUGHT,
+    entry,
+    token,
+)
+from tokenrelay.protocol.events import Event, ToolResult, usage
 from tokenrelay.protocol.lifecycle import PublicState
 from tokenrelay.protocol.wire.snapshot import Snapshot
 
@@ -44,6 +60,7 @@ def test_a_whole_answer() -> None:
         "response": "Hello", "model": "m", "resolved_model": "up", "provider": "Maker", "finish_reason": "stop",
         "total_tokens": 7, "input_tokens": 3, "output_tokens": 4, "response_time": 0.5, "stream_id": STREAM,
         "tool_calls": [{**CALLED, "tool_result": "42"}],
+        "usage": {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7},
     }  # fmt: skip
     assert made.has_ended
     assert made.last_id == 6
@@ -74,6 +91,31 @@ STATES: list[tuple[str, list[Event], str, dict[str, Any]]] = [
 def test_a_stream_as_it_stands(events: list[Event], state: str, rest: dict[str, Any]) -> None:
     assert state in get_args(PublicState)
     assert folded(*events).state(STREAM, state, "m") == {"stream_id": STREAM, "state": state, "model": "m", **rest}
+
+
+USED = usage(3, 4, cached_input_tokens=2, reasoning_tokens=1)
+
+
+def test_thinking_data_usage_and_cost_are_told_where_there_are_any() -> None:
+    end = msgspec.structs.replace(COMPLETION, usage=USED, cost_usd=0.25)
+    made = folded(STARTED, THINKS, THOUGHT, INPUT, MORE_INPUT, THINKS, THOUGHT, token("a"), DATA, DATA, end)
+    told = {
+        "thinking": THOUGHT.text * 2, "data": [{"data_name": "step", "data": {"node": "search"}}] * 2, "usage": USED,
+        "cost_usd": 0.25,
+    }  # fmt: skip
+    for made_of_it in (made.answer(STREAM), made.state(STREAM, "completed", "m")):
+        assert made_of_it.items() >= told.items()
+    assert (made.text, made.tool_calls) == ("a", [])
+
+
+def test_a_failed_answer_tells_what_it_used() -> None:
+    made = folded(STARTED, msgspec.structs.replace(FAILURE, usage=USED, cost_usd=0.0))
+    assert made.state(STREAM, "failed", "m").items() >= {"usage": USED, "cost_usd": 0.0}.items()
+
+
+def test_a_call_of_the_callers_own_function_says_so() -> None:
+    own = msgspec.structs.replace(CALL, own=2)
+    assert folded(own, RESULT).tool_calls == [{**CALLED, "own": 2, "tool_result": "42"}]
 
 
 @pytest.mark.parametrize("first", [0, 2, 4])

@@ -245,13 +245,24 @@ EVENTS: list[tuple[str, events.Event]] = [
     ("StartedEvent", events.Started(0, "m")),
     ("StartedEvent", events.Started(0, "m", {"chosen": "m"})),
     ("TokenEvent", events.Token(0, "m", "é\n")),
+    ("ThinkingStartedEvent", events.ThinkingStarted(0, "m")),
+    ("ThinkingEvent", events.Thinking(0, "m", "é\n")),
+    ("ToolInputEvent", events.ToolInput(0, "m", "c", "calculator", "")),
+    ("ToolInputEvent", events.ToolInput(0, "m", "c", "", "{")),
     ("ToolCallEvent", events.ToolCall(0, "m", "c", "calculator", CALL)),
+    ("ToolCallEvent", events.ToolCall(0, "m", "c", "calculator", CALL, 1)),
     ("ToolResultEvent", events.ToolResult(0, "m", "c", "calculator", CALL, "42")),
     ("ToolResultEvent", events.ToolResult(0, "m", "c", "calculator", CALL, "no", True)),
+    ("DataEvent", events.Data(0, "m", "step", {"node": 1})),
+    ("DataEvent", events.Data(0, "m", "step", None)),
     ("CompletionEvent", events.Completion(0, "m", "m-1", "Maker", "stop", 1, 2, 0.5)),
+    ("CompletionEvent", events.Completion(
+        0, "m", "m-1", "Maker", "stop", 1, 2, 0.5, usage=events.usage(1, 2, reasoning_tokens=1), cost_usd=0.5
+    )),
+    ("ErrorEvent", events.Failure(0, "WORKER_LOST", "gone", True, usage=events.usage(1, 2), cost_usd=0)),
     ("ErrorEvent", events.Failure(0, "WORKER_LOST", "gone", True)),
     ("ErrorEvent", events.Failure(0, "RATE_LIMIT", "slower", True, 1.5)),
-]
+]  # fmt: skip
 KINDS = [name for name in SCHEMAS if name.endswith("Event") and name != "Event"]
 
 
@@ -274,10 +285,13 @@ def test_the_first_word_and_a_refusal_are_events_too() -> None:
 def test_answer_and_snapshot_are_as_the_code_makes_them() -> None:
     whole = snapshot.Snapshot()
     assert is_valid(whole.state(ID, "queued", "m"), SCHEMAS["Snapshot"])
-    whole.take(1, [entries.unpack_entry(entries.pack(event)) for _, event in EVENTS[:7]])
+    events_of_it = [event for name, event in EVENTS if name != "ErrorEvent"]
+    whole.take(1, [entries.unpack_entry(entries.pack(event)) for event in events_of_it])
+    optional = {"thinking", "data", "cost_usd"}
     for made, name in ((whole.answer(ID), "Answer"), (whole.state(ID, "completed", "m"), "Snapshot")):
         assert is_valid(made, SCHEMAS[name])
-        assert made.keys() == set(SCHEMAS[name]["required"])
+        assert made.keys() == set(SCHEMAS[name]["required"]) | optional
+        assert optional <= SCHEMAS[name]["properties"].keys()
 
 
 def test_the_example_of_a_stream_is_a_stream() -> None:

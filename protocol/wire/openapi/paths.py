@@ -66,8 +66,10 @@ def _example_entries() -> list[entries.Entry]:
         events.ToolCall(AT_MS + 21, MODEL, "call_0", "calculator", call),
         events.ToolResult(AT_MS + 22, MODEL, "call_0", "calculator", call, "42"),
         events.Token(AT_MS + 40, MODEL, "w1 "),
-        events.Completion(AT_MS + 41, MODEL, "scripted", "Scripted", "stop", 1, 2, 0.041),
-    ]
+        events.Completion(
+            AT_MS + 41, MODEL, "scripted", "Scripted", "stop", 1, 2, 0.041, usage=events.usage(1, 2),
+        ),
+    ]  # fmt: skip
     return [entries.unpack_entry(entries.pack(event)) for event in told]
 
 

@@ -138,6 +138,31 @@ _LEFT_OUT: Final = {
     },
 }
 
+_USED: Final = {
+    "usage": object_schema(
+        "Tokens over all rounds, as far as they are known. Cached and cache-written ones are among the input tokens, "
+        "reasoning ones among the output tokens.",
+        _USAGE,
+        {
+            "cached_input_tokens": count("Read from the provider's cache."),
+            "cache_write_tokens": count("Written to it."),
+            "reasoning_tokens": count("Thought."),
+        },
+    ),
+}
+_COST: Final = {"cost_usd": seconds("US dollars, by the catalogue's prices; left out where it has none.")}
+_OWN: Final = {
+    "own": {
+        "type": "integer",
+        "minimum": 1,
+        "description": "There for a function of the caller's own: its k-th call of one in this answer.",
+    },
+}
+_DATA: Final = {
+    "data_name": text("What it is.", minLength=1, maxLength=events.MAX_NAME_CHARACTERS),
+    "data": {"description": f"Any JSON, at most {events.MAX_DATA_BYTES} bytes of it."},
+}
+
 _EVENTS: Final[dict[str, Json]] = {
     "AcceptedEvent": _event(
         "The edge's own first word, sent before the model does anything. It is not in the log and has no id.",
@@ -153,8 +178,26 @@ _EVENTS: Final[dict[str, Json]] = {
         "A piece of the answer. Appended in order they are the answer, exactly.",
         {"token": text("The text.", minLength=1), "done": _NOT_DONE, "model": _MODEL_FIELD},
     ),
+    "ThinkingStartedEvent": _event(
+        "The model thinks: once for each run of thinking, whatever was asked.",
+        {"token": _NO_TOKEN, "done": _NOT_DONE, "status": {"const": "thinking"}, "model": _MODEL_FIELD},
+    ),
+    "ThinkingEvent": _event(
+        "A piece of what the model thinks, where `show` has `thinking`.",
+        {"thinking": text("The text.", minLength=1), "token": _NO_TOKEN, "done": _NOT_DONE, "model": _MODEL_FIELD},
+    ),
+    "ToolInputEvent": _event(
+        "A piece of a tool's arguments as the model writes them, where `show` has `tool_input`.",
+        {"tool_call_id": text("The same in the call that follows."), "tool_input_delta": text("The text."),
+         "token": _NO_TOKEN, "done": _NOT_DONE, "model": _MODEL_FIELD},
+        {"tool_input_name": text("Which tool; in the first piece of a call.", minLength=1)},
+    ),
     "ToolCallEvent": {
-        **_event("The model calls a tool.", {**_TOOL, "token": _NO_TOKEN, "done": _NOT_DONE, "model": _MODEL_FIELD}),
+        **_event(
+            "The model calls a tool.",
+            {**_TOOL, "token": _NO_TOKEN, "done": _NOT_DONE, "model": _MODEL_FIELD},
+            _OWN,
+        ),
         "not": {"required": ["tool_result"]},
     },
     "ToolResultEvent": _event(
@@ -163,10 +206,14 @@ _EVENTS: Final[dict[str, Json]] = {
          "tool_result": text(f"At most {events.MAX_TOOL_RESULT_BYTES} bytes of UTF-8.")},
         {"tool_error": {"const": True, "description": "There when the tool failed."}},
     ),
+    "DataEvent": _event(
+        "What a generator of the operator's own tells beside text.",
+        {**_DATA, "token": _NO_TOKEN, "done": _NOT_DONE, "model": _MODEL_FIELD},
+    ),
     "CompletionEvent": _event(
         "The answer is whole, or was cancelled.",
         {"token": _NO_TOKEN, "done": _DONE, **_USAGE, **_ANSWERED, "stream_id": text("The stream's id.")},
-        {**_ATTEMPTS, **_LEFT_OUT, **_TIMING},
+        {**_ATTEMPTS, **_LEFT_OUT, **_TIMING, **_USED, **_COST},
     ),
     "ErrorEvent": object_schema(
         "The answer ends here without being whole; or the request was refused and `stream` was asked for.",
@@ -174,7 +221,8 @@ _EVENTS: Final[dict[str, Json]] = {
          "error_code": one_of_the_words(errors.TABLE, "A row of the error table."),
          "retryable": {"type": "boolean", "description": "Whether asking again may help."}},
         {"retry_after": seconds("Seconds to wait first."), "stream_id": text("The stream's id."),
-         "request_id": text("Of a request that was refused."), "timestamp": _TIMESTAMP, **_ATTEMPTS},
+         "request_id": text("Of a request that was refused."), "timestamp": _TIMESTAMP, **_ATTEMPTS,
+         **_USAGE, **_USED, **_COST},
     ),
 }  # fmt: skip
 
@@ -183,8 +231,14 @@ _STATE: Final = one_of_the_words(get_args(PublicState), "Where the generation st
 _TOOL_CALL: Final = object_schema(
     "One call of a tool, with its result once there is one.",
     _TOOL,
-    {"tool_result": text("What it gave."), "tool_error": {"const": True, "description": "There when it failed."}},
-)
+    {"tool_result": text("What it gave."), "tool_error": {"const": True, "description": "There when it failed."},
+     **_OWN},
+)  # fmt: skip
+_TOLD: Final = {
+    **_COST,
+    "thinking": text("What the model thought, where `show` has `thinking`."),
+    "data": {"type": "array", "items": object_schema("What a generator of the operator's own told.", _DATA)},
+}
 SCHEMAS: Final[dict[str, Json]] = {
     **_request_schemas(),
     **_EVENTS,
@@ -196,8 +250,8 @@ SCHEMAS: Final[dict[str, Json]] = {
     "Answer": object_schema(
         "A whole answer.",
         {"response": text("The text."), **_USAGE, **_ANSWERED, "stream_id": text("The stream's id."),
-         "tool_calls": {"type": "array", "items": ref("ToolCall")}},
-        {**_ATTEMPTS, **_TIMING},
+         "tool_calls": {"type": "array", "items": ref("ToolCall")}, **_USED},
+        {**_ATTEMPTS, **_LEFT_OUT, **_TIMING, **_TOLD},
     ),
     "Snapshot": object_schema(
         "A stream as it stands.",
@@ -205,12 +259,13 @@ SCHEMAS: Final[dict[str, Json]] = {
          "last_event_id": count("The cursor from which to go on."),
          "tool_calls": {"type": "array", "items": ref("ToolCall")},
          **{name: or_null(schema) for name, schema in _ANSWERED.items() if name != "model"},
-         "usage": or_null(object_schema("Once the answer is whole.", _USAGE)),
+         "usage": or_null(_USED["usage"]),
          "error": or_null(object_schema(
              "Once it has failed.",
              {"error": text("A sentence."), "error_code": text("A row of the error table."),
               "retryable": {"type": "boolean"}},
          ))},
+        _TOLD,
     ),
     "StreamState": object_schema("Where a stream stands.", {"stream_id": text("Its id."), "state": _STATE}),
     "StreamList": object_schema(
