@@ -37,13 +37,13 @@ pure: $(VENV)/.dev  ## only the protocol's tests: no process, no network, second
 chaos: $(VENV)/.dev  ## a storm over a real fleet; SEED=1 MINUTES=1 CLIENTS=200
 	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --clients $(CLIENTS)
 
-rolling: $(VENV)/.dev  ## two edges replaced under readers, and when those came back; CLIENTS=1000
+rolling: $(VENV)/.dev  ## two edges replaced while clients read, and when those came back; CLIENTS=1000
 	@$(BIN)/python -m tests.chaos.rolling --clients $(CLIENTS)
 
-bench: $(VENV)/.runtime  ## the benchmark, every figure beside its bar; ARGS="--quick --compare naive"
+bench: $(VENV)/.runtime  ## the benchmark, every figure beside its target; ARGS="--quick --compare naive"
 	@$(BIN)/tokenrelay bench $(ARGS)
 
-screenshots: $(VENV)/.dev  ## the pictures of the chat page in docs/screenshots, taken by its test
+screenshots: $(VENV)/.dev  ## the pictures of the chat page in docs/screenshots, taken by a test
 	@TOKENRELAY_SCREENSHOTS=1 REQUIRE_ALL=1 $(BIN)/python -m pytest -q tests/browser/test_chat_looks.py -k pictures
 
 docs: $(VENV)/.dev  ## the docs site, into site/; a broken link fails
