@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -15,6 +16,7 @@ from redis.asyncio import Redis
 from tokenrelay.protocol.models import catalogue
 from tokenrelay.protocol.runtime.exposition import Exposition, Slot
 from tokenrelay.protocol.runtime.redis import round_trips
+from tokenrelay.protocol.runtime.supervisor import Supervisor
 from tokenrelay.protocol.runtime.tracing import open_tracing
 from tokenrelay.server import drain
 from tokenrelay.server.access.auth import Auth, Identity
@@ -69,6 +71,7 @@ class Edge:
         self.models = Models(catalogue.parse(settings.catalogue.read_text(encoding="utf-8")), redis)
         self.auth = Auth(settings, redis)
         self.tracing = open_tracing("tokenrelay-edge")
+        self.supervisor = Supervisor(self.metrics.task_failures)
         self.connections: set[Connection] = set()
         self.limits = Limits(settings)
         self._drained_at: float | None = None  # by the monotonic clock, the end of the window; None until it has begun
@@ -83,6 +86,11 @@ class Edge:
             probe_age_s=self.hub.probe_age_s, readers=self.hub.readers, behind=self.hub.behind,
             trips=round_trips(self.redis), queue_depth=self.queue_depth,
         )  # fmt: skip
+
+    @property
+    def in_trouble(self) -> dict[str, str]:
+        """Long-lived tasks that ended by a fault a moment ago, and what it was."""
+        return {**self.hub.supervisor.in_trouble, **self.supervisor.in_trouble}
 
     @property
     def is_draining(self) -> bool:
@@ -111,12 +119,22 @@ class Edge:
             await asyncio.sleep(TICK_S)
             now = time.monotonic()
             for connection in list(self.connections):
-                connection.tick(now)
+                self._say(connection, partial(connection.tick, now))
             self.replays.forget_old(now)
             if now - looked_at >= self.settings.heartbeat_s / 2:
                 looked_at = now
                 for connection in list(self.connections):
-                    connection.look()
+                    self._say(connection, connection.look)
+
+    def _say(self, connection: Connection, word: Callable[[], None]) -> None:
+        """One connection that fails at it is sent away; the clock goes on for the others."""
+        try:
+            word()
+        except Exception as error:
+            log.error("connection_failed", error=type(error).__name__, exc_info=error)
+            self.connections.discard(connection)
+            with contextlib.suppress(Exception):
+                connection.close_soon()
 
     async def drain(self) -> None:
         """Not ready any more; refuse what is new; close what is open, spread over the window, so that clients do not
@@ -146,18 +164,14 @@ async def open_edge(settings: Settings, slot: Slot | None = None) -> AsyncIterat
     edge = Edge(settings, redis, slot)
     try:
         async with edge.hub.running():
-            owned = [
-                asyncio.create_task(edge.tick()),
-                asyncio.create_task(reaper.keep(edge.jobs, edge.metrics)),
-                asyncio.create_task(edge.models.keep_fresh()),
-                asyncio.create_task(edge.exposition.run()),
-            ]
+            edge.supervisor.own("clock", edge.tick)
+            edge.supervisor.own("reaper", lambda: reaper.keep(edge.jobs, edge.metrics))
+            edge.supervisor.own("models", edge.models.keep_fresh)
+            edge.supervisor.own("counts", edge.exposition.run)
             try:
                 yield edge
             finally:
-                for task in owned:
-                    task.cancel()
-                await asyncio.gather(*owned, return_exceptions=True)
+                await edge.supervisor.close()
                 await edge.replays.close()
                 edge.exposition.write()
                 await asyncio.to_thread(edge.tracing.close)

@@ -14,6 +14,7 @@ from tokenrelay.protocol.runtime.instruments import Instruments
 from tokenrelay.protocol.wire.cursor import Answer
 
 TRANSPORTS: Final = ("sse", "ws")
+TASKS: Final = ("live_feed", "look_at_logs", "clock", "reaper", "models", "counts")
 SAMPLED: Final = 31
 """Delivery is timed at every 32nd event id: a mask, since this is asked of every write."""
 
@@ -71,6 +72,10 @@ class Metrics(Instruments):
         self.gaps_closed = self.counter(
             "tokenrelay_gaps_closed_total", "Gaps by outcome: healed from the log, lost, or left by their last reader",
             outcome=("healed", "lost", "left"),
+        )  # fmt: skip
+        self.task_failures = self.counter(
+            "tokenrelay_edge_task_failures_total", "Long-lived tasks that ended by a fault and were started anew",
+            task=TASKS,
         )  # fmt: skip
         self.live_connects = self.counter("tokenrelay_live_connects_total", "Times the live feed was connected")
         self.probe_age = self.gauge(

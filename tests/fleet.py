@@ -127,6 +127,12 @@ class Fleet:
         """Again, on the same port. Returns before it listens."""
         self.edges[index] = self._start_edge(self.ports[index])
 
+    def add_edge(self) -> str:
+        """Gives its URL. Returns before it listens."""
+        self.ports.append(free_port())
+        self.edges.append(self._start_edge(self.ports[-1]))
+        return self.urls[-1]
+
     def kill_worker(self, index: int, number: signal.Signals = signal.SIGKILL) -> None:
         self._end(self.workers[index], number)
 

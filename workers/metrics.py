@@ -21,6 +21,7 @@ TIMEOUTS: Final = ("connect", "first_token", "between_tokens", "total")
 OUTCOMES: Final = ("completed", "cancelled", "failed")
 BLAMES: Final = ("request", "context_window", "model", "key", "provider")
 STAGES: Final = ("queue", "pickup", "failed", "provider", "append")
+TASKS: Final = ("writer", "pulse", "claims", "wake_feed", "tools", "counts", "metrics", "warm")
 SAMPLED: Final = 15
 """The gap before every 16th token of a round is measured: a mask."""
 
@@ -98,6 +99,10 @@ class Metrics(Instruments):
         self.writer_connects = self.counter(
             "tokenrelay_writer_connects_total", "Times the connection that all appends take was opened"
         )
+        self.task_failures = self.counter(
+            "tokenrelay_worker_task_failures_total", "Long-lived tasks that ended by a fault and were started anew",
+            task=TASKS,
+        )  # fmt: skip
         self.wake_connects = self.counter(
             "tokenrelay_wake_connects_total", "Times the feed of wake-ups and cancels was subscribed"
         )

@@ -17,6 +17,7 @@ import uvloop
 from tokenrelay.protocol.models import catalogue
 from tokenrelay.protocol.runtime import logs
 from tokenrelay.protocol.runtime.exposition import Exposition, Slot
+from tokenrelay.protocol.runtime.supervisor import Supervisor
 from tokenrelay.protocol.runtime.tracing import open_tracing
 from tokenrelay.protocol.store import keys
 from tokenrelay.workers import metrics_endpoint, open_providers
@@ -71,35 +72,24 @@ async def _main(settings: Settings, slot: Slot | None, door: socket.socket | Non
     leaving = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, leaving.set)
-    loops = [
-        asyncio.create_task(loop)
-        for loop in (
-            house.writer.run(),
-            house.pulse(),
-            worker.main(),
-            listen(house, worker),
-            tools.run(),
-            exposition.run(),
-        )
-    ]
+    supervisor = Supervisor(house.metrics.task_failures)
+    supervisor.own("writer", house.writer.run)
+    supervisor.own("pulse", house.pulse)
+    supervisor.own("claims", worker.main)
+    supervisor.own("wake_feed", lambda: listen(house, worker))
+    supervisor.own("tools", tools.run)
+    supervisor.own("counts", exposition.run)
     if door is not None:
-        loops.append(asyncio.create_task(metrics_endpoint.serve(exposition, door)))
+        supervisor.own("metrics", lambda: metrics_endpoint.serve(exposition, door))
     model = providers.get("local")
     if settings.warm and isinstance(model, local.Local):
-        loops.append(asyncio.create_task(_warm(model)))
+        supervisor.own("warm", lambda: _warm(model))
     log.info("worker_started", worker_id=house.worker_id, dialects=list(providers), max_jobs=settings.max_jobs)
     try:
-        left = asyncio.create_task(leaving.wait())
-        # A loop that ends is a bug: better a worker that dies and is started again than one that half works.
-        await asyncio.wait({left, *loops}, return_when=asyncio.FIRST_COMPLETED)
-        left.cancel()
+        await leaving.wait()
         await _leave(house, worker)
     finally:
-        for loop in loops:
-            loop.cancel()
-        for result in await asyncio.gather(*loops, return_exceptions=True):
-            if isinstance(result, Exception):
-                log.error("loop_failed", error=repr(result))
+        await supervisor.close()
         exposition.write()
         tools.close()
         await asyncio.to_thread(tracing.close)

@@ -24,7 +24,7 @@ def claim_one() -> str:
     text = scripts.CLAIM.text
     for ours, instead in (
         (f"redis.call('ZRANGEBYSCORE', '{keys.WAITING}', '-inf', now, 'LIMIT', 0, ARGV[1])", "{ARGV[1]}"),
-        (f"    redis.call('ZREM', '{keys.WAITING}', id)\n    redis.call('HINCRBY'", "    redis.call('HINCRBY'"),
+        (f"    redis.call('ZREM', '{keys.WAITING}', id)\n    m[2] =", "    m[2] ="),
     ):
         if text.count(ours) != 1:
             raise RuntimeError("the claim's script is not what it was; this one has to follow")
@@ -60,7 +60,7 @@ class StockWorker(Worker):
 
     async def _generate(self, ctx: dict[Any, Any], stream_id: str) -> None:
         house = self._house
-        reply = await self._claim(args=[stream_id, scripts.LEASE_MS, house.worker_id])
+        reply = await self._claim(args=[stream_id, scripts.LEASE_MS, house.worker_id, b"", 0])
         for claim in scripts.claim_reply(reply):
             house.claims[stream_id] = claim
             await house.generate(ctx, stream_id)

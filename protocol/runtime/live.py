@@ -18,7 +18,7 @@ import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from tokenrelay.protocol.runtime.redis import wire_of
+from tokenrelay.protocol.runtime.redis import describe, place_of, wire_of
 
 READ_BYTES: Final = 64 * 1024
 ACK_TIMEOUT_S: Final = 5.0
@@ -28,8 +28,8 @@ log = structlog.get_logger()
 
 
 class LiveFeed:
-    """Keeps itself connected. `on_message(channel, payload)` for each message; `on_lost()` as soon as a connection is
-    gone; `on_connected()` when one is there again and everything that was wanted is subscribed and acknowledged."""
+    """Keeps itself connected. `on_message(channel, payload)` for each message; `on_connected()` when there is a
+    connection again and everything that was wanted is subscribed and acknowledged."""
 
     def __init__(
         self,
@@ -47,6 +47,8 @@ class LiveFeed:
         self._connection: AbstractConnection | None = None  # None while there is none
         self._outgoing: list[tuple[bytes, bytes]] = []  # (command, channel) of this turn of the loop
         self.connects = 0
+        self._works = False  # the connection has acknowledged every subscription
+        self.place = ""  # host and database, for the log
 
     def __repr__(self) -> str:
         state = "connected" if self._connection is not None else "away"
@@ -90,19 +92,20 @@ class LiveFeed:
         failures = 0
         while True:
             connection = self._connect()
+            self._works, self.place = False, place_of(connection)
             try:
                 await connection.connect()  # type: ignore[no-untyped-call]
                 await self._read(connection)
-            except (RedisError, OSError, hiredis.ProtocolError) as error:
+            except (RedisError, OSError, hiredis.HiredisError) as error:
                 if failures & (failures - 1) == 0:  # 0, 1, 2, 4, 8…: an outage does not fill the log
-                    log.warning("live_feed_lost", error=type(error).__name__, failures=failures)
+                    log.warning("live_feed_lost", redis=self.place, error=describe(error), failures=failures)
             finally:
-                was_connected = self._connection is not None
                 self._connection = None
                 with contextlib.suppress(Exception):
                     await asyncio.shield(connection.disconnect(nowait=True))
-            # At once after a connection that worked; then with jitter, so that edges do not come back together.
-            failures = 0 if was_connected else failures + 1
+            # At once after a connection that worked (one that may not subscribe does not); then with jitter, so that
+            # edges do not come back together.
+            failures = 0 if self._works else failures + 1
             if failures:
                 await asyncio.sleep(random.uniform(0.05, min(2.0, 0.1 * 2**failures)))  # noqa: S311
 
@@ -112,7 +115,7 @@ class LiveFeed:
         unacknowledged = set(self._wanted)
         self._subscribe_again()
         if not unacknowledged:
-            self._on_connected()
+            self._is_ready()
         parser = hiredis.Reader()
         reader, _ = wire_of(connection)
         while data := await reader.read(READ_BYTES):
@@ -121,14 +124,25 @@ class LiveFeed:
                 if isinstance(reply, Exception):
                     raise reply
                 if reply[0] == b"message":
-                    self._on_message(reply[1], reply[2])
+                    self._hand_on(reply[1], reply[2])
                 elif reply[0] == b"subscribe":
                     self._acknowledge(reply[1])
                     if reply[1] in unacknowledged:
                         unacknowledged.discard(reply[1])
                         if not unacknowledged:
-                            self._on_connected()
+                            self._is_ready()
         raise ConnectionError("closed by Redis")
+
+    def _is_ready(self) -> None:
+        self._works = True
+        self._on_connected()
+
+    def _hand_on(self, channel: bytes, payload: bytes) -> None:
+        """One message that cannot be digested costs its own stream, not all that are read over this connection."""
+        try:
+            self._on_message(channel, payload)
+        except Exception as error:
+            log.error("message_failed", channel=channel.decode("ascii", "replace"), exc_info=error)
 
     def _subscribe_again(self) -> None:
         self._outgoing.clear()

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import hiredis
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ExecAbortError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError
 
 from tokenrelay.protocol.runtime.address import SentinelAddress, parse_sentinel
 from tokenrelay.protocol.store.scripts import Argument, Script
@@ -108,6 +120,73 @@ def wire_of(connection: AbstractConnection) -> tuple[asyncio.StreamReader, async
     if reader is None or writer is None:
         raise ConnectionError("the connection is not open")
     return reader, writer
+
+
+_CODES: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (AuthenticationError, "NOAUTH"), (BusyLoadingError, "LOADING"), (ExecAbortError, "EXECABORT"),
+    (NoPermissionError, "NOPERM"), (NoScriptError, "NOSCRIPT"), (OutOfMemoryError, "OOM"), (ReadOnlyError, "READONLY"),
+)  # fmt: skip
+"""redis-py turns these codes into classes and takes them off the text."""
+
+_CODE: Final = re.compile(r"(?:^|[-\s])([A-Z]{3,} )")
+MAX_WORDS: Final = 160
+
+
+def describe(error: BaseException) -> str:
+    """What went wrong, for a log: Redis's own words with their code, without anything it repeats of a command."""
+    text = _own_words(error).replace("\n", " ").strip(" ,")
+    code = next((code for kind, code in _CODES if isinstance(error, kind)), "")
+    if not isinstance(error, (RedisError, hiredis.ReplyError)):
+        # The text of any other exception may hold what was being worked on.
+        return type(error).__name__ + (f": {error.strerror}" if isinstance(error, OSError) and error.strerror else "")
+    if code and not text.startswith(code):
+        text = f"{code} {text}"
+    return f"{type(error).__name__}: {text}"[:MAX_WORDS].rstrip()
+
+
+def code_of(error: BaseException) -> str:
+    """The code of an error reply: OOM, READONLY, NOPERM…; ERR for one without."""
+    known = next((code for kind, code in _CODES if isinstance(error, kind)), "")
+    found = _CODE.search(_own_words(error))
+    return known or (found[1].strip() if found else "ERR")
+
+
+def is_about_the_data(error: BaseException) -> bool:
+    """Whether an error reply says that a key holds what it should not, or that a script stumbled over it. That stays so
+    however long one waits; any other error reply is a state of Redis that may pass."""
+    if not isinstance(error, (ResponseError, hiredis.ReplyError)) or isinstance(error, _PASSING):
+        return False
+    text = _own_words(error)
+    codes = {code.strip() for code in _CODE.findall(text)} - {"ERR", "ACL", "NOT"}
+    if "WRONGTYPE" in codes:
+        return True
+    return "user_script" in text and not codes and "The user executing the script" not in text
+
+
+def _own_words(error: BaseException) -> str:
+    """Without the command: redis-py puts it before the words for a pipeline, Redis after them where it knows none."""
+    return str(error).rpartition("of pipeline caused error: ")[2].partition("with args beginning with")[0]
+
+
+_PASSING: Final = (NoPermissionError, OutOfMemoryError, ReadOnlyError, ExecAbortError)
+
+
+def place_of(connection: AbstractConnection) -> str:
+    """Host and database for a log line, never a name or password."""
+    where = getattr(connection, "path", None) or f"{getattr(connection, 'host', '')}:{getattr(connection, 'port', '')}"
+    return f"{where}/{connection.db or 0}"
+
+
+def pool_place(redis: Redis) -> str:
+    """The same of the commands' connections."""
+    options: Mapping[str, Any] = redis.connection_pool.connection_kwargs
+    if "path" in options:
+        where = str(options["path"])
+    elif "host" in options:
+        where = f"{options['host']}:{options.get('port', 6379)}"
+    else:
+        where = f"sentinel service {getattr(redis.connection_pool, 'service_name', '')}"
+    return f"{where}/{options.get('db') or 0}"
 
 
 async def run(redis: Redis, script: Script, arguments: Sequence[Argument]) -> Any:

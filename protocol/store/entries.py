@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeAlias, cast
 
 import msgpack
+import msgspec
 
 from tokenrelay.protocol.events import (
     Completion,
@@ -55,6 +56,9 @@ _SIZES: Final = {tag: len(kind.__struct_fields__) + 1 for tag, kind in TAGS.item
 MAX_ENTRY_BYTES: Final = 64 * 1024
 """No single entry is larger: a worker splits a longer token. Bounds publications and socket writes."""
 
+MAX_ID_DIGITS: Final = 15
+"""Of the first id of a publication: what Lua and JSON can count."""
+
 MAX_TOKEN_CHARACTERS: Final = 8 * 1024
 """A delta longer than this is written as several tokens (four bytes a character at worst, twelve in escaped JSON)."""
 
@@ -66,12 +70,30 @@ class CorruptEntry(ValueError):
 _CAME_LATER: Final[dict[type[Event], int]] = {Completion: 5, Failure: 3, ToolCall: 1}
 """So many fields at the end are written only where they say something; an older reader does not know them."""
 
-_NO_ENTRY: Final = "an entry is an array that begins with a tag and a time"
+_NO_ENTRY: Final = "an entry is an array that begins with a tag and a time and has the fields of its event"
+MAX_MS: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999: what a date can say."""
 
 
 def _is_entry(value: Any) -> bool:
-    """A tag of one letter that is not in the table is a newer worker's: see `Unknown`."""
-    return type(value) is list and len(value) > 1 and type(value[0]) is str and len(value[0]) == 1
+    """Whether it can be delivered: whoever takes it from here need not look again.
+
+    A tag of one letter that is not in the table is a newer worker's: see `Unknown`.
+    """
+    if type(value) is not list or len(value) < 2 or type(value[1]) is not int or not 0 <= value[1] <= MAX_MS:
+        return False
+    tag = value[0]
+    if tag == TOKEN:  # nearly all are; for them nothing is made
+        return len(value) > 3 and type(value[2]) is str and type(value[3]) is str and value[3] != ""
+    if type(tag) is not str or len(tag) != 1:
+        return False
+    if (kind := TAGS.get(tag)) is None:
+        return True
+    try:
+        msgspec.convert(dict(zip(kind.__struct_fields__, value[1:], strict=False)), kind)
+    except ValueError:
+        return False
+    return True
 
 
 def pack(event: Event) -> bytes:
@@ -125,7 +147,7 @@ def is_terminal(entry: Entry) -> bool:
 def unpack_publication(message: bytes) -> tuple[int, list[Entry]]:
     """What the append script published: the first id and the entries. Raises CorruptEntry."""
     head, newline, body = message.partition(b"\n")
-    if not newline or not head.isdigit():
+    if not newline or not head.isdigit() or len(head) > MAX_ID_DIGITS:
         raise CorruptEntry("a publication begins with its first id")
     try:
         first, entries = int(head), _unpack_all(body)

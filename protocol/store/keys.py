@@ -13,6 +13,7 @@ tr:workers      hash     worker → what it offers and until when
 tr:health       hash     model → how it has done lately, for all workers
 tr:trial:MODEL  string   the worker that tries a model whose circuit is half open
 tr:secret:PERIOD string  signs the tickets of a period; shared by all edges
+tr:ready        string   an edge was asked whether Redis takes writes
 tr:wake         channel  something is waiting
 tr:cancel       channel  a stream that runs shall stop
 tr:probe:ID     channel  an edge's word to itself: the live feed works
@@ -29,6 +30,7 @@ WAITING: Final = "tr:waiting"
 LEASES: Final = "tr:leases"
 WORKERS: Final = "tr:workers"
 HEALTH: Final = "tr:health"
+READY: Final = "tr:ready"
 WAKE: Final = "tr:wake"
 CANCEL: Final = "tr:cancel"
 ARQ_JOB: Final = "arq:job:"

@@ -22,6 +22,8 @@ from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.reading.feed import Feed, Offer
 from tokenrelay.protocol.reading.session import Session
 from tokenrelay.protocol.runtime.live import LiveFeed
+from tokenrelay.protocol.runtime.redis import describe
+from tokenrelay.protocol.runtime.supervisor import Supervisor
 from tokenrelay.protocol.store import keys
 from tokenrelay.protocol.store.entries import CorruptEntry, Entry, unpack_publication
 from tokenrelay.server.live.presubscribed import Presubscribed
@@ -104,6 +106,7 @@ class Hub:
         self._presubscribed = Presubscribed(self._live, new_stream_id)
         self._filling: asyncio.Task[None] | None = None  # None unless spare streams are being subscribed to
         self._tasks: set[asyncio.Task[None]] = set()
+        self.supervisor = Supervisor(metrics.task_failures)
 
     def __repr__(self) -> str:
         readers = sum(len(channel.readers) for channel in self._channels.values())
@@ -130,13 +133,15 @@ class Hub:
     async def running(self) -> AsyncIterator[Hub]:
         """The hub's tasks live inside this block."""
         self._live.want(self._probe)  # an edge may start before its Redis does
-        owned = [asyncio.create_task(self._live.run()), asyncio.create_task(self._tick())]
+        self.supervisor.own("live_feed", self._live.run)
+        self.supervisor.own("look_at_logs", self._tick)
         try:
             yield self
         finally:
-            for task in [*owned, *self._tasks]:
+            await self.supervisor.close()
+            for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*owned, *self._tasks, return_exceptions=True)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def create(self) -> Channel:
         """The channel of a generation that is to be made; its id is the feed's. For the rest as `open`."""
@@ -196,13 +201,13 @@ class Hub:
         try:
             await self._live.subscribe(channel.name)
             last = 0 if is_new else (await self._reads.last_ids([channel.feed.stream_id]))[0] or 0
-        except (TimeoutError, TokenrelayError) as error:
+        except Exception as error:
             self._channels.pop(channel.name, None)
             self._live.unsubscribe(channel.name)
             refusal = TokenrelayError("SERVICE_UNAVAILABLE", "the live feed cannot be reached now", retry_after=2)
             channel.ready.set_exception(refusal)
             channel.ready.exception()  # nobody may be waiting any more
-            log.warning("subscribe_failed", stream_id=channel.feed.stream_id, error=type(error).__name__)
+            log.warning("subscribe_failed", stream_id=channel.feed.stream_id, error=describe(error))
             return
         if channel.feed.anchor(last) is Offer.GAP:
             self._start_refill(channel)
@@ -315,11 +320,8 @@ class Hub:
             now = time.monotonic()
             for channel in list(self._channels.values()):
                 channel.trim(now)
-            try:
-                await self._ask_logs(list(self._quiet(now)))
-                await self._send_probe(now)
-            except Exception:
-                log.exception("tick_failed")
+            await self._send_probe(now)
+            await self._ask_logs(list(self._quiet(now)))
 
     def _quiet(self, now: float) -> Iterator[Channel]:
         for channel in self._channels.values():
@@ -344,7 +346,13 @@ class Hub:
             self._filling = self._own(self._presubscribed.fill())
 
     def _own(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """For what is over soon. One that fails is logged: what it was to bring, the next look at the logs does."""
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
         return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("hub_task_failed", error=describe(error), exc_info=error)

@@ -9,16 +9,21 @@ import msgspec
 import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from tokenrelay.protocol import lifecycle
 from tokenrelay.protocol.reading.session import PAGE_ENTRIES
+from tokenrelay.protocol.runtime.redis import describe, is_about_the_data
 from tokenrelay.protocol.store import entries, keys
 from tokenrelay.protocol.store.entries import Entry
-from tokenrelay.server.store.redis import asking, refusal
+from tokenrelay.server.store.redis import asking, patiently
 
 _FIELDS: Final = ("owner", "state", "last", "model", "created", "cancel", "ended")
+_STATES: Final = frozenset({"queued", "running"}) | lifecycle.ENDED
 LISTED: Final = 100
+MAX_ID: Final = 2**53
+MAX_MS: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999: what a date can say."""
 
 log = structlog.get_logger()
 
@@ -58,7 +63,7 @@ class LogReader:
 
     async def describe(self, stream_id: str) -> Description | None:
         """None when there is no such stream, or it is past the day its metadata outlives it."""
-        found = await self._describe([stream_id])
+        found = await patiently(lambda: self._describe([stream_id]))
         return found[0]
 
     async def page(self, stream_id: str, after: int, most: int = PAGE_ENTRIES) -> tuple[int, list[Entry]]:
@@ -72,19 +77,24 @@ class LogReader:
             raise entries.CorruptEntry("what is under the log's name is no log") from error
         if not rows:
             return 0, []
-        return int(rows[0][0].partition(b"-")[0]), [entries.unpack_entry(fields[b"e"]) for _, fields in rows]
+        first = int(rows[0][0].partition(b"-")[0])
+        if rows[-1][0] != b"%d-0" % (first + len(rows) - 1):
+            raise entries.CorruptEntry("the ids of the log are not consecutive")
+        return first, [entries.unpack_entry(fields.get(b"e", b"")) for _, fields in rows]
 
     async def last_ids(self, stream_ids: Sequence[str]) -> list[int | None]:
         """The logs' last ids in one round trip; None for a stream whose metadata is gone."""
         pipe = self._redis.pipeline(transaction=False)
         for stream_id in stream_ids:
             pipe.hget(keys.meta(stream_id), "last")
-        return [None if value is None else int(value) for value in await _values(pipe)]
+        with asking():
+            values = await _values(pipe)
+        return [_last_id(stream_id, value) for stream_id, value in zip(stream_ids, values, strict=True)]
 
     async def of_owner(self, owner: str) -> list[Description]:
         """The owner's streams that can still be read, newest first, at most `LISTED`."""
-        ids = [raw.decode() for raw in await self._ask("ZREVRANGE", keys.owner(owner), 0, LISTED - 1)]
-        found = await self._describe(ids)
+        ids = [raw.decode("ascii", "replace") for raw in await self._ask("ZREVRANGE", keys.owner(owner), 0, LISTED - 1)]
+        found = await patiently(lambda: self._describe([each for each in ids if keys.is_stream_id(each)]))
         return [item for item in found if item is not None and not item.is_expired]
 
     async def _describe(self, stream_ids: Sequence[str]) -> list[Description | None]:
@@ -97,37 +107,61 @@ class LogReader:
         return [None if row is None else _description(stream_id, row, bool(exists)) for stream_id, row, exists in rows]
 
     async def _ask(self, *command: Any) -> Any:
-        with asking():
-            return await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]
+        return await patiently(lambda: self._redis.execute_command(*command))  # type: ignore[no-untyped-call]
 
 
 async def _values(pipe: Pipeline) -> list[Any]:
     """The answers to a pipeline of reads; None for a key that is of another kind than ours are.
 
-    Raises TokenrelayError SERVICE_UNAVAILABLE.
+    Raises what redis-py does when Redis is away, or in a state that may pass.
     """
-    with asking():
-        values: list[Any] = await pipe.execute(raise_on_error=False)
+    values: list[Any] = await pipe.execute(raise_on_error=False)
     for value in values:
-        if isinstance(value, RedisError):
-            if (refused := refusal(value)) is not None:
-                raise refused
-            log.error("key_of_another_kind", error=str(value))
-    return [None if isinstance(value, RedisError) else value for value in values]
+        if isinstance(value, Exception):
+            if not is_about_the_data(value):
+                raise value
+            log.error("key_of_another_kind", error=describe(value))
+    return [None if isinstance(value, Exception) else value for value in values]
 
 
 def _description(stream_id: str, row: Sequence[bytes | None], has_log: bool) -> Description | None:
+    """None for what is no metadata of ours: that costs this stream, not the list it stands in."""
     owner, state, last, model, created, cancel, ended = row
     if owner is None or state is None:
         return None
-    return Description(
-        stream_id=stream_id,
-        owner=owner.decode(),
-        state=cast(lifecycle.State, state.decode()),  # the scripts write nothing else
-        last_id=int(last or 0),
-        model=(model or b"").decode(),
-        created_ms=int(created or 0),
-        cancel_wanted=cancel is not None,
-        ended_ms=int(ended) if ended else None,
-        has_log=has_log,
-    )
+    try:
+        found = Description(
+            stream_id=stream_id,
+            owner=owner.decode(),
+            state=cast(lifecycle.State, state.decode()),
+            last_id=_whole(last or b"0"),
+            model=(model or b"").decode("utf-8", "replace"),
+            created_ms=_whole(created or b"0", MAX_MS),
+            cancel_wanted=cancel is not None,
+            ended_ms=_whole(ended, MAX_MS) if ended else None,
+            has_log=has_log,
+        )
+    except ValueError as error:
+        log.error("metadata_unreadable", stream_id=stream_id, error=type(error).__name__)
+        return None
+    if found.state not in _STATES:
+        log.error("metadata_unreadable", stream_id=stream_id, error="no state of a stream")
+        return None
+    return found
+
+
+def _last_id(stream_id: str, value: bytes | None) -> int | None:
+    if value is None:
+        return None
+    try:
+        return _whole(value)
+    except ValueError:
+        log.error("metadata_unreadable", stream_id=stream_id, error="no id")
+        return None
+
+
+def _whole(value: bytes, most: int = MAX_ID) -> int:
+    """Raises ValueError for what no script of ours writes."""
+    if not value.isdigit() or len(value) > 20 or int(value) > most:
+        raise ValueError("expected a whole number")
+    return int(value)

@@ -13,6 +13,7 @@ from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.models import circuit, scripted
 from tokenrelay.protocol.models.catalogue import NEUROSWITCH, Catalogue, Model
 from tokenrelay.protocol.models.circuit import Record, Vitals
+from tokenrelay.protocol.runtime.redis import describe, pool_place
 from tokenrelay.protocol.store import keys, worker_registry
 from tokenrelay.protocol.store.worker_registry import Offer
 from tokenrelay.protocol.wire.request import ChatRequest
@@ -42,11 +43,15 @@ class Models:
 
     async def keep_fresh(self) -> None:
         """Owned by the application; ends only by being cancelled."""
+        failures = 0
         while True:
             try:
                 await self.refresh()
+                failures = 0
             except (*UNREACHABLE, RedisError) as error:
-                log.debug("offers_unread", error=type(error).__name__)  # /readyz and the live feed say it louder
+                if failures & (failures - 1) == 0:  # 0, 1, 2, 4, 8…: an outage does not fill the log
+                    log.warning("offers_unread", redis=pool_place(self._redis), error=describe(error))
+                failures += 1
             await asyncio.sleep(REFRESH_S)
 
     async def refresh(self) -> None:

@@ -10,6 +10,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.runtime.redis import describe
 from tokenrelay.server.metrics import Metrics
 from tokenrelay.server.store.jobs import Jobs
 
@@ -28,7 +29,7 @@ async def keep(jobs: Jobs, metrics: Metrics) -> None:
             reaped = await jobs.reap()
         except (TokenrelayError, RedisError) as error:
             if failures & (failures - 1) == 0:  # 0, 1, 2, 4, 8…: an outage does not fill the log
-                log.warning("reap_failed", error=str(error)[:80], failures=failures)
+                log.warning("reap_failed", error=describe(error.__cause__ or error), failures=failures)
             failures += 1
             continue
         failures = 0

@@ -21,7 +21,7 @@ from tokenrelay.protocol.store.scripts import (
 
 RETENTION_MS = 60_000
 ROOMY = Limits(max_waiting=100)
-LOST, LATE, CANCELLED = b"lost", b"late", b"cancelled"
+LOST, LATE, CANCELLED, UNREADABLE = b"lost", b"late", b"cancelled", b"unreadable"
 
 
 def token(number: int) -> bytes:
@@ -52,7 +52,9 @@ class Store:
         return scripts.start_reply(self.run(scripts.START, arguments))
 
     def claim(self, most: int = 10, lease_ms: int = 60_000, worker: str = "w1") -> list[Claim]:
-        return scripts.claim_reply(self.run(scripts.CLAIM, scripts.claim(most, lease_ms, worker)))
+        return scripts.claim_reply(
+            self.run(scripts.CLAIM, scripts.claim(most, lease_ms, worker, UNREADABLE, RETENTION_MS))
+        )
 
     def append(
         self, first: int, *entries: bytes, epoch: int = 1, end: str = "", stream_id: str = "stream-1"

@@ -92,7 +92,7 @@ def test_append_takes_entries_in_order_after_what_says_where_they_go() -> None:
 
 
 ARGUMENTS: list[tuple[str, list[Argument], Script, list[Argument], list[Argument]]] = [
-    ("claim", scripts.claim(5, 4500, "w"), scripts.CLAIM, [], [5, 4500, "w"]),
+    ("claim", scripts.claim(5, 4500, "w", b"f", 9), scripts.CLAIM, [], [5, 4500, "w", b"f", 9]),
     ("renew", scripts.renew(4500, 60, [("x", 1), ("y", 2)]), scripts.RENEW, [], [4500, 60, "x", 1, "y", 2]),
     ("renew nothing", scripts.renew(4500, 60, []), scripts.RENEW, [], [4500, 60]),
     ("release", scripts.release(STREAM, 3), scripts.RELEASE, [keys.meta(STREAM)], [STREAM, 3]),

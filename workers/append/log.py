@@ -108,7 +108,7 @@ class Log:
         match reply.outcome:
             case "ok" | "hole":
                 if reply.last_id < self._base:
-                    self._lose()  # Redis lost what another attempt wrote; nobody has that any more
+                    self.lose()  # Redis lost what another attempt wrote; nobody has that any more
                     return
                 self._acknowledge(min(reply.last_id, self.last_id))
                 if reply.outcome == "ok" and self.acked == self.last_id and self.has_end:
@@ -119,7 +119,7 @@ class Log:
                     self._owner.log_cancelled()
                 self._owner.log_acked()
             case "fenced" | "gone":
-                self._lose()
+                self.lose()
 
     def _acknowledge(self, last_id: int) -> None:
         low, high = sorted((self.acked - self._base, last_id - self._base))
@@ -127,7 +127,8 @@ class Log:
         self._unacked_bytes += -moved if last_id > self.acked else moved
         self.acked = last_id
 
-    def _lose(self) -> None:
+    def lose(self) -> None:
+        """It cannot be written any more."""
         self.is_closed = True
         self._owner.log_lost()
         self._owner.log_acked()

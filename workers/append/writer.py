@@ -20,7 +20,7 @@ import structlog
 from redis.asyncio.connection import AbstractConnection
 
 from tokenrelay.protocol import lifecycle
-from tokenrelay.protocol.runtime.redis import wire_of
+from tokenrelay.protocol.runtime.redis import describe, is_about_the_data, place_of, wire_of
 from tokenrelay.protocol.store import scripts
 from tokenrelay.workers.append.log import Log
 from tokenrelay.workers.metrics import Metrics
@@ -111,7 +111,7 @@ class Writer:
                 wire = _Wire(connection)
                 [loaded] = await wire.ask([("SCRIPT", "LOAD", scripts.APPEND.text)])
                 if isinstance(loaded, hiredis.ReplyError):
-                    raise Refused(str(loaded)[:80])
+                    raise Refused(describe(loaded))
                 failures = 0
                 self.connects += 1
                 self._metrics.writer_connects.inc()
@@ -123,7 +123,9 @@ class Writer:
                     await self._write(wire)
             except (*AWAY, TimeoutError, hiredis.HiredisError, Refused) as error:
                 failures += 1
-                log.warning("writer_lost_redis", error=_kind(error), dirty=len(self._dirty))
+                if failures & (failures - 1) == 0:  # 1, 2, 4, 8…: an outage does not fill the log
+                    place = place_of(connection)
+                    log.warning("writer_lost_redis", redis=place, error=_kind(error), dirty=len(self._dirty))
             finally:
                 with contextlib.suppress(Exception):
                     await asyncio.shield(connection.disconnect(nowait=True))
@@ -150,10 +152,13 @@ class Writer:
             self._metrics.batch.observe(self.entries - had)
             refused = ""
             for item, reply in zip(logs, await wire.ask(commands), strict=True):
-                if isinstance(reply, hiredis.ReplyError):
-                    refused = str(reply)[:80]  # it stays dirty; the others' replies count all the same
-                else:
+                if not isinstance(reply, hiredis.ReplyError):
                     item.take_reply(scripts.append_reply(reply))
+                elif is_about_the_data(reply):
+                    log.error("log_unwritable", stream_id=item.stream_id, error=describe(reply))
+                    item.lose()
+                else:
+                    refused = describe(reply)  # it stays dirty; the others' replies count all the same
             self._metrics.trip_seconds.observe(asyncio.get_running_loop().time() - self._began_at)
             if refused:
                 raise Refused(refused)
@@ -200,5 +205,5 @@ class _Wire:
 
 
 def _kind(error: BaseException) -> str:
-    """For the log: Redis's own word for a refusal, which never holds an argument."""
-    return f"Refused {str(error).split(' ', 1)[0]}" if isinstance(error, Refused) else type(error).__name__
+    """For the log: Redis's own words for a refusal."""
+    return str(error) if isinstance(error, Refused) else describe(error)

@@ -20,15 +20,17 @@ from typing import Any, Final, cast
 import structlog
 from arq import ArqRedis, Worker, func
 
+from tokenrelay.protocol.events import Failure
 from tokenrelay.protocol.runtime.live import LiveFeed
-from tokenrelay.protocol.runtime.redis import own_connection, run
-from tokenrelay.protocol.store import keys, scripts
+from tokenrelay.protocol.runtime.redis import describe, own_connection, pool_place, run
+from tokenrelay.protocol.store import entries, keys, scripts
 from tokenrelay.protocol.store.scripts import Claim
 from tokenrelay.workers.dispatch.leases import House
 from tokenrelay.workers.redis import AWAY
 
 JOB: Final = "generate"
 POLL_S: Final = 0.25
+UNREADABLE: Final = "what was stored of this request cannot be read"
 CLAIM_AT_ONCE: Final = 16
 """So that a burst is shared by all workers that were woken."""
 
@@ -102,12 +104,16 @@ class LeaseWorker(Worker):
 
     async def main(self) -> None:
         """Claim, start, wait for a word; until cancelled."""
+        failures = 0
         while True:
             self._woken.clear()
             try:
                 claimed = await self._claim()
+                failures = 0
             except AWAY as error:
-                log.warning("claim_failed", error=type(error).__name__)
+                if failures & (failures - 1) == 0:  # 0, 1, 2, 4, 8…: an outage does not fill the log
+                    log.warning("claim_failed", redis=pool_place(self._house.redis), error=describe(error))
+                failures += 1
                 claimed = 0
             if claimed < CLAIM_AT_ONCE:
                 with contextlib.suppress(TimeoutError):
@@ -119,7 +125,9 @@ class LeaseWorker(Worker):
         room = min(CLAIM_AT_ONCE, self.max_jobs - len(self.tasks))
         if room <= 0 or not self.is_claiming:
             return 0
-        arguments = scripts.claim(room, scripts.LEASE_MS, self._house.worker_id)
+        unreadable = entries.pack(Failure(int(time.time() * 1000), "INTERNAL_ERROR", UNREADABLE, False))
+        retention_ms = self._house.settings.retention_ms
+        arguments = scripts.claim(room, scripts.LEASE_MS, self._house.worker_id, unreadable, retention_ms)
         claims = scripts.claim_reply(await run(self._house.redis, scripts.CLAIM, arguments))
         for claim in claims:
             self._house.claims[claim.stream_id] = claim

@@ -14,7 +14,7 @@ import structlog
 from arq import ArqRedis
 
 from tokenrelay.protocol.models.catalogue import Catalogue
-from tokenrelay.protocol.runtime.redis import own_connection, round_trips, run
+from tokenrelay.protocol.runtime.redis import describe, own_connection, pool_place, round_trips, run
 from tokenrelay.protocol.runtime.tracing import Tracing
 from tokenrelay.protocol.store import keys, scripts, worker_registry
 from tokenrelay.protocol.store.scripts import Claim
@@ -115,22 +115,29 @@ class House:
         while True:
             now = time.monotonic()
             for generation in list(self.generations.values()):
-                generation.check(now)
+                self._check(generation, now)
             if now - self._renewed_at >= scripts.RENEW_EVERY_S:
                 try:
                     # One that is half open must not cost the lease: give it up while there is time for another.
                     async with asyncio.timeout(RENEW_TIMEOUT_S):
                         await self.renew()
                     self._renewed_at = now
-                except (*AWAY, TimeoutError) as error:
-                    log.warning("renew_failed", error=type(error).__name__)
+                except Exception as error:
+                    log.warning("renew_failed", redis=pool_place(self.redis), error=describe(error))
             if now - self._synced_at >= SYNC_S:
                 self._synced_at = now
                 try:
                     await self.health.sync(self.redis)
-                except AWAY as error:
-                    log.warning("health_sync_failed", error=type(error).__name__)
+                except Exception as error:
+                    log.warning("health_sync_failed", redis=pool_place(self.redis), error=describe(error))
             await asyncio.sleep(PULSE_S)
+
+    def _check(self, generation: Generation, now: float) -> None:
+        """One that fails at it costs no other its lease."""
+        try:
+            generation.check(now)
+        except Exception:
+            log.exception("check_failed", stream_id=generation.stream_id)
 
     async def renew(self) -> None:
         """Say that we live: leases, time to live of what is being written, what we offer. Raises what is in `AWAY`."""

@@ -25,7 +25,7 @@ if final <= last then return {'ok', last, -1, cancel} end
 local new = last + 1
 for n = new, final do redis.call('XADD', log, n .. '-0', 'e', ARGV[6 + n - first]) end
 redis.call('HSET', meta, 'last', final)
-local listeners = redis.call('PUBLISH', name(id, 'live'), new .. '\\n' .. table.concat(ARGV, '', 6 + new - first))
+local listeners = publish(name(id, 'live'), new .. '\\n' .. table.concat(ARGV, '', 6 + new - first))
 if state ~= '' then settle(id, state, retention) elseif new == 1 then keep_log(id, retention) end
 return {'ok', final, listeners, cancel}
 """,

@@ -18,7 +18,7 @@ if state == 'queued' then
 end
 if state ~= 'running' then return state end
 redis.call('HSET', KEYS[1], 'cancel', 1)
-redis.call('PUBLISH', '{keys.CANCEL}', ARGV[1])
+publish('{keys.CANCEL}', ARGV[1])
 return 'cancelling'
 """,
 )

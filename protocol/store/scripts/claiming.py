@@ -17,15 +17,18 @@ CLAIM: Final = script(
 local now, lease, claims = now_ms(), tonumber(ARGV[2]), {{}}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', '{keys.WAITING}', '-inf', now, 'LIMIT', 0, ARGV[1])) do
   local meta = name(id, 'meta')
-  if redis.call('HGET', meta, 'state') == 'queued' then
+  local m = fields(id, 'state', {", ".join(map(repr, _CLAIM_FIELDS))})
+  if not m or m[1] ~= 'queued' then
+    leave_queue(id)
+  elseif not (is_whole(m[2]) and is_whole(m[3]) and is_whole(m[4]) and m[5] and m[6] and m[7]) then
+    finish(id, ARGV[4], 'failed', tonumber(ARGV[5]))
+  else
     redis.call('ZREM', '{keys.WAITING}', id)
-    redis.call('HINCRBY', meta, 'epoch', 1)
+    m[2] = redis.call('HINCRBY', meta, 'epoch', 1)
     redis.call('HSET', meta, 'state', 'running', 'worker', ARGV[3])
     redis.call('ZADD', '{keys.LEASES}', now + lease, id)
-    local job = redis.call('GET', '{keys.ARQ_JOB}' .. id) or ''
-    claims[#claims + 1] = {{id, now, job, unpack(redis.call('HMGET', meta, {", ".join(map(repr, _CLAIM_FIELDS))}))}}
-  else
-    leave_queue(id)
+    local job = redis.pcall('GET', '{keys.ARQ_JOB}' .. id)
+    claims[#claims + 1] = {{id, now, job and not job.err and job or '', unpack(m, 2, {len(_CLAIM_FIELDS) + 1})}}
   end
 end
 return claims
@@ -33,8 +36,9 @@ return claims
 )
 
 
-def claim(most: int, lease_ms: int, worker_id: str) -> list[Argument]:
-    return CLAIM.arguments([], [most, lease_ms, worker_id])
+def claim(most: int, lease_ms: int, worker_id: str, unreadable: bytes, retention_ms: int) -> list[Argument]:
+    """Arguments of CLAIM; `unreadable` is the entry that ends a generation whose metadata lacks what a worker needs."""
+    return CLAIM.arguments([], [most, lease_ms, worker_id, unreadable, retention_ms])
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -55,12 +59,12 @@ class Claim(msgspec.Struct, frozen=True):
 def claim_reply(reply: Any) -> list[Claim]:
     return [
         Claim(
-            stream_id=row[0].decode(),
+            stream_id=row[0].decode("utf-8", "replace"),
             epoch=int(row[3]),
             last_id=int(row[4]),
             age_ms=max(0, int(row[1]) - int(row[5])),
-            model=row[6].decode(),
-            on_disconnect=row[7].decode(),
+            model=row[6].decode("utf-8", "replace"),
+            on_disconnect=row[7].decode("utf-8", "replace"),
             request=row[8] or b"",
             context=row[9] or b"",
             job=row[2],

@@ -16,13 +16,14 @@ REAP: Final = script(
 local now, most, lost, retention = now_ms(), ARGV[1], 0, tonumber(ARGV[5])
 local again = 0
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', '{keys.LEASES}', '-inf', now, 'LIMIT', 0, most)) do
-  local m = redis.call('HMGET', name(id, 'meta'), 'state', 'epoch', 'last', 'cancel', 'suspect')
-  if m[1] ~= 'running' then
+  local m = fields(id, 'state', 'epoch', 'last', 'cancel', 'suspect')
+  if not m or m[1] ~= 'running' then
     leave_queue(id)
   elseif not m[5] then
     redis.call('HSET', name(id, 'meta'), 'suspect', 1)
     redis.call('ZADD', '{keys.LEASES}', now + {SUSPICION_MS}, id)
-  elseif tonumber(m[3]) <= {TOLD_NOTHING} and tonumber(m[2]) < {MAX_ATTEMPTS} and not m[4] then
+  elseif is_whole(m[3]) and tonumber(m[3]) <= {TOLD_NOTHING}
+    and is_whole(m[2]) and tonumber(m[2]) < {MAX_ATTEMPTS} and not m[4] then
     requeue(id)
     again = again + 1
   else
@@ -32,7 +33,8 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', '{keys.LEASES}', '-inf', now, 'L
 end
 local late = 0
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', '{keys.WAITING}', '-inf', now - ARGV[4], 'LIMIT', 0, most)) do
-  if redis.call('HGET', name(id, 'meta'), 'state') == 'queued' then
+  local m = fields(id, 'state')
+  if m and m[1] == 'queued' then
     finish(id, ARGV[3], 'failed', retention)
     late = late + 1
   else

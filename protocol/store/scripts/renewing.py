@@ -16,8 +16,8 @@ RENEW: Final = script(
 local lease, retention, lost, cancelled, heard = now_ms() + tonumber(ARGV[1]), tonumber(ARGV[2]), {{}}, {{}}, {{}}
 for i = 3, #ARGV, 2 do
   local id, meta = ARGV[i], name(ARGV[i], 'meta')
-  local m = redis.call('HMGET', meta, 'epoch', 'state', 'cancel', 'suspect')
-  if m[1] ~= ARGV[i + 1] or m[2] ~= 'running' then
+  local m = fields(id, 'epoch', 'state', 'cancel', 'suspect')
+  if not m or m[1] ~= ARGV[i + 1] or m[2] ~= 'running' then
     lost[#lost + 1] = id
   else
     if m[4] then redis.call('HDEL', meta, 'suspect') end
@@ -25,7 +25,8 @@ for i = 3, #ARGV, 2 do
     redis.call('PEXPIRE', meta, retention + {TOMBSTONE_MS})
     keep_log(id, retention)
     if m[3] then cancelled[#cancelled + 1] = id end
-    if redis.call('PUBSUB', 'NUMSUB', name(id, 'live'))[2] > 0 then heard[#heard + 1] = id end
+    local listeners = redis.pcall('PUBSUB', 'NUMSUB', name(id, 'live'))
+    if listeners.err or listeners[2] > 0 then heard[#heard + 1] = id end
   end
 end
 return {{lost, cancelled, heard}}

@@ -55,6 +55,17 @@ local function now_ms()
 end
 local function name(id, part) return '{keys.STREAM}{{' .. id .. '}}:' .. part end
 local function keep_log(id, retention) redis.call('PEXPIRE', name(id, 'log'), math.max(retention, {LIVE_MS})) end
+-- Nobody must be left with half a script because one channel is closed to us: who listens finds it in the log.
+local function publish(channel, message)
+  return tonumber(redis.pcall('PUBLISH', channel, message)) or 0
+end
+-- Fields of a generation's metadata; nil where something else stands under its name.
+local function fields(id, ...)
+  local found = redis.pcall('HMGET', name(id, 'meta'), ...)
+  if found.err then return nil end
+  return found
+end
+local function is_whole(value) return value and #value < 16 and string.match(value, '^%d+$') end
 -- Everything that a generation leaves behind in the queue.
 local function leave_queue(id)
   redis.call('ZREM', '{keys.WAITING}', id)
@@ -66,23 +77,36 @@ local function settle(id, state, retention)
   local meta = name(id, 'meta')
   redis.call('HSET', meta, 'state', state, 'ended', now_ms())
   local active = redis.call('HGET', meta, 'active')
-  if active then redis.call('ZREM', active, id) end
+  if active then redis.pcall('ZREM', active, id) end
   redis.call('HDEL', meta, 'request', 'active', 'context')
   -- Written anew: a hash that once had a long value keeps the large form, for the day it lives on.
   local left = redis.call('HGETALL', meta)
-  redis.call('DEL', meta)
-  redis.call('HSET', meta, unpack(left))
+  if #left < 1000 then
+    redis.call('DEL', meta)
+    redis.call('HSET', meta, unpack(left))
+  end
   redis.call('PEXPIRE', meta, retention + {TOMBSTONE_MS})
   redis.call('PEXPIRE', name(id, 'log'), retention)
   leave_queue(id)
 end
 -- An end written by somebody who is not the generation's worker: the next epoch, so that the worker is fenced.
+-- Whatever stands in its metadata, it is over afterwards: nothing that cannot be read may come back for ever.
 local function finish(id, entry, state, retention)
-  local meta = name(id, 'meta')
+  local meta, log = name(id, 'meta'), name(id, 'log')
+  local m = fields(id, 'epoch', 'last')
+  if not m then return leave_queue(id) end
+  if not is_whole(m[1]) then redis.call('HSET', meta, 'epoch', 0) end
+  local last = is_whole(m[2]) and tonumber(m[2]) or 0
+  if not is_whole(m[2]) then
+    local newest = redis.pcall('XREVRANGE', log, '+', '-', 'COUNT', 1)
+    if newest[1] then last = tonumber(string.match(newest[1][1], '^%d+')) end
+  end
+  last = last + 1
+  if not redis.pcall('XADD', log, last .. '-0', 'e', entry).err then
+    redis.call('HSET', meta, 'last', last)
+    publish(name(id, 'live'), last .. '\\n' .. entry)
+  end
   redis.call('HINCRBY', meta, 'epoch', 1)
-  local last = redis.call('HINCRBY', meta, 'last', 1)
-  redis.call('XADD', name(id, 'log'), last .. '-0', 'e', entry)
-  redis.call('PUBLISH', name(id, 'live'), last .. '\\n' .. entry)
   settle(id, state, retention)
 end
 -- Back to those who wait, to be taken by another worker with the next epoch; until then the state fences the last one.
@@ -91,7 +115,7 @@ local function requeue(id)
   redis.call('HDEL', name(id, 'meta'), 'suspect')
   redis.call('ZREM', '{keys.LEASES}', id)
   redis.call('ZADD', '{keys.WAITING}', now_ms(), id)
-  redis.call('PUBLISH', '{keys.WAKE}', '')
+  publish('{keys.WAKE}', '')
 end
 """
 

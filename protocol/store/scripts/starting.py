@@ -58,7 +58,7 @@ if idem ~= '' then
 end
 redis.call('SET', '{keys.ARQ_JOB}' .. id, ARGV[5], 'PX', ARGV[6])
 redis.call('ZADD', '{keys.WAITING}', now, id)
-redis.call('PUBLISH', '{keys.WAKE}', '')
+publish('{keys.WAKE}', '')
 return {{'started', id, remaining, reset}}
 """,
 )

@@ -306,11 +306,14 @@ SCHEMAS: Final[dict[str, Json]] = {
     "Readiness": object_schema(
         "Whether new streams can be taken, and if not, what is missing.",
         {"status": one_of_the_words(("ready", "not ready"), "The sum."),
-         "redis": one_of_the_words(("ok", "unreachable"), "The log."),
+         "redis": one_of_the_words(("ok", "unreachable", "refuses writes"), "The log."),
          "live_feed": one_of_the_words(("ok", "silent"), "Whether events arrive as they are written."),
          "live_feed_probe_age_s": seconds("Since it last proved that it works."),
          "draining": {"type": "boolean", "description": "On its way out."},
+         "tasks_in_trouble": {"type": "array", "items": {"type": "string"},
+                              "description": "Those of the edge's own tasks that a fault ended a moment ago."},
          "workers": count("Living workers."), "edge": text("For people.")},
+        {"redis_error": text("The code of Redis's error reply, where it refuses writes.")},
     ),
     "Error": error_schema(),
     "WsCommand": {
