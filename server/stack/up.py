@@ -24,11 +24,12 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from tokenrelay import FOLDER
 from tokenrelay.protocol.runtime.die_with_parent import tied
+from tokenrelay.protocol.runtime.launcher import importable, role_command
+from tokenrelay.protocol.runtime.redis_server import RedisUnavailable
 from tokenrelay.server.access.auth import check_files
 from tokenrelay.server.settings import Refused, Settings, check_exposure, parse_keys
-from tokenrelay.server.stack.embedded_redis import EmbeddedRedis, RedisUnavailable
+from tokenrelay.server.stack.embedded_redis import EmbeddedRedis
 
 READY_TIMEOUT_S: Final = 60.0
 LOCAL_GRACE_S: Final = 20.0  # how long a listed `local` may take to load before another model will do
@@ -238,22 +239,8 @@ def ending(code: int) -> str:
 def tied_role(package: str, processes: int) -> list[str]:
     """The role's command, tied to our life: one process can simply be killed with us, one that has processes of its own
     is asked to end, so that it ends them."""
-    return tied(role_command(package, processes), signal.SIGKILL if processes == 1 else signal.SIGTERM)
-
-
-def role_command(package: str, processes: int) -> list[str]:
-    """`python -m package`, here and now importable only with `importable`.
-
-    -P: a folder `server` where somebody happens to stand is not ours.
-    """
-    return [sys.executable, "-P", "-m", f"tokenrelay.{package}", "--processes", str(processes)]
-
-
-def importable(environment: Mapping[str, str]) -> dict[str, str]:
-    """With which `python -P -m` finds the packages that this one stands beside, installed or not."""
-    here = str(FOLDER.parent)
-    path = os.pathsep.join(filter(None, (here, environment.get("PYTHONPATH"))))
-    return dict(environment) | {"PYTHONPATH": path}
+    command = role_command(package, "--processes", str(processes))
+    return tied(command, signal.SIGKILL if processes == 1 else signal.SIGTERM)
 
 
 def child_environment(ours: Mapping[str, str], plan: Plan, redis_url: str, drain_s: float) -> dict[str, str]:

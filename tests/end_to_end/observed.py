@@ -225,7 +225,7 @@ async def observe(queries: dict[str, str]) -> tuple[Observed, dict[str, list[Any
 
 
 def whole_logs(fleet: Fleet) -> str:
-    return "\n".join(path.read_text() for path in sorted(fleet._folder.glob("*-*.log")))
+    return "\n".join(path.read_text() for path in sorted(fleet.folder.glob("*-*.log")))
 
 
 async def until_settled(worker: str) -> None:

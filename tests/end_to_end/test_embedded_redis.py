@@ -18,13 +18,15 @@ import psutil
 import pytest
 from redis.asyncio import Redis
 
+from tokenrelay.protocol.runtime import redis_server
+from tokenrelay.protocol.runtime.redis_server import RedisUnavailable
 from tokenrelay.server.stack import embedded_redis
-from tokenrelay.server.stack.embedded_redis import EmbeddedRedis, RedisUnavailable, sweep
+from tokenrelay.server.stack.embedded_redis import EmbeddedRedis, sweep
 
 HOLD = """
 import asyncio, sys
 from pathlib import Path
-from server.embedded_redis import EmbeddedRedis
+from tokenrelay.server.stack.embedded_redis import EmbeddedRedis
 
 async def main():
     async with EmbeddedRedis(parent=Path(sys.argv[1])) as redis:
@@ -182,24 +184,24 @@ def test_a_server_that_never_answers_is_given_up_and_ended(parent: Path, monkeyp
 
 
 def test_without_any_server_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded_redis, "bundled_server", lambda: None)
+    monkeypatch.setattr(redis_server, "bundled_server", lambda: None)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(RedisUnavailable, match=r"apt install redis-server.*TOKENRELAY_REDIS_URL"):
-        embedded_redis.find_server()
+        redis_server.find_server()
 
 
 @pytest.mark.parametrize("name", ["redis-server", "valkey-server"])
 def test_one_on_path_will_do(parent: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(embedded_redis, "bundled_server", lambda: None)
+    monkeypatch.setattr(redis_server, "bundled_server", lambda: None)
     monkeypatch.setenv("PATH", str(parent))
     binary = script(parent, "exit 0").rename(parent / name)
-    assert embedded_redis.find_server() == binary
+    assert redis_server.find_server() == binary
 
 
 def test_a_bundled_server_that_lost_its_x_bit_gets_it_back(parent: Path) -> None:
     binary = script(parent, "exit 0")
     binary.chmod(0o600)
-    assert embedded_redis.is_executable(binary)
+    assert redis_server.is_executable(binary)
     assert os.access(binary, os.X_OK)
 
 

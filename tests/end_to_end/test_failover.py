@@ -17,7 +17,7 @@ import redis
 from tests.fleet import Fleet, until
 from tests.wire import EventPair, Sse, Ws, call, text_of, words
 from tokenrelay.loadtest.fleet import free_port
-from tokenrelay.server.stack.embedded_redis import find_server
+from tokenrelay.protocol.runtime.redis_server import find_server
 
 SERVICE = "house"
 

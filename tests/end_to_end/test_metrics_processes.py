@@ -30,7 +30,7 @@ class Pair:
         self.port, self.metrics_port = free_port(), free_port()
         env = {
             **fleet.env, "TOKENRELAY_PORT": str(self.port), "TOKENRELAY_METRICS_PORT": str(self.metrics_port),
-            "TMPDIR": str(fleet._folder),
+            "TMPDIR": str(fleet.folder),
         }  # fmt: skip
         self.parents = [
             subprocess.Popen(
@@ -39,7 +39,7 @@ class Pair:
             )
             for role in ("server", "workers")
         ]  # fmt: skip
-        self.folder = fleet._folder
+        self.folder = fleet.folder
 
     @property
     def url(self) -> str:

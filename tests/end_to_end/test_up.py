@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 # `up`, with its two commands exchanged for the stand-ins.
 DRIVER = """
 import sys
-from server import up
-up.role_command = lambda package, processes: [sys.executable, sys.argv[1], package]
+from tokenrelay.server.stack import up
+up.role_command = lambda package, *_: [sys.executable, sys.argv[1], package]
 sys.exit(up.main(up.Plan(port=0)))
 """
 

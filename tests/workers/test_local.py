@@ -255,7 +255,7 @@ def test_after_closing_there_is_none() -> None:
 
 WORKER = """
 import asyncio, sys
-from workers.providers.local import Local
+from tokenrelay.workers.providers.local import Local
 
 async def main():
     model = Local()
