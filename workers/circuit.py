@@ -30,7 +30,7 @@ MAX_NEWS: Final = 200
 log = structlog.get_logger()
 
 
-class Health:
+class Circuits:
     """The records of all models, by the id of their row. `trial_s`: the longest a trial may take."""
 
     def __init__(self, rules: HealthRules, worker_id: str, trial_s: float) -> None:
@@ -46,7 +46,7 @@ class Health:
 
     def __repr__(self) -> str:
         resting = sum(bool(record.open_for_s) for record in self._records.values())
-        return f"<Health {len(self._records)} models | {resting} resting | {len(self._trials)} trials>"
+        return f"<Circuits {len(self._records)} models | {resting} resting | {len(self._trials)} trials>"
 
     def now(self) -> float:
         """Seconds by Redis's clock, as far as we know it."""

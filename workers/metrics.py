@@ -5,8 +5,8 @@ A model's label is the id of its row in the catalogue, never what somebody typed
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tokenrelay.protocol.errors import TABLE
 from tokenrelay.protocol.events import Completion, Terminal
@@ -14,7 +14,6 @@ from tokenrelay.protocol.models.catalogue import Choice
 from tokenrelay.protocol.runtime.instruments import LATENCY_S, Instruments
 
 if TYPE_CHECKING:
-    from tokenrelay.workers.dispatch.leases import House
     from tokenrelay.workers.providers.base import ProviderError, Reason
 
 TIMEOUTS: Final = ("connect", "first_token", "between_tokens", "total")
@@ -27,6 +26,19 @@ SAMPLED: Final = 15
 
 SIZES: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0)
 CIRCUIT: Final = {"closed": 0.0, "half_open": 1.0, "open": 2.0}
+
+
+class Figures(NamedTuple):
+    """What the gauges show when somebody asks, and what others have counted since the start."""
+
+    generations: int
+    most: int
+    buffered_bytes: int
+    dirty_logs: int
+    circuits: Mapping[str, str]
+    append_trips: int
+    other_trips: int
+    entries: int
 
 
 class Metrics(Instruments):
@@ -134,7 +146,7 @@ class Metrics(Instruments):
         self.timed_out(choice, error.reason)
 
     def timed_out(self, choice: Choice | None, reason: Reason) -> None:
-        """Counts it if a patience ran out."""
+        """Counts it if a timeout ran out."""
         if reason != "provider":
             self.timeouts.labels(reason, *whose(choice)).inc()
 
@@ -150,19 +162,18 @@ class Metrics(Instruments):
 
     # -- what is looked at when somebody asks --------------------------------------------------------------------------
 
-    def look(self, house: House) -> None:
-        """Set the gauges, and take over what the writer and the pool count for themselves."""
-        self.generations.set(len(house.generations))
-        self.most.set(house.settings.max_jobs)
-        self.buffered.set(sum(item.log.unacked_bytes for item in house.generations.values()))
-        self.dirty.set(house.writer.dirty)
+    def look(self, now: Figures) -> None:
+        """Set the gauges, and take over what others count for us."""
+        self.generations.set(now.generations)
+        self.most.set(now.most)
+        self.buffered.set(now.buffered_bytes)
+        self.dirty.set(now.dirty_logs)
         self.circuit.clear()
-        for model, vitals in house.health.vitals().items():
-            if any(row.id == model for row in house.catalogue.models):  # a record may outlive its row
-                self.circuit.labels(model).set(CIRCUIT[vitals.circuit])
-        self._take("append", house.writer.trips, self.trips.labels("append").inc)
-        self._take("other", house.round_trips, self.trips.labels("other").inc)
-        self._take("entries", house.writer.entries, self.entries.inc)
+        for model, circuit in now.circuits.items():
+            self.circuit.labels(model).set(CIRCUIT[circuit])
+        self._take("append", now.append_trips, self.trips.labels("append").inc)
+        self._take("other", now.other_trips, self.trips.labels("other").inc)
+        self._take("entries", now.entries, self.entries.inc)
 
     def _take(self, name: str, now: int, inc: Callable[[float], None]) -> None:
         inc(now - self._counted[name])

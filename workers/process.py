@@ -1,18 +1,21 @@
-"""One worker process: opens the house, runs its loops, and leaves in order. Knows no generation."""
+"""One worker process: opens what it needs, runs its loops, and leaves in order. Knows no generation."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import signal
 import socket
 import time
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import aiohttp
 import structlog
 import uvloop
+from arq import ArqRedis
 
 from tokenrelay.protocol.models import catalogue
 from tokenrelay.protocol.runtime import logs
@@ -22,7 +25,8 @@ from tokenrelay.protocol.runtime.tracing import open_tracing
 from tokenrelay.protocol.store import keys
 from tokenrelay.workers import metrics_endpoint, open_providers
 from tokenrelay.workers.dispatch.arq_worker import LeaseWorker, listen
-from tokenrelay.workers.dispatch.leases import House
+from tokenrelay.workers.dispatch.leases import Leases
+from tokenrelay.workers.generation.resources import open_resources
 from tokenrelay.workers.providers import local
 from tokenrelay.workers.providers.base import ProviderError
 from tokenrelay.workers.redis import AWAY, open_pool
@@ -39,12 +43,12 @@ log = structlog.get_logger()
 
 
 def run(settings: Settings, slot: Slot | None = None) -> None:
-    """Work until a signal; returns when what ran has ended or was handed back."""
+    """Work until a signal; returns when what ran has ended or was requeued."""
     logs.configure(settings.log_level, settings.log_format)
-    door = None
+    listener = None
     if settings.metrics_port:  # here, so that a port that is taken is said before anything is opened
-        door = metrics_endpoint.bind(settings.metrics_host, settings.metrics_port, is_shared=slot is not None)
-    uvloop.run(_main(settings, slot, door))
+        listener = metrics_endpoint.bind(settings.metrics_host, settings.metrics_port, is_shared=slot is not None)
+    uvloop.run(_main(settings, slot, listener))
 
 
 def run_child(settings: Settings, counts: Path, index: int) -> None:
@@ -52,54 +56,86 @@ def run_child(settings: Settings, counts: Path, index: int) -> None:
     run(settings, Slot(counts, index))
 
 
-async def _main(settings: Settings, slot: Slot | None, door: socket.socket | None) -> None:
-    redis = open_pool(settings.redis_url, keys.WAITING)
-    models = catalogue.parse(settings.catalogue.read_text(encoding="utf-8"))
-    # One pool for all makers. It bounds connections by the jobs that could want one; times are the providers' own.
-    session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=settings.max_jobs), timeout=aiohttp.ClientTimeout(total=None)
-    )
-    providers, lacks = open_providers.open_providers(settings, models, session)
-    tools = open_toolbox(settings)
-    tracing = open_tracing("tokenrelay-worker")
-    house = House(settings, redis, models, providers, lacks, tools, tracing)
-    exposition = Exposition(house.metrics, lambda: house.metrics.look(house), slot)
-    # What the others know comes before the first claim; with Redis away it comes with the pulse.
-    with contextlib.suppress(*AWAY, TimeoutError):
-        async with asyncio.timeout(FIRST_SYNC_S):
-            await house.health.sync(redis)
-    worker = LeaseWorker(house)
+class _Opened(NamedTuple):
+    """What `_main` runs, all of it opened."""
+
+    leases: Leases
+    worker: LeaseWorker
+    exposition: Exposition
+
+
+async def _main(settings: Settings, slot: Slot | None, listener: socket.socket | None) -> None:
     leaving = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, leaving.set)
-    supervisor = Supervisor(house.metrics.task_failures)
-    supervisor.own("writer", house.writer.run)
-    supervisor.own("pulse", house.pulse)
-    supervisor.own("claims", worker.main)
-    supervisor.own("wake_feed", lambda: listen(house, worker))
-    supervisor.own("tools", tools.run)
-    supervisor.own("counts", exposition.run)
-    if door is not None:
-        supervisor.own("metrics", lambda: metrics_endpoint.serve(exposition, door))
-    model = providers.get("local")
-    if settings.warm and isinstance(model, local.Local):
-        supervisor.own("warm", lambda: _warm(model))
-    log.info("worker_started", worker_id=house.worker_id, dialects=list(providers), max_jobs=settings.max_jobs)
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        opened = await _open(settings, slot, stack)
+        supervisor = Supervisor(opened.leases.resources.metrics.task_failures)
+        stack.callback(opened.exposition.write)
+        stack.push_async_callback(supervisor.close)
+        for name, loop in _loops(opened, listener):
+            supervisor.own(name, loop)
+        using = opened.leases.resources
+        log.info(
+            "worker_started",
+            worker_id=opened.leases.worker_id,
+            dialects=list(using.providers),
+            max_jobs=settings.max_jobs,
+        )
         await leaving.wait()
-        await _leave(house, worker)
-    finally:
-        await supervisor.close()
-        exposition.write()
-        tools.close()
-        await asyncio.to_thread(tracing.close)
-        for provider in providers.values():
-            await provider.aclose()
-        await session.close()
-        # A connection that hangs does not hold up a process that goes.
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(CLOSE_S):
-                await redis.aclose(close_connection_pool=True)
+        await _leave(opened.leases, opened.worker)
+
+
+async def _open(settings: Settings, slot: Slot | None, stack: contextlib.AsyncExitStack) -> _Opened:
+    """Everything that lives as long as the process; `stack` closes it in reverse."""
+    worker_id = secrets.token_hex(6)
+    redis = open_pool(settings.redis_url, keys.WAITING)
+    stack.push_async_callback(_close_redis, redis)
+    models = catalogue.parse(settings.catalogue.read_text(encoding="utf-8"))
+    # One pool for all providers. It bounds connections by the jobs that could want one; times are the providers' own.
+    session = await stack.enter_async_context(
+        aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=settings.max_jobs), timeout=aiohttp.ClientTimeout(total=None)
+        )
+    )
+    providers, lacks = open_providers.open_providers(settings, models, session)
+    for provider in providers.values():
+        stack.push_async_callback(provider.aclose)
+    tracing = open_tracing("tokenrelay-worker")
+    stack.push_async_callback(asyncio.to_thread, tracing.close)
+    tools = open_toolbox(settings)
+    stack.callback(tools.close)
+    using = open_resources(settings, redis, models, providers, worker_id, tools, tracing)
+    # What the others know comes before the first claim; with Redis away it comes with the first renewal.
+    with contextlib.suppress(*AWAY, TimeoutError):
+        async with asyncio.timeout(FIRST_SYNC_S):
+            await using.circuits.sync(redis)
+    leases = Leases(using, worker_id, lacks)
+    exposition = Exposition(using.metrics, lambda: using.metrics.look(leases.figures()), slot)
+    return _Opened(leases, LeaseWorker(leases), exposition)
+
+
+def _loops(opened: _Opened, listener: socket.socket | None) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
+    """What runs side by side until the process goes, by the names of `metrics.TASKS`."""
+    using = opened.leases.resources
+    yield "writer", using.writer.run
+    yield "pulse", opened.leases.keep
+    yield "claims", opened.worker.main
+    yield "wake_feed", lambda: listen(opened.leases, opened.worker)
+    yield "tools", using.tools.run
+    yield "counts", opened.exposition.run
+    if listener is not None:
+        yield "metrics", lambda: metrics_endpoint.serve(opened.exposition, listener)
+    model = using.providers.get("local")
+    if using.settings.warm and isinstance(model, local.Local):
+        yield "warm", lambda: _warm(model)
+
+
+async def _close_redis(redis: ArqRedis) -> None:
+    """A connection that hangs does not hold up a process that goes."""
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(CLOSE_S):
+            await redis.aclose(close_connection_pool=True)
 
 
 async def _warm(model: local.Local) -> None:
@@ -109,21 +145,22 @@ async def _warm(model: local.Local) -> None:
     await asyncio.Event().wait()  # as long-lived as the loops it stands among
 
 
-async def _leave(house: House, worker: LeaseWorker) -> None:
-    """Take nothing more; let what runs finish for a while; hand back or end the rest; write it all."""
+async def _leave(leases: Leases, worker: LeaseWorker) -> None:
+    """Take nothing more; let what runs finish for a while; requeue or end the rest; write it all."""
+    finish_s = leases.resources.settings.finish_s
     worker.is_claiming = False
-    house.is_leaving = True
-    log.info("leaving", generations=len(house.generations), finish_s=house.settings.finish_s)
+    leases.is_leaving = True
+    log.info("leaving", generations=len(leases.generations), finish_s=finish_s)
     with contextlib.suppress(*AWAY):
-        await house.withdraw()
-    deadline = time.monotonic() + house.settings.finish_s
+        await leases.withdraw()
+    deadline = time.monotonic() + finish_s
     while worker.tasks and time.monotonic() < deadline:
         await asyncio.sleep(0.05)
-    for generation in list(house.generations.values()):
+    for generation in list(leases.generations.values()):
         generation.stop("leaving")
     if worker.tasks:
         await asyncio.wait(list(worker.tasks.values()), timeout=FLUSH_S)
-    flushed = await house.writer.flushed(FLUSH_S)
+    flushed = await leases.resources.writer.flushed(FLUSH_S)
     log.info("left", flushed=flushed, still_running=len(worker.tasks))
 
 

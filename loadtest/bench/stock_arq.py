@@ -7,13 +7,14 @@ every 10 ms where arq's default is 500 (https://arq-docs.helpmanual.io, `poll_de
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
 from arq import Worker, func
 
 from tokenrelay.protocol.store import keys, scripts
 from tokenrelay.workers import process
-from tokenrelay.workers.dispatch.leases import House
+from tokenrelay.workers.dispatch.leases import Held, Leases
 from tokenrelay.workers.settings import Settings
 
 POLL_S: Final = 0.01
@@ -35,12 +36,12 @@ def claim_one() -> str:
 class StockWorker(Worker):
     """arq's worker with arq's loop; the rest is what `workers.process` wants of its dispatcher."""
 
-    def __init__(self, house: House) -> None:
-        settings = house.settings
+    def __init__(self, leases: Leases) -> None:
+        redis, settings = leases.resources.redis, leases.resources.settings
         super().__init__(
             functions=[func(self._generate, name="generate")],
             queue_name=keys.WAITING,
-            redis_pool=house.redis,
+            redis_pool=redis,
             handle_signals=False,
             max_jobs=settings.max_jobs,
             poll_delay=POLL_S,
@@ -48,22 +49,20 @@ class StockWorker(Worker):
             keep_result=0,
             max_tries=1_000,
             retry_jobs=False,
-            job_deserializer=house.redis.job_deserializer,
+            job_deserializer=redis.job_deserializer,
             log_results=False,
         )
-        self._house = house
-        self._claim = house.redis.register_script(claim_one())
+        self._leases = leases
+        self._claim = redis.register_script(claim_one())
         self.is_claiming = True
 
     def wake(self) -> None:
         """Nothing: it polls."""
 
-    async def _generate(self, ctx: dict[Any, Any], stream_id: str) -> None:
-        house = self._house
-        reply = await self._claim(args=[stream_id, scripts.LEASE_MS, house.worker_id, b"", 0])
+    async def _generate(self, ctx: dict[Any, Any], stream_id: str) -> None:  # noqa: ARG002  arq's signature
+        reply = await self._claim(args=[stream_id, scripts.LEASE_MS, self._leases.worker_id, b"", 0])
         for claim in scripts.claim_reply(reply):
-            house.claims[stream_id] = claim
-            await house.generate(ctx, stream_id)
+            await self._leases.run(Held(claim, time.monotonic()))
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from tokenrelay.protocol.runtime.tracing import Tracing
 from tokenrelay.protocol.store.entries import unpack_entry
 from tokenrelay.protocol.store.scripts import Claim
 from tokenrelay.protocol.wire import event_json, request
-from tokenrelay.workers.circuit import Health
+from tokenrelay.workers.circuit import Circuits
 from tokenrelay.workers.generation.generation import Generation
 from tokenrelay.workers.metrics import Metrics
 from tokenrelay.workers.providers.anthropic import Anthropic
@@ -85,7 +85,7 @@ class Chain:
         given = {"first_token_timeout_s": 0.3, "first_token_budget_s": 5.0, **settings}
         self.settings = Settings(**given)
         self.metrics = Metrics()
-        self.health = Health(OURS.routing.health, "w", 1.0)
+        self.health = Circuits(OURS.routing.health, "w", 1.0)
         self.upstreams = {dialect: Upstream(script) for dialect, script in scripts.items() if script is not None}
         self._scripts = scripts
         self._stack = contextlib.AsyncExitStack()
@@ -122,7 +122,7 @@ class Chain:
         asked = request.from_object({"message": "What is six times seven?", **fields})
         house: Any = SimpleNamespace(
             settings=self.settings, writer=SimpleNamespace(mark=lambda _: None), catalogue=OURS,
-            providers=self.providers, tools=Toolbox(), health=self.health, redis=None,
+            providers=self.providers, tools=Toolbox(), circuits=self.health, redis=None,
             metrics=self.metrics, tracing=Tracing(),
         )  # fmt: skip
         claim = Claim("s", 1, 0, 0, asked.model or "neuroswitch", "continue", request.pack(asked))

@@ -9,7 +9,7 @@ sent              └─ 5
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, NamedTuple, TypeAlias
 
 from tokenrelay.protocol.store import scripts
 from tokenrelay.protocol.store.scripts import AppendReply, Argument, Claim
@@ -17,40 +17,33 @@ from tokenrelay.protocol.store.scripts import AppendReply, Argument, Claim
 _END_NOT_YET: Final = ""
 
 
-class Owner(Protocol):
-    """Who is told what Redis says of a log."""
+class News(NamedTuple):
+    """What Redis says of a generation, in the reply to an append or to a renewal."""
 
-    def log_lost(self) -> None:
-        """Somebody else writes now, or Redis has forgotten it: stop."""
-        ...
+    is_lost: bool = False  # somebody else writes it now, or Redis has forgotten it
+    is_cancelled: bool = False  # a stop is wanted
+    is_heard: bool | None = None  # whether at least one edge listens; None: it did not say
 
-    def log_cancelled(self) -> None:
-        """A stop is wanted."""
-        ...
 
-    def log_heard(self, listeners: int) -> None:
-        """So many edges listened to the last append."""
-        ...
-
-    def log_acked(self) -> None:
-        """Redis has more than it had."""
-        ...
+Hear: TypeAlias = Callable[[News], None]
 
 
 class Log:
-    """The appending side. `on_dirty` is called when there is something to write that the writer does not know of
-    yet."""
+    """The appending side, between a generation and the writer: entries go one way, news comes the other way.
 
-    def __init__(self, claim: Claim, retention_ms: int, owner: Owner, on_dirty: Callable[[Log], None]) -> None:
+    `on_dirty` is called when there is something to write, `on_news` with every reply of Redis."""
+
+    def __init__(self, claim: Claim, retention_ms: int, on_news: Hear, on_dirty: Callable[[Log], None]) -> None:
         self.stream_id = claim.stream_id
         self.epoch = claim.epoch
         self._base = claim.last_id  # id of the entry before the first one kept
         self._entries: list[bytes] = []
         self.acked = claim.last_id  # Redis has everything up to here
+        self.told_id: int | None = None  # id of the first entry that binds us; None: nobody has been told anything
         self._unacked_bytes = 0
         self._end_state = _END_NOT_YET
         self._retention_ms = retention_ms
-        self._owner = owner
+        self._on_news = on_news
         self._on_dirty = on_dirty
         self.is_closed = False  # ended and acknowledged, or no longer ours: nothing is written any more
 
@@ -80,6 +73,11 @@ class Log:
         self._entries.append(entry)
         self._unacked_bytes += len(entry)
         self._on_dirty(self)
+
+    def tell(self) -> None:
+        """The next entry binds us: no other attempt may begin anew after it."""
+        if self.told_id is None:
+            self.told_id = self.last_id + 1
 
     def end(self, entry: bytes, state: str) -> None:
         """The last entry, and the state in which it leaves the generation."""
@@ -113,11 +111,12 @@ class Log:
                 self._acknowledge(min(reply.last_id, self.last_id))
                 if reply.outcome == "ok" and self.acked == self.last_id and self.has_end:
                     self.is_closed = True
-                if reply.listeners >= 0 and reply.outcome == "ok":
-                    self._owner.log_heard(reply.listeners)
-                if reply.cancel_wanted and not self.has_end:
-                    self._owner.log_cancelled()
-                self._owner.log_acked()
+                self._on_news(
+                    News(
+                        is_cancelled=reply.cancel_wanted and not self.has_end,
+                        is_heard=reply.listeners > 0 if reply.listeners >= 0 and reply.outcome == "ok" else None,
+                    )
+                )
             case "fenced" | "gone":
                 self.lose()
 
@@ -130,5 +129,4 @@ class Log:
     def lose(self) -> None:
         """It cannot be written any more."""
         self.is_closed = True
-        self._owner.log_lost()
-        self._owner.log_acked()
+        self._on_news(News(is_lost=True))

@@ -12,20 +12,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import hiredis
 import structlog
+from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
 from tokenrelay.protocol import lifecycle
-from tokenrelay.protocol.runtime.redis import describe, is_about_the_data, place_of, wire_of
+from tokenrelay.protocol.runtime.redis import describe, is_about_the_data, place_of, run, wire_of
 from tokenrelay.protocol.store import scripts
 from tokenrelay.workers.append.log import Log
 from tokenrelay.workers.metrics import Metrics
 from tokenrelay.workers.redis import AWAY
 
+RELEASE_S: Final = 1.0
 READ_BYTES: Final = 64 * 1024
 REPLY_TIMEOUT_S: Final = 5.0
 MAX_LOGS_A_TRIP: Final = 256
@@ -100,6 +102,17 @@ class Writer:
             return False
         return True
 
+    async def release(self, redis: Redis, item: Log) -> bool:
+        """Requeue a generation with no output yet, and close its log. False: it has output, or Redis is away."""
+        if item.last_id > lifecycle.TOLD_NOTHING:
+            return False
+        await self.flushed(RELEASE_S)
+        try:
+            item.is_closed = bool(await run(redis, scripts.RELEASE, scripts.release(item.stream_id, item.epoch)))
+        except AWAY:
+            return False
+        return item.is_closed
+
     async def run(self) -> None:
         """Owned by the process; ends only by being cancelled."""
         self._loop = asyncio.get_running_loop()  # asking for it costs a system call (Python 3.11)
@@ -133,39 +146,49 @@ class Writer:
 
     async def _write(self, wire: _Wire) -> None:
         """One round trip. What fails stays dirty and is sent again: the script knows what it has."""
-        logs: list[Log] = []
-        commands: list[tuple[Any, ...]] = []
+        trip = self._next_trip()
+        if trip:
+            await self._send(wire, trip)
+        self._line_up(trip)
+
+    def _next_trip(self) -> dict[Log, tuple[Any, ...]]:
+        """The command of each log that goes along, those that waited longest first."""
+        trip: dict[Log, tuple[Any, ...]] = {}
         size, had = 0, self.entries
         for item in self._dirty:
             if not item.is_dirty:
                 continue
             before = item.unacked_bytes
             arguments, count = item.next_batch()
-            logs.append(item)
-            commands.append(("EVALSHA", *arguments))
+            trip[item] = ("EVALSHA", *arguments)
             self.entries += count
             size += min(before, scripts.MAX_BATCH_BYTES)
-            if len(logs) >= MAX_LOGS_A_TRIP or size >= MAX_BYTES_A_TRIP:
+            if len(trip) >= MAX_LOGS_A_TRIP or size >= MAX_BYTES_A_TRIP:
                 break
-        if commands:
-            self.trips += 1
+        if trip:
             self._metrics.batch.observe(self.entries - had)
-            refused = ""
-            for item, reply in zip(logs, await wire.ask(commands), strict=True):
-                if not isinstance(reply, hiredis.ReplyError):
-                    item.take_reply(scripts.append_reply(reply))
-                elif is_about_the_data(reply):
-                    log.error("log_unwritable", stream_id=item.stream_id, error=describe(reply))
-                    item.lose()
-                else:
-                    refused = describe(reply)  # it stays dirty; the others' replies count all the same
-            self._metrics.trip_seconds.observe(asyncio.get_running_loop().time() - self._began_at)
-            if refused:
-                raise Refused(refused)
+        return trip
+
+    async def _send(self, wire: _Wire, trip: dict[Log, tuple[Any, ...]]) -> None:
+        self.trips += 1
+        refused = ""
+        for item, reply in zip(trip, await wire.ask(list(trip.values())), strict=True):
+            if not isinstance(reply, hiredis.ReplyError):
+                item.take_reply(scripts.append_reply(reply))
+            elif is_about_the_data(reply):
+                log.error("log_unwritable", stream_id=item.stream_id, error=describe(reply))
+                item.lose()
+            else:
+                refused = describe(reply)  # it stays dirty; the others' replies count all the same
+        self._metrics.trip_seconds.observe(asyncio.get_running_loop().time() - self._began_at)
+        if refused:
+            raise Refused(refused)
+
+    def _line_up(self, written: Iterable[Log]) -> None:
+        """Who has nothing more leaves the line, who was written and has more goes to its end."""
         for item in [item for item in self._dirty if not item.is_dirty]:
             del self._dirty[item]
-        # What was written and still has more goes to the end of the line.
-        for item in logs:
+        for item in written:
             if item in self._dirty:
                 del self._dirty[item]
                 self._dirty[item] = None

@@ -1,12 +1,10 @@
 """The taking side of arq: which jobs this process runs, and when. All a worker knows of arq.
 
 arq's own loop polls every half second and walks all running jobs with three round trips each; at 2,000 in flight it
-takes
-seconds to see a new one. Here the queue holds only what waits: one script takes the oldest ids, gives each an epoch
-and a
-lease, and a word published on enqueue wakes the loop, so that polling is only for words that were lost. What remains
-of arq
-is its queue, its job format and `Worker.run_job`; its retries, aborts, results and health keys are not used.
+takes seconds to see a new one. Here the queue holds only what waits: one script takes the oldest ids, gives each an
+epoch and a lease, and a word published on enqueue wakes the loop, so that polling is only for words that were lost.
+What remains of arq is its queue, its job format and `Worker.run_job`; its retries, aborts, results and health keys are
+not used.
 """
 
 from __future__ import annotations
@@ -17,15 +15,17 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
+import msgpack
 import structlog
 from arq import ArqRedis, Worker, func
+from arq.jobs import serialize_job
 
 from tokenrelay.protocol.events import Failure
 from tokenrelay.protocol.runtime.live import LiveFeed
 from tokenrelay.protocol.runtime.redis import describe, own_connection, pool_place, run
 from tokenrelay.protocol.store import entries, keys, scripts
 from tokenrelay.protocol.store.scripts import Claim
-from tokenrelay.workers.dispatch.leases import House
+from tokenrelay.workers.dispatch.leases import Held, Leases
 from tokenrelay.workers.redis import AWAY
 
 JOB: Final = "generate"
@@ -43,7 +43,7 @@ log = structlog.get_logger()
 class _Brought:
     """Stands where arq has its pool while it begins a job: what it would ask Redis for came with the claim."""
 
-    def __init__(self, claims: Mapping[str, Claim]) -> None:
+    def __init__(self, claims: Mapping[str, Held]) -> None:
         self._claims = claims
 
     def pipeline(self, *, transaction: bool) -> _Trip:  # noqa: ARG002  redis-py's signature
@@ -53,7 +53,7 @@ class _Brought:
 class _Trip:
     """The one pipeline of `Worker.run_job`: the job, how often it was tried, and that this is remembered."""
 
-    def __init__(self, claims: Mapping[str, Claim]) -> None:
+    def __init__(self, claims: Mapping[str, Held]) -> None:
         self._claims = claims
         self._job_id = ""
 
@@ -70,19 +70,29 @@ class _Trip:
     def expire(self, key: str, seconds: int) -> None: ...
 
     async def execute(self) -> tuple[bytes, int, bool]:
-        claim = self._claims[self._job_id]
-        return claim.job, claim.epoch, True  # each attempt has an epoch of its own
+        claim = self._claims[self._job_id].claim
+        return job_of(claim), claim.epoch, True  # each attempt has an epoch of its own
+
+
+def job_of(claim: Claim) -> bytes:
+    """arq's job as it came, or made anew where it is gone or unreadable: it says no more than the id."""
+    try:
+        if msgpack.unpackb(claim.job)["f"] == JOB:
+            return claim.job
+    except (ValueError, msgpack.UnpackException, TypeError, KeyError):
+        log.warning("job_unreadable", stream_id=claim.stream_id)
+    return serialize_job(JOB, (claim.stream_id,), {}, None, int(time.time() * 1000), serializer=msgpack.packb)
 
 
 class LeaseWorker(Worker):
     """arq's worker with claims in place of polling."""
 
-    def __init__(self, house: House) -> None:
-        settings = house.settings
+    def __init__(self, leases: Leases) -> None:
+        redis, settings = leases.resources.redis, leases.resources.settings
         super().__init__(
-            functions=[func(house.generate, name=JOB)],
+            functions=[func(self._generate, name=JOB)],
             queue_name=keys.WAITING,
-            redis_pool=house.redis,
+            redis_pool=redis,
             handle_signals=False,
             max_jobs=settings.max_jobs,
             # arq cancels a job after this; the generation has ended itself before.
@@ -91,11 +101,13 @@ class LeaseWorker(Worker):
             # A restart is a claim with the next epoch, bounded by lifecycle.MAX_ATTEMPTS.
             max_tries=1_000,
             retry_jobs=False,
-            job_deserializer=house.redis.job_deserializer,
+            job_deserializer=redis.job_deserializer,
             log_results=False,
         )
-        self._pool = cast(ArqRedis, _Brought(house.claims))
-        self._house = house
+        self._claims: dict[str, Held] = {}  # by the id that arq knows: the same stream may come again, with an epoch
+        self._pool = cast(ArqRedis, _Brought(self._claims))
+        self._redis = redis
+        self._leases = leases
         self._woken = asyncio.Event()
         self.is_claiming = True
 
@@ -112,7 +124,7 @@ class LeaseWorker(Worker):
                 failures = 0
             except AWAY as error:
                 if failures & (failures - 1) == 0:  # 0, 1, 2, 4, 8…: an outage does not fill the log
-                    log.warning("claim_failed", redis=pool_place(self._house.redis), error=describe(error))
+                    log.warning("claim_failed", redis=pool_place(self._redis), error=describe(error))
                 failures += 1
                 claimed = 0
             if claimed < CLAIM_AT_ONCE:
@@ -126,40 +138,45 @@ class LeaseWorker(Worker):
         if room <= 0 or not self.is_claiming:
             return 0
         unreadable = entries.pack(Failure(int(time.time() * 1000), "INTERNAL_ERROR", UNREADABLE, False))
-        retention_ms = self._house.settings.retention_ms
-        arguments = scripts.claim(room, scripts.LEASE_MS, self._house.worker_id, unreadable, retention_ms)
-        claims = scripts.claim_reply(await run(self._house.redis, scripts.CLAIM, arguments))
+        retention_ms = self._leases.resources.settings.retention_ms
+        arguments = scripts.claim(room, scripts.LEASE_MS, self._leases.worker_id, unreadable, retention_ms)
+        claims = scripts.claim_reply(await run(self._redis, scripts.CLAIM, arguments))
         for claim in claims:
-            self._house.claims[claim.stream_id] = claim
-            self._house.taken_at[claim.stream_id] = time.monotonic()
-            task = asyncio.create_task(self.run_job(claim.stream_id, 0))
-            self.tasks[claim.stream_id] = task
-            task.add_done_callback(self._done(claim.stream_id))
+            self._begin(Held(claim, time.monotonic()))
         return len(claims)
+
+    def _begin(self, held: Held) -> None:
+        job_id = f"{held.claim.stream_id}:{held.claim.epoch}"
+        self._leases.hold(held)
+        self._claims[job_id] = held
+        task = asyncio.create_task(self.run_job(job_id, 0))
+        self.tasks[job_id] = task
+        task.add_done_callback(self._done(job_id))
 
     def _done(self, job_id: str) -> Callable[[asyncio.Task[Any]], None]:
         def done(task: asyncio.Task[Any]) -> None:
-            if self.tasks.get(job_id) is task:
-                del self.tasks[job_id]
-            self._house.claims.pop(job_id, None)
-            self._house.taken_at.pop(job_id, None)
+            del self.tasks[job_id]
+            self._leases.let_go(self._claims.pop(job_id))
             self.wake()
             if not task.cancelled() and task.exception() is not None:
                 log.error("job_failed", stream_id=job_id, error=repr(task.exception()))
 
         return done
 
+    async def _generate(self, ctx: dict[Any, Any], stream_id: str) -> None:  # noqa: ARG002  arq's signature
+        """arq's one job. Its claim was made before it: that says which stream, and which attempt at it."""
+        await self._leases.run(self._claims[ctx["job_id"]])
+
     async def finish_job(self, job_id: str, *_: Any, **__: Any) -> None:
         """Nothing: the script that wrote the end has removed the job. One that is not ended (we were fenced, or it
-        was handed
-        back) is somebody else's, and must not be removed by us."""
+        was requeued) is somebody else's, and must not be removed by us."""
 
     async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:  # noqa: ARG002  arq's signature
-        """arq could not even begin (no job data, or none it can read). The lease runs out and the reaper ends it."""
-        log.error("job_unreadable", stream_id=job_id)
+        """arq could not even begin. The lease runs out and the reaper ends it."""
+        log.error("job_not_begun", stream_id=job_id)
 
 
-async def listen(house: House, worker: LeaseWorker) -> None:
+async def listen(leases: Leases, worker: LeaseWorker) -> None:
     """Words that make things quick: something waits, something is to be stopped. The facts are in Redis either way.
 
     Owned by the process; ends only by being cancelled.
@@ -167,15 +184,15 @@ async def listen(house: House, worker: LeaseWorker) -> None:
 
     def heard(channel: bytes, data: bytes) -> None:
         if channel == _CANCEL:
-            house.stop(data.decode("ascii", "replace"))
+            leases.cancel(data.decode("ascii", "replace"))
         else:
             worker.wake()
 
     def connected() -> None:
-        house.metrics.wake_connects.inc()
+        leases.resources.metrics.wake_connects.inc()
         worker.wake()  # what was said meanwhile was not heard
 
-    feed = LiveFeed(lambda: own_connection(house.redis, socket_timeout=None), heard, connected)
+    feed = LiveFeed(lambda: own_connection(leases.resources.redis, socket_timeout=None), heard, connected)
     feed.want(_WAKE)
     feed.want(_CANCEL)
     await feed.run()

@@ -1,7 +1,7 @@
-"""Asks one maker after the other until one begins to answer; knows no log and no tool.
+"""Asks one model after the other until one begins to answer; knows no log and no tool.
 
-What fails before its first piece is seen by nobody: the next of the ladder gets the same history. From the first piece
-on the answer is that maker's, whatever becomes of it.
+What fails before its first piece is seen by nobody: the next candidate gets the same history. From the first
+piece on the answer is that model's, whatever becomes of it.
 """
 
 from __future__ import annotations
@@ -9,26 +9,24 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
 import structlog
-from arq import ArqRedis
 
 from tokenrelay.protocol import events
 from tokenrelay.protocol.models import scripted
 from tokenrelay.protocol.models.catalogue import Choice
-from tokenrelay.protocol.runtime.tracing import Span, Tracing
+from tokenrelay.protocol.runtime.tracing import Span
 from tokenrelay.protocol.store.context import Context
 from tokenrelay.protocol.wire.request import ChatRequest
-from tokenrelay.workers.circuit import Health
 from tokenrelay.workers.conversation import Message, ModelRequest, Piece
-from tokenrelay.workers.metrics import Metrics, whose
-from tokenrelay.workers.providers.base import Provider, ProviderError
+from tokenrelay.workers.generation.resources import Resources
+from tokenrelay.workers.metrics import whose
+from tokenrelay.workers.providers.base import ProviderError
 from tokenrelay.workers.routing import Route
-from tokenrelay.workers.routing.fallback_policy import Ladder, Limits
-from tokenrelay.workers.settings import Settings
+from tokenrelay.workers.routing.fallback_policy import FallbackPolicy, Limits
 from tokenrelay.workers.tools.registry import Selection
 
 log = structlog.get_logger()
@@ -40,59 +38,41 @@ class Opened(msgspec.Struct, frozen=True):
     choice: Choice
     first: Piece
     pieces: AsyncIterator[Piece]
-    asked_at: float  # this maker, by the monotonic clock
+    asked_at: float  # this model, by the monotonic clock
 
 
 class Attempts:
     """The calls of one generation. `failures` is told in its last event."""
 
-    def __init__(
-        self,
-        stream_id: str,
-        asked: ChatRequest,
-        route: Route,
-        *,
-        providers: Mapping[str, Provider],
-        health: Health,
-        redis: ArqRedis,
-        settings: Settings,
-        metrics: Metrics,
-        tracing: Tracing,
-        context: Context,
-    ) -> None:
+    def __init__(self, asked: ChatRequest, route: Route, resources: Resources, context: Context) -> None:
+        settings = resources.settings
         self.choice = route.choice  # who was asked last
         self.failures: list[dict[str, Any]] = []
         self.left_out: tuple[str, ...] = ()  # what the one who was asked last was not told
-        self._stream_id = stream_id
         self._asked = asked
+        self._using = resources
+        self._context = context
         self._choices = (route.choice, *route.others)
-        self._ladder = Ladder(self._choices, Limits(settings.max_attempts, settings.first_token_budget_s))
-        self._patience_s = settings.first_token_timeout_s
-        self._providers = providers
-        self._health = health
-        self._redis = redis
+        self._policy = FallbackPolicy(self._choices, Limits(settings.max_attempts, settings.first_token_budget_s))
         self._errors: list[ProviderError] = []  # of the round under way
         self._first_asked: Choice | None = None  # in the round under way; None before it
-        self._metrics = metrics
-        self._tracing = tracing
         self._span = Span("")  # the call that is open
-        self._context = context
 
     def __repr__(self) -> str:
-        return f"<Attempts {self.choice.model.id} | {len(self.failures)} failed | {self._ladder!r}>"
+        return f"<Attempts {self.choice.model.id} | {len(self.failures)} failed | {self._policy!r}>"
 
     async def open(self, messages: Sequence[Message], tools: Selection) -> Opened:
         """Whoever begins to answer. Raises ProviderError when nobody does within the limits."""
         self._errors = []
         self._first_asked = None
-        self._ladder.begin(time.monotonic(), self.choice)
+        self._policy.begin(time.monotonic(), self.choice)
         while True:
-            step = self._ladder.next(time.monotonic(), self._is_resting)
+            step = self._policy.next(time.monotonic(), self._is_resting)
             if step is None:
                 raise self._given_up()
             if isinstance(step, float):
                 await asyncio.sleep(step)
-            elif await self._health.may_ask(self._redis, step):
+            elif await self._using.circuits.may_ask(self._using.redis, step):
                 self.choice = step
                 self._first_asked = self._first_asked or step
                 began_at = time.monotonic()
@@ -101,24 +81,27 @@ class Attempts:
                 except ProviderError as error:
                     self._note(step, error, time.monotonic() - began_at)
                 except BaseException:
-                    self._health.dropped(step)
+                    self._using.circuits.dropped(step)
                     raise
 
     def broke_off(self, error: ProviderError) -> None:
-        """The call that was open has failed in the middle of its answer."""
-        self._metrics.timed_out(self.choice, error.reason)
+        """The call that was open has failed in the middle of its answer; `over` follows."""
+        self._span.end(error.code)
+        self._using.metrics.timed_out(self.choice, error.reason)
         if error.blame not in ("request", "context_window"):
-            self._health.failed(self.choice)
+            self._using.circuits.failed(self.choice)
 
-    def over(self, error: str = "") -> None:
+    def over(self) -> None:
         """The call that was open has ended."""
-        self._span.end(error)
+        self._span.end()
 
     async def _ask(self, choice: Choice, messages: Sequence[Message], tools: Selection) -> Opened:
-        maker, row = whose(choice)
-        span = self._tracing.span("provider call", self._context.traceparent, "client", provider=maker, model=row)
+        provider_name, row = whose(choice)
+        span = self._using.tracing.span(
+            "provider call", self._context.traceparent, "client", provider=provider_name, model=row
+        )
         context = msgspec.structs.replace(self._context, traceparent=span.traceparent)
-        provider = self._providers[choice.model.source]
+        provider = self._using.providers[choice.model.source]
         request = _model_request(self._asked, choice, messages, tools, context)
         self.left_out = provider.left_out(request)
         if tools.specs and not request.tools:
@@ -127,7 +110,7 @@ class Attempts:
         began_at = time.monotonic()
         first: Piece | None = None  # None until it has come
         try:
-            async with asyncio.timeout(min(self._patience_s, self._ladder.left_s(began_at))):
+            async with asyncio.timeout(min(self._using.settings.first_token_timeout_s, self._policy.left_s(began_at))):
                 first = await anext(pieces)
         except TimeoutError:
             raise ProviderError(
@@ -140,28 +123,27 @@ class Attempts:
                 span.end("failed")
                 await close(pieces)
         took_s = time.monotonic() - began_at
-        self._health.succeeded(choice, took_s * 1000)
+        self._using.circuits.succeeded(choice, took_s * 1000)
         self._span = span
-        self._metrics.answered(self._first_asked or choice, choice, took_s)
+        self._using.metrics.answered(self._first_asked or choice, choice, took_s)
         return Opened(choice, first, pieces, began_at)
 
     def _note(self, choice: Choice, error: ProviderError, seconds: float) -> None:
         model = choice.model
-        self._metrics.attempt_failed(choice, error)
+        self._using.metrics.attempt_failed(choice, error)
         self._errors.append(error)
         self.failures.append(
             events.attempt(model.id, model.provider, error.code, error.message, round(max(0.0, seconds), 3))
         )
-        self._ladder.failed(choice, error, time.monotonic(), random.random())  # noqa: S311
+        self._policy.failed(choice, error, time.monotonic(), random.random())  # noqa: S311
         if error.blame in ("request", "context_window"):
-            self._health.dropped(choice)
+            self._using.circuits.dropped(choice)
         else:
-            self._health.failed(choice)
+            self._using.circuits.failed(choice)
         # A key that is not taken stays so until somebody sees to it.
         tell = log.error if error.blame == "key" else log.warning
         tell(
             "credentials_refused" if error.blame == "key" else "attempt_failed",
-            stream_id=self._stream_id,
             model=model.id,
             provider=model.provider,
             error_code=error.code,
@@ -170,15 +152,15 @@ class Attempts:
         )
 
     def _is_resting(self, choice: Choice) -> bool:
-        return self._health.rest_s(choice) > 0
+        return self._using.circuits.rest_s(choice) > 0
 
     def _given_up(self) -> ProviderError:
         """What the client hears: the first failure that may pass, else the first; or that all of them rest."""
         if self._errors:
             return next((error for error in self._errors if error.retryable), self._errors[0])
-        wait_s = min(self._health.rest_s(choice) for choice in self._choices)
+        wait_s = min(self._using.circuits.rest_s(choice) for choice in self._choices)
         return ProviderError(
-            "the model's maker has failed too often lately and is given a rest",
+            "the model's provider has failed too often lately and is given a rest",
             code="SERVICE_UNAVAILABLE",
             retryable=True,
             retry_after_s=float(max(1, round(wait_s))),

@@ -1,8 +1,8 @@
-"""In which order makers are asked, and when again: from failures and the time to the next step. Pure.
+"""In which order models are asked, and when again: from failures and the time to the next step. Pure.
 
-Nobody waits while somebody has not been asked yet, other makers before other models of one that failed. Once all have
-failed, those that may do better later are asked again, each after a backoff with full jitter or what it said itself
-(`retry_after_s`), whichever is later; what does not fit into the time left is not waited for. https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+Nobody waits while somebody has not been asked yet, other providers before other models of one that failed. Once all
+have failed, those that may do better later are asked again, each after a backoff with full jitter or what it said
+itself (`retry_after_s`), whichever is later; what does not fit into the time left is not waited for. https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Limits(msgspec.Struct, frozen=True):
     total_s: float
 
 
-class _Rung:
+class _Candidate:
     def __init__(self, choice: Choice) -> None:
         self.choice = choice
         self.failures = 0
@@ -35,26 +35,26 @@ class _Rung:
         self.is_out = False  # asking it again in this generation is of no use
 
 
-class Ladder:
+class FallbackPolicy:
     """The candidates of one generation, best first. Times are seconds of one clock; see `begin`."""
 
     def __init__(self, choices: Sequence[Choice], limits: Limits) -> None:
-        self._rungs = [_Rung(choice) for choice in choices]
+        self._candidates = [_Candidate(choice) for choice in choices]
         self._limits = limits
         self._left = 0
         self._until = 0.0
 
     def __repr__(self) -> str:
-        able = sum(not rung.is_out for rung in self._rungs)
-        return f"<Ladder {able} of {len(self._rungs)} able | {self._left} attempts left>"
+        able = sum(not candidate.is_out for candidate in self._candidates)
+        return f"<FallbackPolicy {able} of {len(self._candidates)} able | {self._left} attempts left>"
 
     def begin(self, now: float, first: Choice | None = None) -> None:
         """A round begins, with its own limits. Whoever answered the round before (`first`) is asked before others."""
         self._left = self._limits.attempts
         self._until = now + self._limits.total_s
-        for rung in self._rungs:
-            rung.failures, rung.ready_at = 0, 0.0
-        self._rungs.sort(key=lambda rung: rung.choice is not first)
+        for candidate in self._candidates:
+            candidate.failures, candidate.ready_at = 0, 0.0
+        self._candidates.sort(key=lambda candidate: candidate.choice is not first)
 
     def left_s(self, now: float) -> float:
         return max(0.0, self._until - now)
@@ -63,27 +63,28 @@ class Ladder:
         """Whom to ask now; or how many seconds to wait first; or None: give up. Nobody that rests is ever named."""
         if not self._left or now >= self._until:
             return None
-        able = [rung for rung in self._rungs if not rung.is_out and not is_resting(rung.choice)]
-        ready = [rung for rung in able if rung.ready_at <= now]
+        able = [each for each in self._candidates if not each.is_out and not is_resting(each.choice)]
+        ready = [each for each in able if each.ready_at <= now]
         if ready:
             return min(ready, key=self._order).choice  # of equals the best
-        soonest = min((rung.ready_at for rung in able), default=self._until)
+        soonest = min((candidate.ready_at for candidate in able), default=self._until)
         return soonest - now if soonest < self._until else None
 
-    def _order(self, rung: _Rung) -> tuple[int, int]:
-        """Models of one maker often fail together: those of a maker that has not failed yet come first."""
-        siblings = (other.failures for other in self._rungs if other.choice.model.source == rung.choice.model.source)
-        return rung.failures, sum(siblings)
+    def _order(self, candidate: _Candidate) -> tuple[int, int]:
+        """Models of one provider often fail together: those of a provider that has not failed yet come first."""
+        source = candidate.choice.model.source
+        siblings = (other.failures for other in self._candidates if other.choice.model.source == source)
+        return candidate.failures, sum(siblings)
 
     def failed(self, choice: Choice, error: ProviderError, now: float, jitter: float) -> None:
         """It was asked and failed before its first piece. `jitter` is drawn from 0 to 1."""
         self._left -= 1
-        for rung in self._rungs:
-            if rung.choice is choice:
-                rung.failures += 1
-                backoff_s = jitter * min(CAP_S, BASE_S * 2 ** (rung.failures - 1))
-                rung.ready_at = now + max(backoff_s, error.retry_after_s or 0.0)
-            rung.is_out = rung.is_out or _is_out(rung.choice, choice, error)
+        for candidate in self._candidates:
+            if candidate.choice is choice:
+                candidate.failures += 1
+                backoff_s = jitter * min(CAP_S, BASE_S * 2 ** (candidate.failures - 1))
+                candidate.ready_at = now + max(backoff_s, error.retry_after_s or 0.0)
+            candidate.is_out = candidate.is_out or _is_out(candidate.choice, choice, error)
 
 
 def _is_out(other: Choice, failed: Choice, error: ProviderError) -> bool:

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
-from tests.workers.test_generate_tools import OURS
+from tests.workers.generation.test_tool_calls import OURS
 from tokenrelay.protocol.runtime.tracing import Tracing
 from tokenrelay.protocol.store import entries
 from tokenrelay.protocol.store.scripts import AppendReply, Claim
 from tokenrelay.protocol.wire import request
-from tokenrelay.workers.circuit import Health
+from tokenrelay.workers.circuit import Circuits
 from tokenrelay.workers.conversation import Delta, Finish, ModelRequest, Piece
 from tokenrelay.workers.generation.generation import Generation
 from tokenrelay.workers.metrics import Metrics
@@ -46,7 +46,7 @@ def test_a_full_buffer_is_no_silence_of_the_model() -> None:
     house: Any = SimpleNamespace(
         settings=settings, writer=SimpleNamespace(mark=lambda _: None), catalogue=OURS, redis=None, metrics=Metrics(),
         tracing=Tracing(),
-        providers={"anthropic": Writes()}, tools=Toolbox(), health=Health(OURS.routing.health, "w", 1.0),
+        providers={"anthropic": Writes()}, tools=Toolbox(), circuits=Circuits(OURS.routing.health, "w", 1.0),
     )  # fmt: skip
 
     async def scene() -> None:

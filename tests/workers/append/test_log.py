@@ -6,26 +6,17 @@ import pytest
 
 from tokenrelay.protocol.store import scripts
 from tokenrelay.protocol.store.scripts import AppendReply, Argument, Claim
-from tokenrelay.workers.append.log import Log
+from tokenrelay.workers.append.log import Log, News
 
 
 class Ears:
-    """What a log tells its owner, in order."""
+    """What a log tells its generation, in order."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.told: list[News] = []
 
-    def log_lost(self) -> None:
-        self.told.append("lost")
-
-    def log_cancelled(self) -> None:
-        self.told.append("cancelled")
-
-    def log_heard(self, listeners: int) -> None:
-        self.told.append(f"heard by {listeners}")
-
-    def log_acked(self) -> None:
-        pass
+    def __call__(self, news: News) -> None:
+        self.told.append(news)
 
 
 def log_of(ears: Ears | None = None, last_id: int = 0) -> Log:
@@ -80,7 +71,7 @@ def test_what_another_attempt_wrote_and_redis_lost_cannot_be_sent_again() -> Non
     log = log_of(ears, last_id=1)
     log.append(b"b")
     log.take_reply(AppendReply("hole", 0, 0, False))
-    assert (log.is_closed, ears.told) == (True, ["lost"])
+    assert (log.is_closed, ears.told) == (True, [News(is_lost=True)])
 
 
 def test_the_end_goes_with_the_last_entry_only_and_closes_once_it_is_acknowledged() -> None:
@@ -113,7 +104,7 @@ def test_one_who_may_not_write_any_more_stops(outcome: str) -> None:
     log = log_of(ears)
     log.append(b"a")
     log.take_reply(AppendReply(outcome, 9, 0, False))  # type: ignore[arg-type]
-    assert (log.is_closed, log.is_dirty, ears.told) == (True, False, ["lost"])
+    assert (log.is_closed, log.is_dirty, ears.told) == (True, False, [News(is_lost=True)])
 
 
 def test_a_stop_that_is_wanted_comes_with_any_append() -> None:
@@ -121,7 +112,7 @@ def test_a_stop_that_is_wanted_comes_with_any_append() -> None:
     log = log_of(ears)
     log.append(b"a")
     log.take_reply(ok(1, 0, cancel=True))
-    assert ears.told == ["heard by 0", "cancelled"]
+    assert ears.told == [News(is_cancelled=True, is_heard=False)]
 
 
 def test_a_repeated_append_says_nothing_of_listeners() -> None:
@@ -129,4 +120,4 @@ def test_a_repeated_append_says_nothing_of_listeners() -> None:
     log = log_of(ears)
     log.append(b"a")
     log.take_reply(ok(1, -1))
-    assert ears.told == []
+    assert [news.is_heard for news in ears.told] == [None]

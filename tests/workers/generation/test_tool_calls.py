@@ -15,9 +15,10 @@ from tokenrelay.protocol.runtime.tracing import Tracing
 from tokenrelay.protocol.store.entries import unpack_entry
 from tokenrelay.protocol.store.scripts import Claim
 from tokenrelay.protocol.wire import event_json, request
-from tokenrelay.workers.circuit import Health
+from tokenrelay.workers.circuit import Circuits
 from tokenrelay.workers.conversation import Delta, Finish, ModelRequest, Piece, ToolUse
-from tokenrelay.workers.generation.generation import MAX_CALLS, Generation
+from tokenrelay.workers.generation.generation import Generation
+from tokenrelay.workers.generation.tool_calls import MAX_CALLS
 from tokenrelay.workers.metrics import Metrics
 from tokenrelay.workers.settings import Settings
 from tokenrelay.workers.tools.registry import Toolbox
@@ -61,7 +62,8 @@ def told(caller: Caller, **fields: Any) -> list[dict[str, Any]]:
     async def scene() -> list[dict[str, Any]]:
         house: Any = SimpleNamespace(
             settings=Settings(), writer=SimpleNamespace(mark=lambda _: None), catalogue=OURS,
-            providers={"anthropic": caller}, tools=Toolbox(), health=Health(OURS.routing.health, "w", 1.0), redis=None,
+            providers={"anthropic": caller}, tools=Toolbox(),
+            circuits=Circuits(OURS.routing.health, "w", 1.0), redis=None,
             metrics=Metrics(), tracing=Tracing(),
         )  # fmt: skip
         entries: list[bytes] = []

@@ -1,0 +1,57 @@
+"""What a generation may use: opened once a process, shared by all generations. Knows no generation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from arq import ArqRedis
+
+from tokenrelay.protocol.models.catalogue import Catalogue
+from tokenrelay.protocol.runtime.redis import own_connection
+from tokenrelay.protocol.runtime.tracing import Tracing
+from tokenrelay.workers.append.writer import Writer
+from tokenrelay.workers.circuit import Circuits
+from tokenrelay.workers.metrics import Metrics
+from tokenrelay.workers.providers.base import Provider
+from tokenrelay.workers.settings import Settings
+from tokenrelay.workers.tools.registry import Toolbox
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """`providers` by source: a dialect, or a server of the catalogue."""
+
+    settings: Settings
+    redis: ArqRedis
+    catalogue: Catalogue
+    providers: Mapping[str, Provider]
+    tools: Toolbox
+    circuits: Circuits
+    writer: Writer
+    metrics: Metrics
+    tracing: Tracing
+
+
+def open_resources(
+    settings: Settings,
+    redis: ArqRedis,
+    catalogue: Catalogue,
+    providers: Mapping[str, Provider],
+    worker_id: str,
+    tools: Toolbox | None = None,
+    tracing: Tracing | None = None,
+) -> Resources:
+    """Awaits nothing. What was opened before (providers, tools, tracing) stays its opener's to close."""
+    metrics = Metrics()
+    return Resources(
+        settings=settings,
+        redis=redis,
+        catalogue=catalogue,
+        providers=providers,
+        tools=tools or Toolbox(),
+        circuits=Circuits(catalogue.routing.health, worker_id, settings.first_token_timeout_s),
+        writer=Writer(lambda: own_connection(redis), metrics),
+        metrics=metrics,
+        tracing=tracing or Tracing(),
+    )
