@@ -78,3 +78,8 @@ class TokenrelayError(Exception):
     def event_data(self, request_id: str) -> dict[str, Any]:
         """The same object as the one event of an SSE answer: a client that only appends `token` stays whole."""
         return {"token": "", "done": True, "retryable": self.row.retryable, **self.body(request_id)}
+
+
+def invalid(field: str, issue: str) -> TokenrelayError:
+    """A field that has a value it cannot have."""
+    return TokenrelayError("VALIDATION_ERROR", f"{field}: {issue}", field=field, issue=issue)

@@ -4,56 +4,42 @@ model."""
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.errors import TokenrelayError, invalid
 from tokenrelay.protocol.models import preferences
+from tokenrelay.protocol.wire import parts
+from tokenrelay.protocol.wire.parts import Bounds, Content
+from tokenrelay.protocol.wire.turns import Call, Message, ToolName, check_free, check_parts, check_turns, shortly
+
+__all__ = [
+    "Bounds",
+    "Call",
+    "ChatRequest",
+    "Message",
+    "ToolName",
+    "bounded",
+    "from_object",
+    "pack",
+    "parse_json",
+    "unpack",
+]
 
 MAX_MESSAGES: Final = 1_000
 MAX_DISCONNECT_GRACE_S: Final = 3_600
 
 MAX_TOOLS: Final = 128
-MAX_CALLS: Final = 128
-SPARE_LEVELS: Final = 64
 MAX_DESCRIPTION: Final = 16_384
 
+MAX_METADATA: Final = 16
+MAX_METADATA_NAME: Final = 64
+MAX_METADATA_VALUE: Final = 512
+
 Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-CallId: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-ToolName: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_.:-]{1,128}$")]
-
-
-class CalledFunction(msgspec.Struct, frozen=True):
-    """Which function a model called, with what: `arguments` is the text of a JSON object, as OpenAI's API has it."""
-
-    name: ToolName
-    arguments: str = "{}"
-
-    @property
-    def parsed(self) -> dict[str, Any]:
-        """Raises msgspec.DecodeError when it is no JSON object."""
-        return msgspec.json.decode(self.arguments or "{}", type=dict[str, Any])
-
-
-class Call(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A call of one of the caller's own functions, on the assistant's turn that made it."""
-
-    id: CallId
-    function: CalledFunction
-    type: Literal["function"] = "function"
-
-
-class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One turn of the conversation. The assistant's may have `tool_calls`, and then needs no `content`; for each one
-    follows a turn `tool` with its `tool_call_id`, whose `content` is what the function gave."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | None = None
-    tool_calls: Annotated[list[Call], msgspec.Meta(min_length=1, max_length=MAX_CALLS)] | None = None
-    tool_call_id: CallId | None = None
 
 
 class Function(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -66,11 +52,72 @@ class Function(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class ToolEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """`{name}` is a tool of the server; `{type: "function", function: {…}}` is one too where the server has that name,
-    else a function of the caller's own."""
+    else a function of the caller's own. With `own` it is the caller's, whatever the server has."""
 
     type: Literal["function"] | None = None
     name: ToolName | None = None
     function: Function | None = None
+    own: bool = False
+
+    @property
+    def called(self) -> str:
+        """What the model calls it."""
+        return self.function.name if self.function is not None else self.name or ""
+
+
+Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class Reasoning(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How much the model shall think."""
+
+    effort: Effort | None = None
+
+
+class TextFormat(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
+    """Text as the model writes it."""
+
+
+class JsonObjectFormat(msgspec.Struct, frozen=True, tag_field="type", tag="json_object"):
+    """One JSON object."""
+
+
+class JsonSchema(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`schema` is a JSON Schema; with `strict` the answer follows it by the letter."""
+
+    name: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
+    description: Annotated[str, msgspec.Meta(max_length=MAX_DESCRIPTION)] | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(msgspec.Struct, frozen=True, tag_field="type", tag="json_schema"):
+    """JSON that follows a schema."""
+
+    json_schema: JsonSchema
+
+
+ResponseFormat: TypeAlias = TextFormat | JsonObjectFormat | JsonSchemaFormat
+
+
+class NamedFunction(msgspec.Struct, frozen=True):
+    name: ToolName
+
+
+class NamedChoice(msgspec.Struct, frozen=True):
+    """This one function and no other."""
+
+    function: NamedFunction
+    type: Literal["function"] = "function"
+
+
+Metadata: TypeAlias = Annotated[
+    dict[
+        Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_METADATA_NAME)],
+        Annotated[str, msgspec.Meta(max_length=MAX_METADATA_VALUE)],
+    ],
+    msgspec.Meta(max_length=MAX_METADATA),
+]
 
 
 class ChatRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -90,6 +137,13 @@ class ChatRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     system: str | None = None
     enable_tools: bool | None = None
     tools: Annotated[list[ToolName | ToolEntry], msgspec.Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: Reasoning | None = None
+    reasoning_effort: Effort | None = None
+    response_format: ResponseFormat | None = None
+    show: Annotated[list[Literal["thinking", "tool_input"]], msgspec.Meta(max_length=8)] | None = None
+    metadata: Metadata | None = None
     preferences: dict[str, Any] | None = None
     on_disconnect: Annotated[str, msgspec.Meta(max_length=32)] = "continue"
 
@@ -105,28 +159,75 @@ class ChatRequest(msgspec.Struct, frozen=True, omit_defaults=True):
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
-    def fingerprint(self) -> str:
-        """Equal for requests that ask for the same answer, however it is delivered."""
-        return hashlib.blake2b(msgspec.msgpack.encode(msgspec.structs.replace(self, stream=False))).hexdigest()[:32]
+    @property
+    def effort(self) -> Effort | None:
+        """How much to think, by whichever name it was asked; None: as the model likes."""
+        return self.reasoning_effort or (self.reasoning.effort if self.reasoning else None)
+
+    @property
+    def contents(self) -> list[Content | None]:
+        """Of the turns of `messages`, in order."""
+        return [turn.content for turn in self.messages or ()]
+
+    def shows(self, what: Literal["thinking", "tool_input"]) -> bool:
+        return what in (self.show or ())
+
+    def fingerprint(self, blobs: Sequence[bytes] = ()) -> str:
+        """Equal for requests that ask for the same answer, however it is delivered. `blobs`: what was taken out."""
+        digest = hashlib.blake2b(msgspec.msgpack.encode(msgspec.structs.replace(self, stream=False)))
+        for blob in blobs:
+            digest.update(hashlib.blake2b(blob).digest())
+        return digest.hexdigest()[:32]
 
 
-def parse_json(body: bytes) -> ChatRequest:
-    """A request from JSON text.
+class Taken(NamedTuple):
+    """A request without bytes, and the bytes of its parts by their number."""
+
+    request: ChatRequest
+    blobs: list[bytes]
+
+
+def take_out(request: ChatRequest) -> Taken:
+    """Takes long where there is much; see `parts.take_out`. Raises TokenrelayError VALIDATION_ERROR."""
+    if not any(isinstance(content, list) for content in request.contents):
+        return Taken(request, [])
+    contents, blobs = parts.take_out(request.contents)
+    turns = zip(request.messages or (), contents, strict=True)
+    messages = [turn if turn.content is new else msgspec.structs.replace(turn, content=new) for turn, new in turns]
+    return Taken(msgspec.structs.replace(request, messages=messages), blobs)
+
+
+def kinds_of(request: ChatRequest) -> dict[str, str]:
+    """What a model has to accept beside text (`images`, `files`, `audio`), each with the first field that wants it."""
+    found: dict[str, str] = {}
+    for turn, content in enumerate(request.contents):
+        if isinstance(content, list):
+            for number, part in enumerate(content):
+                if (kind := parts.KINDS.get(type(part))) is not None:
+                    found.setdefault(kind, f"messages[{turn}].content[{number}]")
+    return found
+
+
+DEFAULT_BOUNDS: Final = Bounds()
+
+
+def parse_json(body: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> ChatRequest:
+    """A request from JSON text, its parts within `bounds`.
 
     Raises TokenrelayError INVALID_REQUEST (not JSON) or VALIDATION_ERROR (`field`, `issue`).
     """
     try:
-        return _checked(msgspec.json.decode(body, type=ChatRequest))
+        return _checked(msgspec.json.decode(body, type=ChatRequest), bounds)
     except msgspec.ValidationError as error:
         raise _validation(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise TokenrelayError("INVALID_REQUEST", f"the body is not JSON: {_shortly(error)}") from error
+        raise TokenrelayError("INVALID_REQUEST", f"the body is not JSON: {shortly(error)}") from error
 
 
-def from_object(value: Any) -> ChatRequest:
+def from_object(value: Any, bounds: Bounds = DEFAULT_BOUNDS) -> ChatRequest:
     """A request from an object already decoded (a WebSocket message). Raises TokenrelayError VALIDATION_ERROR."""
     try:
-        return _checked(msgspec.convert(value, type=ChatRequest))
+        return _checked(msgspec.convert(value, type=ChatRequest), bounds)
     except msgspec.ValidationError as error:
         raise _validation(str(error)) from error
     except RecursionError as error:
@@ -138,7 +239,7 @@ def bounded(request: ChatRequest, most: int) -> ChatRequest:
     if not most or (request.max_tokens is not None and request.max_tokens <= most):
         return request
     if request.max_tokens is not None:
-        raise _fault("max_tokens", f"expected at most {most}, got {request.max_tokens}")
+        raise invalid("max_tokens", f"expected at most {most}, got {request.max_tokens}")
     return msgspec.structs.replace(request, max_tokens=most)
 
 
@@ -167,108 +268,77 @@ def grace_s(on_disconnect: str) -> float | None:
     return float(match[1])
 
 
-def _checked(request: ChatRequest) -> ChatRequest:
+def _checked(request: ChatRequest, bounds: Bounds) -> ChatRequest:
     """What the types do not say."""
     given = [name for name in ("message", "prompt", "messages") if getattr(request, name) is not None]
     if len(given) != 1:
         issue = "expected exactly one of message, prompt, messages; got " + (" and ".join(given) or "none")
-        raise _fault(given[1] if given else "message", issue)
+        raise invalid(given[1] if given else "message", issue)
     if given[0] != "messages" and not getattr(request, given[0]).strip():
-        raise _fault(given[0], "expected some text, got none")
+        raise invalid(given[0], "expected some text, got none")
     if request.messages is not None:
-        _check_turns(request.messages)
-        if not any((turn.content or "").strip() for turn in request.messages):
-            raise _fault("messages", "expected some text, got none")
+        check_turns(request.messages)
+        check_parts(request.messages, bounds)
+        if not any(turn.text.strip() for turn in request.messages) and not kinds_of(request):
+            raise invalid("messages", "expected some text, got none")
     for name in ("model", "provider"):
         value = getattr(request, name)
         if value is not None and not value.isprintable():
-            raise _fault(name, "expected printable characters")
+            raise invalid(name, "expected printable characters")
     try:
         grace_s(request.on_disconnect)
     except ValueError as error:
-        raise _fault("on_disconnect", str(error)) from error
+        raise invalid("on_disconnect", str(error)) from error
     for number, entry in enumerate(request.tools or ()):
         _check_tool(f"tools[{number}]", entry)
+    _check_asked(request)
     if request.preferences:
-        _check_free("preferences", request.preferences)
+        check_free("preferences", request.preferences)
     try:
         msgspec.msgpack.encode(request)
     except UnicodeEncodeError as error:
         raise TokenrelayError("INVALID_REQUEST", "the text has a character that UTF-8 cannot carry") from error
     except (TypeError, ValueError, OverflowError) as error:  # msgpack's extension types, integers beyond 64 bits
-        raise TokenrelayError("INVALID_REQUEST", f"a value cannot be carried: {_shortly(error)}") from error
+        raise TokenrelayError("INVALID_REQUEST", f"a value cannot be carried: {shortly(error)}") from error
     preferences.parse(request.preferences)
     return request
 
 
-def _check_turns(turns: list[Message]) -> None:
-    """Calls and results belong together: every provider refuses a conversation in which one is without the other."""
-    open_calls: dict[str, int] = {}  # calls without a result yet: id → the turn that made them
-    for number, turn in enumerate(turns):
-        at = f"messages[{number}]"
-        if turn.role == "tool":
-            if turn.tool_call_id is None:
-                raise _fault(f"{at}.tool_call_id", "expected the id of the call this is the result of")
-            if open_calls.pop(turn.tool_call_id, None) is None:
-                raise _fault(f"{at}.tool_call_id", "expected the id of a call of the turn before, without a result yet")
-        elif open_calls:
-            raise _fault(f"messages[{min(open_calls.values())}].tool_calls", "each call needs a turn with its result")
-        elif turn.tool_call_id is not None:
-            raise _fault(f"{at}.tool_call_id", "only a turn of role tool has it")
-        if turn.tool_calls is not None:
-            _check_calls(at, turn, open_calls, number)
-        elif turn.content is None:
-            raise _fault(f"{at}.content", "expected a string")
-    if open_calls:
-        raise _fault(f"messages[{min(open_calls.values())}].tool_calls", "each call needs a turn with its result")
-
-
-def _check_calls(at: str, turn: Message, open_calls: dict[str, int], number: int) -> None:
-    if turn.role != "assistant":
-        raise _fault(f"{at}.tool_calls", "only an assistant's turn has them")
-    for index, call in enumerate(turn.tool_calls or ()):
-        field = f"{at}.tool_calls[{index}]"
-        if call.id in open_calls:
-            raise _fault(f"{field}.id", "another call of this turn has the same id")
-        try:
-            parsed = call.function.parsed
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise _fault(f"{field}.function.arguments", "expected the text of a JSON object") from error
-        _check_free(f"{field}.function.arguments", parsed)
-        open_calls[call.id] = number
+def _check_asked(request: ChatRequest) -> None:
+    """How the answer shall be: what the fields say of one another."""
+    by_name = request.reasoning.effort if request.reasoning else None
+    if by_name is not None and request.reasoning_effort not in (None, by_name):
+        raise invalid("reasoning_effort", f"expected {by_name} as in reasoning.effort, or nothing")
+    if isinstance(request.response_format, JsonSchemaFormat):
+        check_free("response_format.json_schema.schema", request.response_format.json_schema.schema or {})
+    choice = request.tool_choice
+    if choice in (None, "auto", "none"):
+        return
+    if not request.enable_tools and not request.tools:
+        raise invalid("tool_choice", "expected tools beside it, or enable_tools")
+    if isinstance(choice, NamedChoice) and request.tools:
+        known = {entry if isinstance(entry, str) else entry.called for entry in request.tools}
+        if choice.function.name not in known:
+            raise invalid("tool_choice.function.name", "expected the name of one of the tools")
 
 
 def _check_tool(field: str, entry: ToolName | ToolEntry) -> None:
     if isinstance(entry, str):
         return
     if (entry.name is None) == (entry.function is None):
-        raise _fault(field, "expected an id, {name}, or {type: function, function: {name}}")
+        raise invalid(field, "expected an id, {name}, or {type: function, function: {name}}")
     if entry.function is None:
+        if entry.own:
+            raise invalid(f"{field}.own", "only a function is the caller's own")
         return
     if entry.type is None:
-        raise _fault(f"{field}.type", "expected function beside a function")
+        raise invalid(f"{field}.type", "expected function beside a function")
     parameters = entry.function.parameters
     if parameters is None:
         return
     if parameters.get("type", "object") != "object":
-        raise _fault(f"{field}.function.parameters", "expected a JSON Schema of type object")
-    _check_free(f"{field}.function.parameters", parameters)
-
-
-def _check_free(field: str, value: dict[str, Any]) -> None:
-    """What no type describes has to be JSON too: msgpack knows NaN and bytes, and `1e999` is read as infinity.
-
-    It is looked at deeper in brackets than it will be anywhere after: what a worker cannot read must not be queued.
-    """
-    held: Any = value
-    for _ in range(SPARE_LEVELS):
-        held = [held]
-    try:
-        json.dumps(held, allow_nan=False)
-    except RecursionError as error:
-        raise _fault(field, "nested too deep") from error
-    except (TypeError, ValueError) as error:
-        raise _fault(field, f"expected only what JSON can say: {_shortly(error)}") from error
+        raise invalid(f"{field}.function.parameters", "expected a JSON Schema of type object")
+    check_free(f"{field}.function.parameters", parameters)
 
 
 _AT: Final = re.compile(r"^(?P<issue>.*?)(?: - at (?:`key` in )?`\$(?P<path>.*)`)?$", re.DOTALL)
@@ -278,12 +348,4 @@ def _validation(text: str) -> TokenrelayError:
     match = _AT.match(text)
     issue = match["issue"] if match else text
     path = (match["path"] or "") if match else ""
-    return _fault(path.lstrip(".") or "body", issue)
-
-
-def _fault(field: str, issue: str) -> TokenrelayError:
-    return TokenrelayError("VALIDATION_ERROR", f"{field}: {issue}", field=field, issue=issue)
-
-
-def _shortly(error: Exception) -> str:
-    return str(error)[:120] if not isinstance(error, RecursionError) else "nested too deep"
+    return invalid(path.lstrip(".") or "body", issue)

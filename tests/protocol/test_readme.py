@@ -12,7 +12,8 @@ from tests.protocol.cases import PROTOCOL, STREAM
 from tokenrelay.protocol import errors, events, lifecycle
 from tokenrelay.protocol.reading import session
 from tokenrelay.protocol.store import entries, keys, scripts, worker_registry
-from tokenrelay.protocol.wire import cursor, event_json, request, sse, websocket
+from tokenrelay.protocol.wire import cursor, event_json, parts, request, sse, websocket
+from tokenrelay.protocol.wire.parts import Bounds
 from tokenrelay.protocol.wire.websocket import Close
 
 README = (PROTOCOL / "README.md").read_text(encoding="utf-8")
@@ -126,6 +127,8 @@ def test_events_have_the_fields_that_the_code_gives_them() -> None:
 def test_the_fields_of_a_request_are_there() -> None:
     told = {name for row in table("field | is") for name in names(row[0])}
     assert told == {field.name for field in msgspec.structs.fields(request.ChatRequest)}
+    kinds = {names(row[0])[0].split('"')[1] for row in table("part | is")}
+    assert kinds == {str(part.__struct_config__.tag) for part in get_args(parts.Part)}
 
 
 def test_messages_are_there() -> None:
@@ -159,6 +162,11 @@ def test_messages_are_there() -> None:
         f"at most {lifecycle.MAX_ATTEMPTS} times in all",
         f"1 to {request.MAX_MESSAGES:,} of",
         f"at most {request.MAX_DISCONNECT_GRACE_S:,}:",
+        f"at most {request.MAX_METADATA} strings; names of 1 to {request.MAX_METADATA_NAME} characters",
+        f"values of at most {request.MAX_METADATA_VALUE} |",
+        f"at most {Bounds().parts} parts that are not text, each of at most {Bounds().part_bytes:,} bytes",
+        f"all together of at most {Bounds().total_bytes:,} ",
+        " ".join(f"`{effort}`" for effort in get_args(request.Effort)),
         f"void {worker_registry.OFFER_MS // 1000} s after",
         f"up to {sse.MAX_EVENT_BYTES // 2**20} MiB",
         " ".join(f"`{state}`" for state in ("queued", "running", "cancelling", "completed", "cancelled", "failed")),

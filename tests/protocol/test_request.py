@@ -30,6 +30,19 @@ CALLS = calls('{"city":"Oslo"}')
 CALL = CALLS["tool_calls"][0]
 GAVE = {"role": "tool", "tool_call_id": "c1", "content": "rain"}
 
+PDF = "data:application/pdf;base64,JVBERg=="
+TEXT = {"type": "text", "text": "what is it?"}
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw=="}}
+
+
+def part(value: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": [value]}]}
+
+
+def picture(url: str) -> dict[str, Any]:
+    return part({"type": "image_url", "image_url": {"url": url}})
+
+
 REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     # name, body, field, words of the issue
     ("nothing", {}, "message", "got none"),
@@ -79,7 +92,142 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
         "messages[0].tool_calls[0].type",
         "'x'",
     ),
-    ("a turn with parts", {"messages": [{"role": "user", "content": []}]}, "messages[0].content", "got `array`"),
+    ("a turn with parts", {"messages": [{"role": "user", "content": []}]}, "messages[0].content", "length >= 1"),
+    ("a part of no kind", part({"type": "video"}), "messages[0].content[0].type", "'video'"),
+    ("a part without a type", part({"text": "a"}), "messages[0].content[0]", "`type`"),
+    ("a text that is a number", part({"type": "text", "text": 1}), "messages[0].content[0].text", "got `int`"),
+    ("only blank parts", part({"type": "text", "text": " "}), "messages", "some text"),
+    ("a picture of nothing", picture(""), "messages[0].content[0].image_url.url", "length >= 1"),
+    ("a picture in the clear", picture("http://a.b/c.png"), "messages[0].content[0].image_url.url", "https://"),
+    ("a picture on no host", picture("https:///c.png"), "messages[0].content[0].image_url.url", "https://"),
+    ("a picture with a blank", picture("https://a.b/c d.png"), "messages[0].content[0].image_url.url", "https://"),
+    ("a picture far away", picture("https://a.b/" + "c" * 8192), "messages[0].content[0].image_url.url", "8192"),
+    ("a picture on a broken host", picture("https://[a/"), "messages[0].content[0].image_url.url", "https://"),
+    (
+        "a picture that is none",
+        picture("data:text/plain;base64,QQ=="),
+        "messages[0].content[0].image_url.url",
+        "text/plain",
+    ),
+    (
+        "a picture in percent signs",
+        picture("data:image/svg+xml,%3Csvg"),
+        "messages[0].content[0].image_url.url",
+        ";base64",
+    ),
+    ("a picture of no type", picture("data:;base64,QQ=="), "messages[0].content[0].image_url.url", "TYPE/SUBTYPE"),
+    (
+        "a picture by number",
+        part({"type": "image_url", "image_url": {"url": "https://a.b/c"}, "part": 0}),
+        "messages[0].content[0].part",
+        "only the server",
+    ),
+    (
+        "a picture of a stated type",
+        part({"type": "image_url", "image_url": {"url": "https://a.b/c"}, "media_type": "a/b"}),
+        "messages[0].content[0].media_type",
+        "only the server",
+    ),
+    ("a file of nothing", part({"type": "file", "file": {"filename": "a"}}), "messages[0].content[0].file", "either"),
+    (
+        "a file of both",
+        part({"type": "file", "file": {"file_data": PDF, "file_url": "https://a.b/c"}}),
+        "messages[0].content[0].file",
+        "either",
+    ),
+    (
+        "a file in plain base64",
+        part({"type": "file", "file": {"file_data": "QQ=="}}),
+        "messages[0].content[0].file.file_data",
+        "expected data:",
+    ),
+    (
+        "a file in the clear",
+        part({"type": "file", "file": {"file_url": "ftp://a.b/c"}}),
+        "messages[0].content[0].file.file_url",
+        "https://",
+    ),
+    (
+        "a sound of nothing",
+        part({"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}),
+        "messages[0].content[0].input_audio.data",
+        "length >= 1",
+    ),
+    (
+        "a sound without data",
+        part({"type": "input_audio", "input_audio": {"format": "wav"}}),
+        "messages[0].content[0].input_audio.data",
+        "base64",
+    ),
+    (
+        "a sound of another format",
+        part({"type": "input_audio", "input_audio": {"data": "QQ==", "format": "ogg"}}),
+        "messages[0].content[0].input_audio.format",
+        "'ogg'",
+    ),
+    (
+        "a picture of the assistant's",
+        {"messages": [TURN, {"role": "assistant", "content": [PICTURE]}]},
+        "messages[1].content[0]",
+        "user's turn",
+    ),
+    (
+        "the 21st picture",
+        {
+            "messages": [
+                {"role": "user", "content": [TEXT, *[PICTURE] * 15]},
+                {"role": "user", "content": [PICTURE] * 6},
+            ]
+        },
+        "messages[1].content[5]",
+        "at most 20 parts",
+    ),
+    ("an effort nobody has", {**ASK, "reasoning_effort": "maximal"}, "reasoning_effort", "'maximal'"),
+    ("an effort nobody has, within", {**ASK, "reasoning": {"effort": "maximal"}}, "reasoning.effort", "'maximal'"),
+    ("two efforts", {**ASK, "reasoning": {"effort": "low"}, "reasoning_effort": "high"}, "reasoning_effort", "low"),
+    ("a show of something else", {**ASK, "show": ["thinking", "cost"]}, "show[1]", "'cost'"),
+    ("a show that is a word", {**ASK, "show": "thinking"}, "show", "got `str`"),
+    ("a format nobody has", {**ASK, "response_format": {"type": "xml"}}, "response_format.type", "'xml'"),
+    ("a format without a type", {**ASK, "response_format": {}}, "response_format", "`type`"),
+    (
+        "a schema without a name",
+        {**ASK, "response_format": {"type": "json_schema", "json_schema": {}}},
+        "response_format.json_schema",
+        "name",
+    ),
+    (
+        "a schema with a blank name",
+        {**ASK, "response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}},
+        "response_format.json_schema.name",
+        "regex",
+    ),
+    (
+        "a schema that is a list",
+        {**ASK, "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": []}}},
+        "response_format.json_schema.schema",
+        "got `array`",
+    ),
+    ("a choice nobody has", {**ASK, "tools": ["x"], "tool_choice": "any"}, "tool_choice", "'any'"),
+    ("a choice among nothing", {**ASK, "tool_choice": "required"}, "tool_choice", "tools beside it"),
+    (
+        "a choice of another",
+        {**ASK, "tools": ["x"], "tool_choice": {"type": "function", "function": {"name": "y"}}},
+        "tool_choice.function.name",
+        "one of the tools",
+    ),
+    (
+        "a choice of another type",
+        {**ASK, "tools": ["x"], "tool_choice": {"type": "custom", "function": {"name": "x"}}},
+        "tool_choice.type",
+        "'custom'",
+    ),
+    ("calls at once as a word", {**ASK, "parallel_tool_calls": "no"}, "parallel_tool_calls", "got `str`"),
+    ("a server's tool as one's own", {**ASK, "tools": [{"name": "x", "own": True}]}, "tools[0].own", "only a function"),
+    ("too much metadata", {**ASK, "metadata": {str(number): "" for number in range(17)}}, "metadata", "length <= 16"),
+    ("metadata that is a number", {**ASK, "metadata": {"a": 1}}, "metadata[...]", "got `int`"),
+    ("a long name in metadata", {**ASK, "metadata": {"a" * 65: "b"}}, "metadata", "length <= 64"),
+    ("a nameless one in metadata", {**ASK, "metadata": {"": "b"}}, "metadata", "length >= 1"),
+    ("a long value in metadata", {**ASK, "metadata": {"a": "b" * 513}}, "metadata[...]", "length <= 512"),
     ("an empty model", {**ASK, "model": ""}, "model", "length >= 1"),
     ("a long model", {**ASK, "model": "m" * 201}, "model", "length <= 200"),
     ("a model of two lines", {**ASK, "model": "a\nb"}, "model", "printable"),

@@ -55,7 +55,8 @@ TYPES: dict[str, Any] = {
 }  # fmt: skip
 KNOWN = {
     "$ref", "type", "const", "enum", "anyOf", "oneOf", "not", "properties", "required", "items", "minItems", "maxItems",
-    "minLength", "maxLength", "pattern", "minimum", "maximum",
+    "minLength", "maxLength", "pattern", "minimum", "maximum", "maxProperties", "additionalProperties", "propertyNames",
+    "discriminator",  # OpenAPI 3.1.1, section 4.8.25: it chooses among `anyOf`, and allows nothing by itself
     "title", "description", "default", "format", "example", "examples",
 }  # fmt: skip
 
@@ -85,7 +86,13 @@ def _has_type(value: Any, kind: str) -> bool:
 def _fits(value: Any, schema: dict[str, Any]) -> bool:
     match value:
         case dict():
-            fields = schema.get("properties", {})
+            fields, others = schema.get("properties", {}), schema.get("additionalProperties", {})
+            if len(value) > schema.get("maxProperties", len(value)):
+                return False
+            if not all(is_valid(name, schema.get("propertyNames", {})) for name in value):
+                return False
+            if not all(is_valid(item, others) for name, item in value.items() if name not in fields):
+                return False
             return all(name in value for name in schema.get("required", [])) and all(
                 is_valid(item, fields[name]) for name, item in value.items() if name in fields
             )
@@ -199,6 +206,10 @@ def test_the_request_has_the_fields_and_bounds_of_its_type() -> None:
         assert ours == schema, name
 
 
+def content(*parts: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": list(parts)}]}
+
+
 REQUESTS: list[tuple[dict[str, Any], bool]] = [
     ({"message": "hello"}, True),
     ({"prompt": "hello"}, True),
@@ -227,6 +238,36 @@ REQUESTS: list[tuple[dict[str, Any], bool]] = [
     ({"message": "hello", "on_disconnect": "grace:30"}, True),
     ({"message": "hello", "on_disconnect": "never"}, False),
     ({"message": "hello", "something_new": 1}, True),
+    (content({"type": "text", "text": "a"}), True),
+    (content(), False),
+    (content({"type": "text"}), False),
+    (content({"type": "video"}), False),
+    (content({"type": "image_url", "image_url": {"url": "https://a.b/c"}}), True),
+    (content({"type": "image_url", "image_url": {}}), False),
+    (
+        content({"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERg=="}}),
+        True,
+    ),
+    (content({"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}}), True),
+    (content({"type": "input_audio", "input_audio": {"format": "wav"}}), False),
+    ({"message": "hello", "reasoning": {"effort": "high"}, "reasoning_effort": "high"}, True),
+    ({"message": "hello", "reasoning_effort": "most"}, False),
+    ({"message": "hello", "show": ["thinking", "tool_input"]}, True),
+    ({"message": "hello", "show": ["cost"]}, False),
+    ({"message": "hello", "response_format": {"type": "json_object"}}, True),
+    (
+        {"message": "hello", "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}},
+        True,
+    ),
+    ({"message": "hello", "response_format": {"type": "json_schema"}}, False),
+    ({"message": "hello", "response_format": {"type": "xml"}}, False),
+    ({"message": "hello", "tools": ["x"], "tool_choice": {"type": "function", "function": {"name": "x"}}}, True),
+    ({"message": "hello", "tools": ["x"], "tool_choice": "any"}, False),
+    ({"message": "hello", "parallel_tool_calls": False}, True),
+    ({"message": "hello", "metadata": {"a": "b"}}, True),
+    ({"message": "hello", "metadata": {"a": 1}}, False),
+    ({"message": "hello", "metadata": {"a" * 65: "b"}}, False),
+    ({"message": "hello", "metadata": dict.fromkeys(map(str, range(17)), "")}, False),
 ]
 
 

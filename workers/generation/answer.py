@@ -11,6 +11,7 @@ from tokenrelay.protocol.wire import request
 from tokenrelay.protocol.wire.request import ChatRequest
 from tokenrelay.workers.conversation import Delta, Finish, Message, ToolUse
 from tokenrelay.workers.generation.attempts import Attempts, Opened, close
+from tokenrelay.workers.generation.content import content_of
 from tokenrelay.workers.generation.output import Output
 from tokenrelay.workers.generation.resources import Resources
 from tokenrelay.workers.generation.timing import Timing
@@ -126,4 +127,4 @@ class Answer:
 def _message(turn: request.Message) -> Message:
     """A turn of the caller's, with the calls of their own functions and what those gave."""
     uses = tuple(ToolUse(call.id, call.function.name, call.function.parsed) for call in turn.tool_calls or ())
-    return Message(turn.role, turn.content or "", uses, turn.tool_call_id)
+    return Message(turn.role, content_of(turn.content), uses, turn.tool_call_id)

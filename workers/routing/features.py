@@ -150,7 +150,7 @@ def read(request: ChatRequest, catalogue: Catalogue) -> Features:
     """What is asked."""
     rules = catalogue.routing
     conversation = request.conversation
-    asked = [turn.content or "" for turn in conversation if turn.role == "user"] or [""]
+    asked = [turn.text for turn in conversation if turn.role == "user"] or [""]
     tokens = tokens_of(request)
     hint, meaning = _hint(asked[-1], rules)
     kind, points = _kind(asked, signs_of(catalogue), rules.least)
@@ -168,7 +168,7 @@ def read(request: ChatRequest, catalogue: Catalogue) -> Features:
 
 def tokens_of(request: ChatRequest) -> int:
     """An estimate of the whole conversation."""
-    return sum(estimate_tokens(turn.content or "") for turn in request.conversation)
+    return sum(estimate_tokens(turn.text) for turn in request.conversation)
 
 
 def needs_tools(request: ChatRequest) -> bool:

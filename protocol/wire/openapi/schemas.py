@@ -43,6 +43,13 @@ _FIELDS: Final = {
         "that the server has. A function the server has no tool for is the caller's own: when the model calls it, the "
         "answer ends with `finish_reason` `tool_calls`."
     ),
+    "tool_choice": "`auto` (the model decides), `none` (no tool runs), `required`, or one function.",
+    "parallel_tool_calls": "False: one call at a time.",
+    "reasoning": "How much the model shall think. What a model lacks is sent as its nearest level.",
+    "reasoning_effort": "The same as `reasoning.effort`.",
+    "response_format": "What the answer has to be, as in OpenAI's Chat Completions.",
+    "show": "Events beside the usual: `thinking`, `tool_input` (a tool's arguments as they are written).",
+    "metadata": "The caller's own names and values; a generator of the operator's own reads them.",
     "preferences": (
         "Wishes NeuroSwitch weighs when it chooses: `strategy` (balanced, speed, quality, cost, weighted), `weights` "
         "(of quality, speed, cost and strength, 0 to 100), `avoid` and `prefer` (names of models or providers)."
@@ -73,9 +80,14 @@ def _request_schemas() -> dict[str, Json]:
     turn["properties"]["role"]["type"] = "string"
     # Only a turn that calls needs no content.
     turn["anyOf"] = [
-        {"required": ["content"], "properties": {"content": {"type": "string"}}},
+        {"required": ["content"], "properties": {"content": {"anyOf": [{"type": "string"}, {"type": "array"}]}}},
         {"required": ["tool_calls"], "properties": {"role": {"const": "assistant"}, "tool_calls": {"type": "array"}}},
     ]
+    for name in ("ImagePart", "FilePart", "AudioPart"):  # `part` and `media_type` are between edges and workers
+        for inner in ("part", "media_type"):
+            del schemas[name]["properties"][inner]
+    schemas["AudioSource"]["required"] = ["format", "data"]
+    schemas["ImageUrl"]["required"] = ["url"]
     return schemas
 
 
