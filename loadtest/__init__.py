@@ -1,1 +1,1 @@
-"""Clients that measure: they speak the wire like anybody else and import nothing of the server but the protocol."""
+"""Clients that measure: they use the public wire and import nothing of the server except the protocol."""

@@ -1,4 +1,4 @@
-"""`python -m loadtest SCENARIO`: reads a command line, runs one scenario, says how it went. Exit 0: nothing was lost,
+"""`python -m loadtest SCENARIO`: parses the command line, runs one scenario and reports. Exit 0: nothing was lost,
 repeated or failed; 1: something was; 2: it could not run."""
 
 from __future__ import annotations

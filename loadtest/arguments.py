@@ -1,4 +1,4 @@
-"""What an option of a command line may be; argparse asks. Each raises ArgumentTypeError with what was expected."""
+"""Argument types for argparse. Each raises ArgumentTypeError with what was expected."""
 
 from __future__ import annotations
 

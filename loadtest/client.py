@@ -1,6 +1,6 @@
-"""One client and its stream, over any number of connections, and what happens to it; knows no locust.
+"""One client and its stream, over any number of connections; knows no locust.
 
-A behaviour is a function of a Client: start, read, drop, resume. What comes is verified and measured on the way.
+A behaviour is a function of a Client: start, read, drop, resume. Everything received is verified and measured.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tokenrelay.loadtest.wire import SUBPROTOCOLS, Sse, Target, WebSocket, WireE
 from tokenrelay.protocol.models import scripted
 
 SSE: Final = "SSE"
-DOORS: Final = (SSE, *SUBPROTOCOLS)
+TRANSPORTS: Final = (SSE, *SUBPROTOCOLS)
 ATTEMPTS: Final = 6
 """A client whose connection is refused or cut comes back so often before it gives up."""
 
@@ -102,24 +102,24 @@ class Client:
         self.largest_gap_ms = 0.0
         self.measures_gaps = True  # False for who makes them itself
         self._name = name
-        self._door = SSE
+        self._transport = SSE
         self._connection: Sse | WebSocket | None = None  # None before the start and after a drop
         self._waits_since: float | None = None  # the request's first byte out, until what it asked for is there
         self._is_resuming = False
         self._last_token_at: float | None = None  # on this connection
         self._due_from = 0.0  # when the last token came, or the connection asked for more
 
-    def start(self, door: str, receive_buffer: int | None = None) -> None:
-        connection = self._open(door, receive_buffer)
+    def start(self, transport: str, receive_buffer: int | None = None) -> None:
+        connection = self._open(transport, receive_buffer)
         self._is_resuming = False
         connection.start(self.run.model)
         self._waits_since = self._due_from = connection.sent_at
 
-    def resume(self, door: str) -> None:
+    def resume(self, transport: str) -> None:
         """From the cursor. Comes back some times when it is refused."""
         for attempt in range(ATTEMPTS):
             try:
-                connection = self._open(door, None)
+                connection = self._open(transport, None)
                 connection.resume(self.stream_id, self.verifier.last_id)
             except WireError:
                 if attempt + 1 == ATTEMPTS:
@@ -164,7 +164,7 @@ class Client:
             if not self.stream_id:
                 raise WireError("closed before it began")
             self.close()
-            self.resume(self._door)
+            self.resume(self._transport)
         raise WireError("the stream did not come to its end")
 
     def drop(self) -> None:
@@ -185,14 +185,14 @@ class Client:
         else:
             self.verifier.faults.append(why)  # never begun: nothing could be lost
 
-    def _open(self, door: str, receive_buffer: int | None) -> Sse | WebSocket:
+    def _open(self, transport: str, receive_buffer: int | None) -> Sse | WebSocket:
         target, patience = self.run.target, self.run.patience_s
         made: Sse | WebSocket
-        if door == SSE:
+        if transport == SSE:
             made = Sse(target, patience, receive_buffer)
         else:
-            made = WebSocket(target, patience, receive_buffer, subprotocol=door)
-        self._connection, self._door = made, door
+            made = WebSocket(target, patience, receive_buffer, subprotocol=transport)
+        self._connection, self._transport = made, transport
         self._measured("connect", "connect_ms", made.connect_s * 1000)
         return made
 
@@ -231,9 +231,9 @@ def websocket_chat(client: Client) -> None:
 
 
 def resumer(client: Client) -> None:
-    """Drops one to four times at random places, and carries on over a door chosen at random."""
+    """Drops one to four times at random places, and carries on over a transport chosen at random."""
     verifier = client.verifier
-    client.start(DICE.choice(DOORS))
+    client.start(DICE.choice(TRANSPORTS))
     client.read(lambda: verifier.last_id > 0)  # before its first event nobody has anything to come back with
     drops = DICE.randint(1, 4)
     reach = max(1, (verifier.tokens or 100) // (drops + 1))
@@ -245,25 +245,25 @@ def resumer(client: Client) -> None:
         client.drop()
         if DICE.random() < 0.5:
             time.sleep(DICE.random() / 2)
-        client.resume(DICE.choice(DOORS))
+        client.resume(DICE.choice(TRANSPORTS))
     client.read_to_the_end()
 
 
 def late_joiner(client: Client) -> None:
     """Another device, some way into the answer: all of it, then live."""
-    client.start(DICE.choice(DOORS))
+    client.start(DICE.choice(TRANSPORTS))
     client.read(lambda: bool(client.stream_id))
     client.drop()
     client.verifier = Verifier(client.run.model)
     time.sleep(DICE.random() * 2)
-    client.resume(DICE.choice(DOORS))
+    client.resume(DICE.choice(TRANSPORTS))
     client.read_to_the_end()
 
 
 def slow_reader(client: Client) -> None:
     """A small buffer and long pauses for three seconds, then all the rest."""
     client.measures_gaps = False
-    client.start(DICE.choice(DOORS), receive_buffer=4096)
+    client.start(DICE.choice(TRANSPORTS), receive_buffer=4096)
     awake = time.perf_counter() + 3
 
     def dawdle() -> bool:
@@ -278,14 +278,14 @@ def slow_reader(client: Client) -> None:
 def storm(client: Client) -> None:
     """Cut off at the same moment as all others (the wall clock says when), and back at once."""
     verifier = client.verifier
-    client.start(DICE.choice(DOORS))
+    client.start(DICE.choice(TRANSPORTS))
     client.read(lambda: verifier.last_id > 0)
     while not verifier.has_ended:
         moment = (time.time() // STORM_EVERY_S + 1) * STORM_EVERY_S
         client.read(lambda moment=moment: time.time() >= moment)  # type: ignore[misc]
         if not verifier.has_ended:
             client.drop()
-            client.resume(DICE.choice(DOORS))
+            client.resume(DICE.choice(TRANSPORTS))
 
 
 BEHAVIOURS: Final[dict[str, Behaviour]] = {

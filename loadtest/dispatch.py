@@ -1,4 +1,4 @@
-"""How long a generation waits for a worker, idle and with thousands in flight. Speaks HTTP to a running fleet only.
+"""How long a generation waits for a worker, idle and with thousands in flight. Uses only HTTP, to a running fleet.
 
     python -m loadtest.dispatch --host http://127.0.0.1:8000 --in-flight 10 2000
 

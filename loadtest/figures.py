@@ -1,4 +1,4 @@
-"""Many measured values as a few figures: a histogram that stays small, and the record of one run. Knows no clock."""
+"""Reduces many measured values to a few figures: a bounded histogram, and the record of one run. Knows no clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fleet of our own for one run: Redis, edges and workers as processes on loopback, gone with us. Imports none of
+"""A fleet for one run: Redis, edges and workers as processes on loopback that end with us. Imports none of
 them."""
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Fleet:
     """`with Fleet(workers=2) as fleet: fleet.url`. Raises CannotStart on entering."""
 
     # What differs in other builds (loadtest/bench/builds.py).
-    door = "sse"
+    transport = "sse"
     end_mark = ""  # what ends a stream where the server leaves the connection open
 
     def __init__(self, *, workers: int = 1, env: Mapping[str, str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""HTTP/1.1 chunks and WebSocket frames (RFC 9112 section 7.1, RFC 6455 section 5) as a client meets them; no socket."""
+"""HTTP/1.1 chunks and WebSocket frames (RFC 9112 section 7.1, RFC 6455 section 5) for a client; no socket."""
 
 from __future__ import annotations
 

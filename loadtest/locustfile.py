@@ -1,4 +1,4 @@
-"""For plain locust: `locust -f loadtest/locustfile.py --host http://127.0.0.1:8000 --scenario steady`; wiring only.
+"""For locust itself: `locust -f loadtest/locustfile.py --host http://127.0.0.1:8000 --scenario steady`; wiring only.
 
 Distributed: one `--master --expect-workers 2 --sources 2` and two `--worker`, all with the same options; `--sources` is
 how many of each user there are over all generators, and the rate is shared out among them.

@@ -1,4 +1,4 @@
-"""The event loop of what measures: uvloop where there is one, so that the client's own share of a time is small."""
+"""The event loop of measuring clients: uvloop where available, so that the client's own share of a time is small."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run ran on: processor, system, versions. Measures nothing."""
+"""The machine of a run: processor, system, versions. Measures nothing."""
 
 from __future__ import annotations
 

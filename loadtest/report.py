@@ -1,4 +1,4 @@
-"""One run as text and as one HTML file that needs nothing else: its plots are SVG made here. Measures nothing."""
+"""One run as text and as one self-contained HTML file with SVG plots. Measures nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scenarios: who comes, how fast, and how the rate moves. Tables and pure functions; knows no clock, no locust."""
+"""The scenarios: which users, how fast, and how the rate changes. Tables and pure functions; no clock, no locust."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class Scenario:
 
 
 SCENARIOS: Final[dict[str, Scenario]] = {
-    "steady": Scenario(("SseChat", "WebSocketChat"), "steady", "chats over both doors at one rate"),
+    "steady": Scenario(("SseChat", "WebSocketChat"), "steady", "chats over both transports at one rate"),
     "ramp": Scenario(("SseChat", "WebSocketChat"), "ramp", "the same from a tenth of the rate to all of it", rate=40),
     "spike": Scenario(("SseChat", "WebSocketChat"), "spike", "the same, five times as many for a fifth", rate=50),
     "storm": Scenario(("Storm",), "storm", "all clients are cut off at the same moment and come back at once", rate=40),
     "soak": Scenario(USERS, "soak", "everybody, for long", duration_s=1800),
-    "resume": Scenario(("Resumer",), "steady", "drops at random, back over either door, every byte verified"),
+    "resume": Scenario(("Resumer",), "steady", "drops at random, back over either transport, every byte verified"),
     "late": Scenario(("LateJoiner",), "steady", "a second device joins in the middle of the answer"),
     "slow": Scenario(
         ("SlowReader", "SseChat"), "steady", "readers that hardly read, beside some that do",

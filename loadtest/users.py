@@ -1,7 +1,7 @@
 """The users as locust knows them: sources from which streams arrive at an open rate, whatever the server does.
 
-Each user is one source. A stream it starts lives in a greenlet of its own, so a slow answer holds no arrival back (a
-closed loop would: it asks less of a server the slower that is, and so hides what it wants to find).
+Each user is one source. Each stream runs in a greenlet of its own, so a slow answer delays no arrival (a closed
+loop would: it asks less of a server the slower that server is, and so hides what it should find).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a reader has every token once and in order. Knows the scripted model's text, no socket and no clock.
+"""Checks that a reader has every token once and in order. Knows the scripted model's text, no socket and no clock.
 
 The text is `w0 w1 w2 …`, so each word says where it belongs: a jump ahead is a loss, a step back a repetition.
 """

@@ -1,7 +1,7 @@
-"""Both doors over plain blocking sockets, which gevent makes cooperative; knows the wire, judges nothing.
+"""Both transports over plain blocking sockets, which gevent makes cooperative; knows the wire, checks nothing.
 
-Every event comes with the moment at which the read that completed it returned: no line reader sits in between and waits
-for more (see Locust's `iter_lines`, which fills a kibibyte first).
+Every event comes with the time at which the read that completed it returned. There is no line reader in between that
+waits for more (Locust's `iter_lines` fills a kibibyte first).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Target:
 
 
 class Connection:
-    """What both doors share: a socket, the times, and ways to end."""
+    """What both transports share: a socket, the times, and ways to end."""
 
     def __init__(self, target: Target, timeout_s: float, receive_buffer: int | None = None) -> None:
         begun = time.perf_counter()

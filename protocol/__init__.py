@@ -1,1 +1,1 @@
-"""What every process and the browser agree on; knows no network, no Redis client, no clock (`runtime` apart)."""
+"""What every process and the browser agree on; uses no network, no Redis client and no clock (except `runtime`)."""

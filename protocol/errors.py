@@ -1,4 +1,4 @@
-"""Every error a client can meet, as one table; refuses to know where in the code it happens."""
+"""Every error a client can get, as one table; does not know where in the code it happens."""
 
 from __future__ import annotations
 

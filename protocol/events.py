@@ -1,4 +1,4 @@
-"""The events of a stream as frozen values that are valid from birth; refuses to know how they travel.
+"""The events of a stream as frozen values, validated when they are made; does not know how they are sent.
 
 Times are integers, milliseconds since the Unix epoch, set by whoever made the event.
 `protocol/README.md`, section "Events", is the normative text; `store.entries` turns these into bytes.

@@ -1,1 +1,1 @@
-"""The benchmark, `tokenrelay bench`: fleets of its own, a crowd of cheap clients, a table of figures and bars."""
+"""The benchmark, `tokenrelay bench`: its own fleets, a crowd of cheap clients, a table of figures and targets."""

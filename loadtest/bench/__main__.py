@@ -1,6 +1,6 @@
-"""`python -m loadtest.bench`, which is `tokenrelay bench`: runs every measurement, prints the table with its bars.
+"""`python -m loadtest.bench`, which is `tokenrelay bench`: runs every measurement and prints the table.
 
-Exit 0 when every bar is met, 1 when one is missed, 2 when it could not run.
+Exit 0 when every target is met, 1 when one is missed, 2 when it could not run.
 """
 
 from __future__ import annotations

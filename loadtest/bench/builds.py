@@ -1,6 +1,6 @@
-"""What else can be measured in the same run, and which figures mean the same there as here. Measures nothing.
+"""Other builds that can be measured in the same run, and which figures are comparable. Measures nothing.
 
-`naive`: generation in the web process, one Redis subscription a viewer. `stock-arq`: this product with arq's own loop.
+`naive`: generation in the web process, one Redis subscription per viewer. `stock-arq`: this product on arq's own loop.
 `nchan`: nginx with the module nchan and Redis, a small publisher beside it. `socketio`: socket.io with its adapter for
 Redis streams and connection state recovery. The last two are transports: they have no queue, so only what they are for
 is compared.

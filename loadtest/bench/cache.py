@@ -1,4 +1,4 @@
-"""Where the benchmark keeps what it fetches of others: outside the repository, for the next run."""
+"""The benchmark's cache for other projects' packages: outside the repository, for the next run."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""`python -m loadtest.bench capacity GROWTH.json`: what machines a load takes and what a million tokens cost.
+"""`python -m loadtest.bench capacity GROWTH.json`: how many machines a load needs and what a million tokens cost.
 
-Pure arithmetic from the laws that `growth` measured; every assumption is an argument and is printed.
+Pure arithmetic from the lines that `growth` measured; every assumption is an argument and is printed.
 """
 
 from __future__ import annotations

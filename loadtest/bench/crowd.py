@@ -1,10 +1,10 @@
-"""A crowd of cheap clients in a process of its own: counts events, looks into none. Steered by lines of JSON.
+"""A crowd of cheap clients in a process of its own: counts events without parsing them. Controlled by lines of JSON.
 
     bench ──stdin──▶ {"do": "open", …}      crowd ──sockets──▶ edge
     bench ◀─stdout── {"opened": 500}
 
-An event costs it about a microsecond: a raw asyncio protocol, `bytes.count` over what comes, nothing decoded. Whether
-the text is right is what the load test looks at.
+An event costs it about a microsecond: a raw asyncio protocol and `bytes.count` over the input, nothing decoded. The
+load test checks whether the text is right.
 """
 
 from __future__ import annotations
@@ -72,20 +72,20 @@ class Crowd:
         count: int,
         model: str = "",
         stream_id: str = "",
-        door: str = "sse",
+        transport: str = "sse",
         reads: bool = True,
         listens: bool = False,
         end_mark: str = "",
     ) -> dict[str, Any]:
         """`count` more connections; answers once each has its answer's head. `listens`: to heartbeats, see `beats`.
         `end_mark`: what ends a stream where the server leaves the connection open."""
-        request = self._request(door, model, stream_id)
+        request = self._request(transport, model, stream_id)
         viewers = self._groups.setdefault(group, [])
 
         def made() -> Viewer:
-            if door == "socketio":
+            if transport == "socketio":
                 return IoViewer(self, request, stream_id)
-            kind = (SseListener if door == "sse" else SocketListener) if listens else Viewer
+            kind = (SseListener if transport == "sse" else SocketListener) if listens else Viewer
             return kind(self, request, reads)
 
         answered: Counter[int] = Counter()
@@ -95,19 +95,19 @@ class Crowd:
             viewers += some
             for viewer in some:
                 viewer.end_mark = end_mark.encode()
-        if door == "ws":
+        if transport == "ws":
             resume = json.dumps({"type": "resume", "ref": 1, "stream_id": stream_id, "after": 0}).encode()
             for viewer in viewers[-count:]:
                 viewer.transport.write(client_frame(TEXT, resume))
         refused = {status: number for status, number in answered.items() if status not in (101, 200)}
         return {"refused": refused, "stream_ids": [viewer.stream_id for viewer in viewers[-count:]]}
 
-    def _request(self, door: str, model: str, stream_id: str) -> bytes:
+    def _request(self, transport: str, model: str, stream_id: str) -> bytes:
         if model:
             return self._start_of(model)
-        if door == "sse":
+        if transport == "sse":
             return self._get(stream_id, 0)
-        return self._upgrade("/api/ws" if door == "ws" else io_viewer.PATH)
+        return self._upgrade("/api/ws" if transport == "ws" else io_viewer.PATH)
 
     async def _connect(self, made: Callable[[], Viewer]) -> Viewer:
         _, viewer = await asyncio.get_running_loop().create_connection(made, self._host, self._port)
@@ -148,7 +148,7 @@ class Crowd:
 
     async def _leave_early(self, stream_id: str, count: int) -> dict[str, Any]:
         """Viewers who go at their first event."""
-        await self._open("early", count, stream_id=stream_id, door="socketio")
+        await self._open("early", count, stream_id=stream_id, transport="socketio")
         for viewer in self._groups["early"]:
             if isinstance(viewer, IoViewer):
                 viewer.leaves_early = True

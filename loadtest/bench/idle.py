@@ -1,7 +1,7 @@
-"""`python -m loadtest.bench idle`: thousands of connections that have nothing to do, held by one edge process.
+"""`python -m loadtest.bench idle`: thousands of idle connections, held by one edge process.
 
-All follow one stream that says nothing. Each has to get its heartbeats, none may be closed. Exit 0 when that is so and
-memory is under its bar, 1 when not, 2 when it could not run.
+All follow one silent stream. Each must get its heartbeats, and none may be closed. Exit 0 when that is so and
+memory is below its target, 1 when not, 2 when it could not run.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ NAMES: Final = {"sse": "SSE", "ws": "WebSocket"}
 
 @dataclass(frozen=True)
 class Held:
-    """What came of one door."""
+    """What came of one transport."""
 
-    door: str
+    transport: str
     connections: int
     seconds: float
     heartbeat_s: float
@@ -52,29 +52,29 @@ class Held:
 
     @property
     def holds(self) -> bool:
-        bar = BARS[self.door]
+        bar = BARS[self.transport]
         return self.open_after == self.connections and self.fewest >= self.wanted and (bar is None or self.kib <= bar)
 
     def to_object(self) -> dict[str, Any]:
-        return {**vars(self), "wanted": self.wanted, "bar_kib": BARS[self.door], "holds": self.holds}
+        return {**vars(self), "wanted": self.wanted, "bar_kib": BARS[self.transport], "holds": self.holds}
 
 
-def hold(door: str, connections: int, seconds: float, heartbeat_s: float) -> Held:
+def hold(transport: str, connections: int, seconds: float, heartbeat_s: float) -> Held:
     """Raises CannotStart; RuntimeError when they cannot be opened."""
     environment = {
         **PATIENT, "TOKENRELAY_HEARTBEAT_S": str(heartbeat_s), "TOKENRELAY_MAX_CONNECTIONS": str(connections + 200),
     }  # fmt: skip
     with Fleet(env=environment) as fleet, Remote("127.0.0.1", fleet.port) as crowd:
         stream_id = crowd.open("writer", 1, model=IDLE)
-        crowd.open("warm", 20, stream_id=stream_id, door=door)
+        crowd.open("warm", 20, stream_id=stream_id, transport=transport)
         time.sleep(0.5)
         before = fleet.resident_bytes("edge")
         opened = 0
         while opened < connections:
             number = min(AT_ONCE, connections - opened)
-            crowd.open("idle", number, stream_id=stream_id, door=door, listens=True)
+            crowd.open("idle", number, stream_id=stream_id, transport=transport, listens=True)
             opened += number
-            print(f"{NAMES[door]}: {opened} of {connections} open", file=sys.stderr, flush=True)
+            print(f"{NAMES[transport]}: {opened} of {connections} open", file=sys.stderr, flush=True)
         cpu, began = fleet.cpu_seconds()["edge"], time.monotonic()
         start = crowd.ask("beats", group="idle")
         time.sleep(seconds)
@@ -83,7 +83,7 @@ def hold(door: str, connections: int, seconds: float, heartbeat_s: float) -> Hel
         kib = (fleet.resident_bytes("edge") - before) / connections / 1024
         share = (fleet.cpu_seconds()["edge"] - cpu) / took
     return Held(
-        door, connections, seconds, heartbeat_s, round(kib, 2), round(share, 4), beats["open"],
+        transport, connections, seconds, heartbeat_s, round(kib, 2), round(share, 4), beats["open"],
         beats["fewest"] - start["most"], beats["most"],
     )  # fmt: skip
 
@@ -116,8 +116,8 @@ def main(argv: list[str] | None = None) -> int:
     held: list[Held] = []
     try:
         raise_limit(max(options.sse, options.ws))
-        for door, connections in (("sse", options.sse), ("ws", options.ws)):
-            held.append(hold(door, connections, options.seconds, options.heartbeat))
+        for transport, connections in (("sse", options.sse), ("ws", options.ws)):
+            held.append(hold(transport, connections, options.seconds, options.heartbeat))
     except (CannotStart, RuntimeError) as error:
         print(f"idle: {error}", file=sys.stderr)
         return 2
@@ -146,7 +146,7 @@ def as_markdown(whole: Mapping[str, Any]) -> str:
     )
     rows = [
         (
-            f"{row['connections']:,} {NAMES[row['door']]}", f"{row['seconds']:g} s", f"{row['kib']:.1f} KiB",
+            f"{row['connections']:,} {NAMES[row['transport']]}", f"{row['seconds']:g} s", f"{row['kib']:.1f} KiB",
             f"{row['bar_kib']:g} KiB", f"{row['cpu_share']:.1%} of a core", str(row["connections"] - row["open_after"]),
             str(row["fewest"]), str(row["wanted"]), "met" if row["holds"] else "MISSED",
         )

@@ -1,6 +1,6 @@
 """A viewer that speaks socket.io over WebSocket (Engine.IO 4), as much as the crowd needs. Checks nothing.
 
-It joins a room, counts, answers pings, and comes back with its session and offset
+It joins a room, counts, answers pings, and reconnects with its session and offset
 (https://socket.io/docs/v4/socket-io-protocol/).
 """
 

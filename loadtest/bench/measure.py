@@ -1,4 +1,4 @@
-"""How each figure is measured, against a fleet started for it. CPU is the server processes' own, read from the system.
+"""How each figure is measured, against a fleet started for it. CPU is read from the server processes.
 
 A measurement takes a `Size` and a kind of fleet and gives values by the names of table.FIGURES.
 """
@@ -114,7 +114,7 @@ def fan_out(size: Size, kind: Kind) -> Values:
         begun = time.perf_counter()
         model = f"scripted?tokens={tokens}&interval_ms=2&first_ms={wait_ms}"
         stream_id = crowd.open("writer", 1, model=model)
-        crowd.open("viewers", size.viewers, stream_id=stream_id, door=kind.door, end_mark=kind.end_mark)
+        crowd.open("viewers", size.viewers, stream_id=stream_id, transport=kind.transport, end_mark=kind.end_mark)
         if time.perf_counter() - begun > wait_ms / 1000:
             raise RuntimeError("the viewers were not all there before the first token")
         cpu = fleet.cpu_seconds()
@@ -131,20 +131,20 @@ def idle_ws(size: Size, kind: Kind) -> Values:
     return {"idle_ws": idle_memory(size, kind, "ws")}
 
 
-def idle_memory(size: Size, kind: Kind, door: str) -> float:
+def idle_memory(size: Size, kind: Kind, transport: str) -> float:
     """KiB resident that one more connection costs, all following one silent stream."""
     with kind(env=PATIENT) as fleet, Remote("127.0.0.1", fleet.port) as crowd:
         stream_id = crowd.open("writer", 1, model=IDLE)
-        crowd.open("warm", 20, stream_id=stream_id, door=door)
+        crowd.open("warm", 20, stream_id=stream_id, transport=transport)
         time.sleep(0.5)
         before = fleet.resident_bytes("edge")
-        crowd.open("idle", size.idle, stream_id=stream_id, door=door)
+        crowd.open("idle", size.idle, stream_id=stream_id, transport=transport)
         time.sleep(1)
         return (fleet.resident_bytes("edge") - before) / size.idle / 1024
 
 
 def resume(size: Size, kind: Kind) -> Values:
-    if kind.door == "socketio":
+    if kind.transport == "socketio":
         return {"replay_p50": percentile(recovered(size, kind), 0.5)}
     with kind() as fleet, Remote("127.0.0.1", fleet.port) as crowd:
         stream_id = crowd.open("writer", 1, model="scripted?tokens=2000&interval_ms=0")

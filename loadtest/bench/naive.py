@@ -1,5 +1,5 @@
-"""The naive build, to compare with: generation in the web process, one Redis subscription a viewer. As one writes it at
-first; it loses tokens on every drop, which is not what is measured."""
+"""The naive build, to compare with: generation in the web process, one Redis subscription per viewer. The obvious
+first version; it loses tokens on every drop, which is not measured here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the benchmark's commands share: where their figures go, and the line that says where they come from."""
+"""What the benchmark's commands share: the output of their figures, and the line that says how they were measured."""
 
 from __future__ import annotations
 

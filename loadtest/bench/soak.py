@@ -1,4 +1,4 @@
-"""`python -m loadtest.bench soak`: streams begin, end, drop and come back for as long as told, and nothing may grow.
+"""`python -m loadtest.bench soak`: streams begin, end, drop and resume for a given time, and nothing may grow.
 
 Exit 0 when nothing grew, was lost or stayed in Redis for ever, 1 when something did, 2 when it could not run.
 """
@@ -46,14 +46,14 @@ DICE: Final = random.SystemRandom()
 
 def quitter(visitor: Client) -> None:
     """Reads some and goes for good; the answer is written without a reader."""
-    visitor.start(DICE.choice(client.DOORS))
+    visitor.start(DICE.choice(client.TRANSPORTS))
     visitor.read(lambda: visitor.verifier.last_id > 10)
     visitor.drop()
 
 
 def canceller(visitor: Client) -> None:
     """Reads some and stops the answer, over a connection of its own."""
-    visitor.start(DICE.choice(client.DOORS))
+    visitor.start(DICE.choice(client.TRANSPORTS))
     visitor.read(lambda: visitor.verifier.last_id > 10)
     target = visitor.run.target
     with Connection(target, visitor.run.patience_s) as connection:

@@ -1,7 +1,7 @@
-"""What a soak's samples say: whether anything grew after the warm-up, as rows with a bar each. Measures nothing.
+"""Judges a soak's samples: whether anything grew after the warm-up, as rows with a limit each. Measures nothing.
 
-A leak is a straight line. Each quantity's samples after the warm-up get one by least squares, and what that line rises
-from the first of them to the last is held against what noise may make of it.
+A leak is a straight line. Each quantity's samples after the warm-up get one by least squares, and its rise from the
+first sample to the last is compared with what noise can explain.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """socket.io with its adapter for Redis streams, to compare with: fan-out and recovery. socketio.cjs is the program.
 
-python-socketio has no such adapter (its manager is publish/subscribe only, which keeps nothing), so it is node's.
+python-socketio has no such adapter (its manager is publish/subscribe only, which keeps nothing), so Node.js's is used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class SocketioFleet(Fleet):
     """One node process that serves clients, one that writes."""
 
     end_mark = "[end]"
-    door = "socketio"
+    transport = "socketio"
 
     @classmethod
     def prepare(cls) -> None:

@@ -1,7 +1,7 @@
 """The same product with arq's own loop in place of our dispatch, to compare with: `python -m loadtest.bench.stock_arq`.
 
-Everything else of the worker is as it is: what runs a generation, the writer, the scripts. arq's loop polls, walks all
-jobs of its queue, those that run too, with three round trips each, and starts what nobody has. It is tuned: it polls
+The rest of the worker is unchanged: generations, the writer, the scripts. arq's loop polls, walks all jobs of its
+queue, running ones too, with three round trips each, and starts those that nobody has taken. It is tuned: it polls
 every 10 ms where arq's default is 500 (https://arq-docs.helpmanual.io, `poll_delay`).
 """
 

@@ -1,4 +1,4 @@
-"""The figures with their bars (design: "speed to reach"), and the table they are printed as. Measures nothing."""
+"""The figures with their targets, and the table they are printed as. Measures nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One connection of the crowd: counts what comes, looks into nothing."""
+"""One connection of the crowd: counts events without parsing them."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""How each model has done lately: time to first token, error rate, circuit. Pure: the time is passed in, in seconds.
+"""The recent health of each model: time to first token, error rate, circuit. Pure: the time is passed in, in seconds.
 
              failures                    open_s over
 closed ─────────────────▶ open ─────────────────────▶ half_open
   ▲                         ▲                           │   │
-  │                         └── the trial fails, rests twice as long
+  │                         └── the trial fails, twice as long
   └──────────────────────────────────── the trial succeeds ─┘
 
-All workers share one record a model (`keys.HEALTH`); each adds what it saw and writes the sum, if nobody has written
+All workers share one record per model (`keys.HEALTH`); each adds what it saw and writes the sum, if nobody has written
 since it read (`scripts.SHARE`).
 """
 

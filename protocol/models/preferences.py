@@ -1,4 +1,4 @@
-"""A caller's wishes for NeuroSwitch, valid from birth; names the one that is wrong. Knows no model."""
+"""A caller's preferences for NeuroSwitch, validated when made; an error names the wrong one. Knows no model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripted model's name, taken apart: `scripted?tokens=200&interval_ms=20`. Knows the script, not how it is
+"""The scripted model's name, parsed: `scripted?tokens=200&interval_ms=20`. Knows the script, not how it is
 played."""
 
 from __future__ import annotations

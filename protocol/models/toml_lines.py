@@ -1,4 +1,4 @@
-"""Where in a TOML text a value was written, so that an error can name the line. Checks nothing itself."""
+"""The line of a TOML text on which a value is, so that an error can name it. Checks nothing itself."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One reader of one log, by rule: the shared window of a stream, and a cursor into it."""
+"""One reader of one log: the shared window of a stream, and a cursor into it."""

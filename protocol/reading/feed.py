@@ -1,4 +1,4 @@
-"""The recent tail of one log as one edge holds it: gapless, encoded once a format. Knows no Redis and no reader.
+"""The recent part of one log as one edge holds it: without gaps, encoded once per format. Knows no Redis and no reader.
 
     log   1 2 3 4 5 6 7 8 9        entries 6…9 are the window, floor = 5, last = 9
                   └─ floor  └─ last

@@ -1,4 +1,4 @@
-"""One reader of one generation: a cursor and what to do next, by rule. Refuses to know sockets, Redis and clocks.
+"""One reader of one generation: a cursor, and the decision what to do next. Knows no socket, no Redis and no clock.
 
 A session is a cursor, not a queue: whatever its reader lacks is in the feed's window or in the log.
 """

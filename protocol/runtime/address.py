@@ -1,4 +1,4 @@
-"""How the address of Redis is written, Sentinel's form among them; opens nothing.
+"""Parses the address of Redis, Sentinel's form included; opens nothing.
 
 redis://[[user]:password@]host:port/db     rediss:// for TLS, unix://path?db=0 for a socket: as redis-py reads them
 redis+sentinel://[[user]:password@]host:port[,host:port…]/service[/db][?sentinel_username=…&sentinel_password=…]

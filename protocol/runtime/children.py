@@ -1,4 +1,4 @@
-"""Several processes on one box: started again when they die, told when it is time to go, and waited for."""
+"""Several child processes on one machine: restarted when they die, told to stop, and waited for."""
 
 from __future__ import annotations
 

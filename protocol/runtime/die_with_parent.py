@@ -1,6 +1,6 @@
-"""Ties a child's life to ours: a launcher that execs a command which dies when its parent does; knows no command.
+"""Starts a child process that dies with its parent: a launcher that execs the command. Knows no command.
 
-    parent ──fork, exec──▶ python lifeline.py ──exec──▶ the command        one pid all the way
+    parent ──fork, exec──▶ python die_with_parent.py ──exec──▶ the command        one pid all the way
 
 `subprocess`'s `preexec_fn` would save the launcher's 20 ms, but it runs Python between fork and exec, which can
 deadlock once any thread exists (and on Python 3.11 asyncio itself waits for children in threads).

@@ -1,7 +1,7 @@
-"""Counts as Prometheus reads them, of this process and of its siblings on the same port. Knows no metric by name.
+"""Metrics in Prometheus' format, of this process and of its siblings on the same port. Knows no metric by name.
 
-Any of several processes may be asked, and answers for all: each writes its counts to a file once a second, and holds a
-lock for as long as it lives. One that is started in place of a dead one carries its counts on: a counter never falls.
+Any of several processes may be scraped, and answers for all: each writes its counts to a file once a second, and
+holds a lock for as long as it lives. A process that replaces a dead one continues its counts: a counter never falls.
 """
 
 from __future__ import annotations

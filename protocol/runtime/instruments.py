@@ -1,7 +1,7 @@
 """What a process counts, as plain numbers: counters, gauges, histograms. Knows no exporter and no file.
 
-Counting is a list item made larger by one, so that it may stand where tokens pass; names, labels and text come in only
-when somebody asks. The words are those of Prometheus (https://prometheus.io/docs/concepts/metric_types/).
+Counting increments a list item, cheap enough for the path of a token; names, labels and text are used only at a
+scrape. The words are those of Prometheus (https://prometheus.io/docs/concepts/metric_types/).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One Redis connection in subscriber mode: subscriptions with acknowledgement, messages out. Knows no stream.
 
-redis-py's PubSub costs about seven times the CPU of a bare hiredis reader a message, and does not say when a
+redis-py's PubSub costs about seven times the CPU of a bare hiredis reader per message, and does not say when a
 subscription has been acknowledged; so this reads the connection's own StreamReader (redis-py is pinned below 6).
 """
 

@@ -1,4 +1,4 @@
-"""Logs as one line an event on stderr, JSON unless a person is to read it. Never a prompt or a token."""
+"""Logs as one line per event on stderr, JSON or for people. Never a prompt or a token."""
 
 from __future__ import annotations
 

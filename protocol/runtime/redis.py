@@ -1,4 +1,4 @@
-"""How a process opens Redis: a bounded pool that survives what happens to connections. Knows no command's meaning."""
+"""How a process opens Redis: a bounded pool that survives broken connections. Knows no command's meaning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What operators set for edges and workers alike: environment variables `TOKENRELAY_*`, checked at the start."""
+"""The settings that edges and workers share: environment variables `TOKENRELAY_*`, checked at the start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes with a request beside what it asks: who called, and what else the caller wants to be told. No text."""
+"""What accompanies a request: its id, its trace, and whether timing was requested. No text."""
 
 from __future__ import annotations
 

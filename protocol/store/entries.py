@@ -1,4 +1,4 @@
-"""Events as the bytes that Redis holds, and back: msgpack. Knows no client and no JSON.
+"""Events to the bytes that Redis stores, and back: msgpack. Knows no client and no JSON.
 
 entry        = msgpack array [tag, at_ms, …fields of the event in order]
 publication  = first id in decimal, LF, then the entries one after another

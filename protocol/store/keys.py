@@ -1,22 +1,22 @@
-"""The names everything has in Redis; refuses to know how to talk to it.
+"""The names of all keys and channels in Redis; does not know how to talk to it.
 
 tr:{ID}:log     stream   one entry an event, ids 1-0, 2-0, …
 tr:{ID}:meta    hash     owner, state, epoch, last id, request while it runs
 tr:{ID}:live    channel  what was just appended
-tr:waiting      zset     arq's queue: generations nobody has taken, by the time they came (ms)
+tr:waiting      zset     arq's queue: generations no worker has taken, by the time they came (ms)
 tr:leases       zset     generations a worker has taken, by the time its lease ends (ms)
 tr:owner:NAME   zset     a key's streams, by the time they were made (ms)
 tr:active:NAME  zset     a key's streams that have not ended, by the time they were made (ms)
-tr:rate:NAME    string   until when a key's starts of the last minute count (ms)
+tr:rate:NAME    string   the time until which a key's starts of the last minute count (ms)
 tr:idem:HASH    hash     an Idempotency-Key → its stream
 tr:workers      hash     worker → what it offers and until when
-tr:health       hash     model → how it has done lately, for all workers
+tr:health       hash     model → its recent health, for all workers
 tr:trial:MODEL  string   the worker that tries a model whose circuit is half open
 tr:secret:PERIOD string  signs the tickets of a period; shared by all edges
 tr:ready        string   an edge was asked whether Redis takes writes
 tr:wake         channel  something is waiting
-tr:cancel       channel  a stream that runs shall stop
-tr:probe:ID     channel  an edge's word to itself: the live feed works
+tr:cancel       channel  the id of a running stream to stop
+tr:probe:ID     channel  an edge's message to itself: the live feed works
 arq:job:ID       string   arq's own
 """
 

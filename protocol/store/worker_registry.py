@@ -1,4 +1,4 @@
-"""What a worker offers, as it says so in Redis; edges read it to know which models are there. Knows no model."""
+"""The offer of each worker in Redis, from which edges know which models are available. Knows no model."""
 
 from __future__ import annotations
 

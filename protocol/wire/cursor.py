@@ -1,4 +1,4 @@
-"""Where a reader stands: what a client may send as cursor, and what each cursor is answered. Knows no transport."""
+"""A reader's position: what a client may send as a cursor, and the answer to each. Knows no transport."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An entry as each kind of connection carries it: an SSE frame, a JSON message, a msgpack message."""
+"""An entry as each transport sends it: an SSE frame, a JSON message, a msgpack message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A chat request: what a client may ask, valid from birth; names the field that is wrong. Knows no HTTP and no
+"""A chat request, validated when it is made; an error names the wrong field. Knows no HTTP and no
 model."""
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""A log folded into what it amounts to: text and thinking so far, tool calls, data, the end if there is one. Knows no
-reader."""
+"""A log summed up: text and thinking so far, tool calls, data, and the end if there is one. Knows no reader."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The Lua scripts as data, a module each: text, arguments, replies. Whoever holds a Redis connection runs them.
+"""The Lua scripts as data, one module each: text, arguments, replies. Callers with a Redis connection run them.
 
-Each script is one atomic step of `lifecycle.TRANSITIONS`. They build key names from ids, which wants one Redis (a
-primary, not a cluster); see `keys`.
+Each script is one atomic step of `lifecycle.TRANSITIONS`. They build key names from ids, so they need one
+Redis primary, not a cluster; see `keys`.
 """
 
 from typing import Final

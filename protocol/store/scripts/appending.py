@@ -1,4 +1,4 @@
-"""APPEND: a worker writes."""
+"""APPEND: a worker appends entries to a log and publishes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CANCEL: anybody the stream belongs to stops it."""
+"""CANCEL: the owner of a stream stops it."""
 
 from __future__ import annotations
 

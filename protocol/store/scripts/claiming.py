@@ -1,4 +1,4 @@
-"""CLAIM: a worker takes generations."""
+"""CLAIM: a worker takes waiting generations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""REAP: whoever comes by ends what is overdue."""
+"""REAP: any edge ends or requeues what is overdue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RELEASE: a worker that leaves hands back what it has told nobody of."""
+"""RELEASE: a stopping worker requeues generations with no output yet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RENEW: a worker is alive."""
+"""RENEW: a living worker extends its leases."""
 
 from __future__ import annotations
 

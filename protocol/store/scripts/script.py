@@ -1,6 +1,6 @@
-"""What every Lua script is made of: the text, its digest, and the functions that all texts begin with.
+"""The parts of every Lua script: the text, its digest, and the functions that all texts begin with.
 
-All judge time by Redis's own clock, so that hosts may disagree about theirs.
+All use Redis's clock, so that the clocks of hosts may differ.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SHARE: a worker adds what it saw of the models."""
+"""SHARE: a worker stores what it saw of the models' health."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""START: an edge makes a generation."""
+"""START: an edge creates a stream and queues its generation."""
 
 from __future__ import annotations
 

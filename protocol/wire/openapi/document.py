@@ -1,7 +1,7 @@
 """The HTTP interface as one OpenAPI 3.1 document, made from the tables and types it describes; opens nothing.
 
-What a type already says (the request) and what a table already says (the errors) is taken from there. Written out by
-hand is only what no type holds: the answers and the events.
+What a type already says (the request) and what a table already says (the errors) is taken from there. Only what no
+type holds is written by hand: the answers and the events.
 Source: https://spec.openapis.org/oas/v3.1.1
 """
 

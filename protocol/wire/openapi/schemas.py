@@ -1,4 +1,4 @@
-"""What is asked and what is answered, as JSON schemas. The request comes from its type; tests hold the rest to
+"""Requests and responses as JSON schemas. The request comes from its type; tests hold the rest to
 `snapshot` and `event_json`.
 """
 
