@@ -16,8 +16,8 @@ MIN_SECRET: Final = 32
 class Settings(Shared):
     """Those of an edge."""
 
-    host: str = Field("127.0.0.1", description="address an edge listens on; anything but loopback needs keys")
-    port: int = Field(8000, ge=0, le=65535, description="port an edge listens on; 0 takes any free one")
+    host: str = Field("127.0.0.1", description="address an edge listens on; other than loopback needs keys")
+    port: int = Field(8000, ge=0, le=65535, description="port an edge listens on; 0: any free one")
     api_keys: str = Field(
         "", repr=False, description="`name:secret` pairs, comma separated; a name owns the streams it starts"
     )
@@ -28,17 +28,15 @@ class Settings(Shared):
     jwks_file: Path | None = Field(
         None, description="JSON Web Key Set that verifies callers' tokens signed with RS256 or ES256"
     )
-    jwt_issuer: str = Field("", description="what a token's `iss` must be; empty: anything")
-    jwt_audience: str = Field("", description="what a token's `aud` must hold; empty: anything")
+    jwt_issuer: str = Field("", description="required `iss` of a token; empty: any")
+    jwt_audience: str = Field("", description="required `aud` of a token; empty: any")
     ticket_rotate_s: int = Field(3_600, ge=60, description="how often edges change the secret that signs tickets")
-    allowed_origins: str = Field(
-        "", description="web origins, beside its own, that may call it; comma separated, `*`: all"
-    )
+    allowed_origins: str = Field("", description="other web origins that may call it; comma separated, `*`: all")
     max_queue: int = Field(10_000, ge=0, description="generations that may wait; one more is refused with `OVERLOADED`")
-    key_concurrency: int = Field(0, ge=0, description="streams one key may have under way; 0: no limit")
-    key_rate: int = Field(0, ge=0, description="streams one key may start a minute; 0: no limit")
+    key_concurrency: int = Field(0, ge=0, description="concurrent streams of one key; 0: no limit")
+    key_rate: int = Field(0, ge=0, description="streams one key may start per minute; 0: no limit")
     queue_timeout_s: float = Field(120, gt=0, description="how long a generation may wait before it ends in `TIMEOUT`")
-    send_timeout_s: float = Field(30, gt=0, description="a socket that takes nothing for this long is closed")
+    send_timeout_s: float = Field(30, gt=0, description="a client that accepts no data for this long is closed")
     drain_s: float = Field(
         10,
         ge=0,
@@ -47,24 +45,22 @@ class Settings(Shared):
     rotate_s: float = Field(
         3_600,
         ge=0,
-        description="a connection is sent elsewhere after about this long (four fifths to six fifths of it); 0: never",
+        description="maximum age of a connection, plus or minus a fifth; the client reconnects; 0: no limit",
     )
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="largest request body and WebSocket message")
     read_timeout_s: float = Field(
-        20, gt=0, description="a request's head, then its body, and a WebSocket message have to come within this"
+        20, gt=0, description="time for a request's head, then its body, and for a WebSocket message to arrive"
     )
     max_connections: int = Field(
-        20_000, ge=1, description="sockets open at one edge process; one more is refused with `OVERLOADED`"
+        20_000, ge=1, description="open sockets of one edge process; one more is refused with `OVERLOADED`"
     )
     key_connections: int = Field(
-        0, ge=0, description="answers and WebSockets one key may have open at one edge process; 0: no limit"
+        0, ge=0, description="open responses and WebSockets of one key at one edge process; 0: no limit"
     )
     message_rate: float = Field(
-        100, ge=0, description="WebSocket messages a second on one socket, 512 at once; 0: no limit"
+        100, ge=0, description="WebSocket messages per second on one socket, 512 at once; 0: no limit"
     )
-    max_output_tokens: int = Field(
-        0, ge=0, description="largest `max_tokens`, and what a request without gets; 0: what the model does by itself"
-    )
+    max_output_tokens: int = Field(0, ge=0, description="largest `max_tokens`, and its default; 0: the model's own")
     heartbeat_s: float = Field(15, gt=0, description="silence after which a comment is sent")
 
     @field_validator("jwt_secret")

@@ -49,14 +49,14 @@ class Metrics(Instruments):
         of_whom: dict[str, tuple[str, ...]] = {"provider": (), "model": ()}
         codes = tuple(TABLE)
         self.ended = self.counter(
-            "tokenrelay_streams_ended_total", "Generations that this worker ended, by outcome, maker and model",
+            "tokenrelay_streams_ended_total", "Generations that this worker ended, by outcome, provider and model",
             outcome=OUTCOMES, **of_whom,
         )  # fmt: skip
         self.failed = self.counter(
             "tokenrelay_streams_failed_total", "Failed generations by row of the error table", code=codes, **of_whom
         )
         self.tokens = self.counter(
-            "tokenrelay_tokens_total", "Tokens as the makers count them, read and written",
+            "tokenrelay_tokens_total", "Tokens as the providers count them, read and written",
             direction=("input", "output"), **of_whom,
         )  # fmt: skip
         self.stages = self.histogram(
@@ -66,7 +66,7 @@ class Metrics(Instruments):
             stage=STAGES,
         )  # fmt: skip
         self.first_piece = self.histogram(
-            "tokenrelay_provider_first_token_seconds", "A maker's call to its first piece", LATENCY_S, **of_whom
+            "tokenrelay_provider_first_token_seconds", "A provider's call to its first piece", LATENCY_S, **of_whom
         )
         self.gap = self.histogram(
             "tokenrelay_token_gap_seconds",
@@ -79,7 +79,7 @@ class Metrics(Instruments):
         self.dirty = self.gauge("tokenrelay_dirty_logs", "Logs with something that Redis lacks")
         self.buffered = self.gauge("tokenrelay_buffered_bytes", "Written by models, not yet acknowledged by Redis")
         self.attempts = self.counter(
-            "tokenrelay_attempts_failed_total", "Calls of makers that failed before their first piece", blame=BLAMES,
+            "tokenrelay_attempts_failed_total", "Calls of providers that failed before their first piece", blame=BLAMES,
             **of_whom,
         )  # fmt: skip
         self.failovers = self.counter(
@@ -87,7 +87,7 @@ class Metrics(Instruments):
             **of_whom,
         )  # fmt: skip
         self.timeouts = self.counter(
-            "tokenrelay_provider_timeouts_total", "Makers that took too long, by what was waited for", kind=TIMEOUTS,
+            "tokenrelay_provider_timeouts_total", "Provider calls that timed out, by phase", kind=TIMEOUTS,
             **of_whom,
         )  # fmt: skip
         self.circuit = self.gauge(

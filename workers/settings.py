@@ -37,32 +37,32 @@ class Settings(Shared):
     )
     max_jobs: int = Field(500, ge=1, description="generations one worker process runs at once")
     connect_timeout_s: float = Field(
-        10, gt=0, description="a maker that cannot be reached for this long ends in `TIMEOUT`"
+        10, gt=0, description="time to connect to a provider; then the call fails with `TIMEOUT`"
     )
     first_token_timeout_s: float = Field(
-        120, gt=0, description="a model that has written nothing for this long has failed with `TIMEOUT`"
+        120, gt=0, description="time to a model's first token; then the call fails with `TIMEOUT`"
     )
     first_token_budget_s: float = Field(
         180,
         gt=0,
-        description="the longest all attempts together may take until one model begins to answer, waits included",
+        description="time for all attempts together until a model begins to answer, waits included",
     )
     max_attempts: int = Field(
         5,
         ge=1,
         le=20,
-        description="how many calls of models may fail before an answer is given up; 1: none is repeated",
+        description="calls of models that may fail before an answer fails; 1: no retry",
     )
     between_tokens_timeout_s: float = Field(
-        60, gt=0, description="a model silent for this long in mid-answer ends in `TIMEOUT`"
+        60, gt=0, description="longest silence of a model in mid-answer; then the answer ends with `TIMEOUT`"
     )
     generation_timeout_s: float = Field(900, gt=0, description="the longest an answer may take")
     finish_s: float = Field(
         25,
         ge=0,
-        description="SIGTERM: how long a worker lets its generations finish before it hands them back or ends them",
+        description="SIGTERM: how long a worker lets its generations finish before it requeues or ends them",
     )
-    tool_timeout_s: float = Field(30, gt=0, description="the longest one call of a tool may take")
+    tool_timeout_s: float = Field(30, gt=0, description="time limit of one tool call")
     mcp_servers: str = Field(
         "",
         description="path of a JSON or TOML file of MCP servers whose tools are offered (`workers/tools/servers.py`)",
@@ -70,7 +70,7 @@ class Settings(Shared):
     buffer_bytes: int = Field(
         4_194_304,
         ge=65_536,
-        description="what one generation may write ahead while Redis is away; then its model has to wait",
+        description="bytes one generation may buffer while Redis is away; then its model waits",
     )
 
     @field_validator("mcp_servers")
