@@ -65,12 +65,11 @@ class Echo(msgspec.Struct, frozen=True):
 
 
 class ToolUse(msgspec.Struct, frozen=True):
-    """One call the model asked for; `arguments` is its argument object, already parsed. Hand `echo` back unread."""
+    """One call the model asked for; `arguments` is its argument object, already parsed."""
 
     call_id: str
     name: str
     arguments: dict[str, Any]
-    echo: Echo | None = None
 
 
 class Message(msgspec.Struct, frozen=True):

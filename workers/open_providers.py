@@ -1,7 +1,7 @@
 """Which providers this process has, by source, from its settings and the catalogue; and of the others, why not.
 
-A source is a dialect, which means its one maker, or the name of a `[servers]` table. A maker is there when its key is
-set; nothing else needs to be configured. A server is there when its key is set or it needs none.
+A source is a dialect, which means its one provider, or the name of a `[servers]` table. A provider is there when its
+key is set; nothing else needs to be configured. A server is there when its key is set or it needs none.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def open_providers(
         first_token_s=settings.first_token_timeout_s,
         between_tokens_s=settings.between_tokens_timeout_s,
     )
-    makers = (
+    hosted = (
         ("responses", Responses, settings.openai_api_key, settings.openai_base_url, "OPENAI_API_KEY"),
         ("anthropic", Anthropic, settings.anthropic_api_key, settings.anthropic_base_url, "ANTHROPIC_API_KEY"),
         ("gemini", Gemini, settings.gemini_api_key, settings.gemini_base_url, "GEMINI_API_KEY"),
     )
-    for dialect, kind, key, base_url, variable in makers:
+    for dialect, kind, key, base_url, variable in hosted:
         if not key.get_secret_value():
             lacks[dialect] = f"{variable} is not set"
             continue
@@ -56,6 +56,7 @@ def open_providers(
             base_url=base_url,
             accepts=capabilities(catalogue, dialect),
             timeouts=timeouts,
+            source=dialect,
         )
     for name, server in catalogue.servers.items():
         server_key = environment.get(server.key_env, "").strip() if server.key_env else ""
@@ -87,7 +88,13 @@ def _of_server(
     kinds = {"responses": Responses, "anthropic": Anthropic, "gemini": Gemini}
     kind = kinds.get(server.dialect, ChatCompletions)
     provider: Provider = kind(
-        name=name, base_url=server.base_url, session=session, api_key=key, accepts=accepts, timeouts=timeouts
+        name=name,
+        base_url=server.base_url,
+        session=session,
+        api_key=key,
+        accepts=accepts,
+        timeouts=timeouts,
+        source=name,
     )
     return provider
 
@@ -120,4 +127,11 @@ def _accepts(row: Model, *, thinks: bool) -> Accepts:
         tools="tools" in row.accepts,
         token_limit_field=row.token_limit_field,
         thinks=thinks,
+        images="images" in row.accepts,
+        files="files" in row.accepts,
+        audio="audio" in row.accepts,
+        efforts=row.efforts,
+        extra=row.extra,
+        api_version=row.api_version,
+        max_output=row.max_output,
     )

@@ -16,7 +16,8 @@ from tokenrelay.protocol.models.toml_lines import Lines, Path, steps
 
 ServerDialect: TypeAlias = Literal["chat_completions", "responses", "anthropic", "gemini"]
 Dialect: TypeAlias = Literal["local", "scripted", "responses", "chat_completions", "anthropic", "gemini"]
-Parameter: TypeAlias = Literal["temperature", "top_p", "stop", "seed", "tools"]
+Parameter: TypeAlias = Literal["temperature", "top_p", "stop", "seed", "tools", "images", "files", "audio"]
+Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 TokenLimitField: TypeAlias = Literal["max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens"]
 Grade: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=5)]
 Dollars: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=10_000)]
@@ -34,10 +35,12 @@ class Traits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """US dollars for a million tokens."""
+    """US dollars for a million tokens. What a cache gave or took costs as other input where it has no price."""
 
     input: Dollars = 0.0
     output: Dollars = 0.0
+    cached_input: Dollars | None = None
+    cache_write: Dollars | None = None
 
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,6 +66,10 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accepts: tuple[Parameter, ...] = ()
     token_limit_field: TokenLimitField | None = None
     thinks: bool = False
+    efforts: tuple[Effort, ...] = ()
+    extra: dict[str, Any] = {}
+    api_version: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_.-]{1,40}$")] | None = None
+    max_output: Annotated[int, msgspec.Meta(ge=1)] | None = None
     context: Annotated[int, msgspec.Meta(ge=1)] | None = None
     price: Price = Price()
     traits: Traits = Traits()

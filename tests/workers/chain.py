@@ -53,7 +53,7 @@ async def _cuts(_: Reader, writer: Writer) -> None:
 BREAKS: Final[dict[str, tuple[Script | None, str]]] = {
     "rate limit": (refuses(429, None, "Retry-After: 3600"), "RATE_LIMIT"),
     "500": (refuses(500), "PROVIDER_ERROR"),
-    "overloaded": (refuses(529), "PROVIDER_ERROR"),
+    "overloaded": (refuses(529), "OVERLOADED"),
     "refused connection": (None, "PROVIDER_ERROR"),
     "stall before the head": (hangs(), "TIMEOUT"),
     "stall after the head": (hangs(HEAD), "TIMEOUT"),

@@ -203,7 +203,11 @@ def test_sealed_thoughts_go_back_with_the_result_and_to_nobody_else(dialect: str
         pieces, _ = await collect(provider)
         uses = tuple(piece for piece in pieces if isinstance(piece, ToolUse))
         results = [Message("tool", "noon", tool_call_id=use.call_id) for use in uses]
-        request = msgspec.structs.replace(HI, messages=[*HI.messages, Message("assistant", "", uses), *results])
+        echo = next(piece.echo for piece in pieces if isinstance(piece, Finish))
+        assert echo is not None
+        assert (echo.source, echo.upstream) == (dialect, HI.model)
+        turn = Message("assistant", "", uses, echo=echo)
+        request = msgspec.structs.replace(HI, messages=[*HI.messages, turn, *results])
         await collect(provider, request)
         assert sealed in upstream.requests[1][2].decode()
         return request
@@ -298,7 +302,7 @@ REFUSALS: Final[list[tuple[int, bytes, str, bool, str]]] = [
     (429, fault("rate_limit_error"), "RATE_LIMIT", True, "no more requests"),
     (500, fault("api_error"), "PROVIDER_ERROR", True, "failed to answer"),
     (503, google("UNAVAILABLE"), "PROVIDER_ERROR", True, "failed to answer"),
-    (529, fault("overloaded_error"), "PROVIDER_ERROR", True, "failed to answer"),
+    (529, fault("overloaded_error"), "OVERLOADED", True, "overloaded"),
 ]
 
 
@@ -464,9 +468,14 @@ def test_a_key_is_sent_and_never_shown(dialect: str, status: int) -> None:
     assert KEY not in json.dumps(logged)
 
 
-def test_a_failure_in_mid_stream_is_logged_without_its_text() -> None:
-    body = b'data: {"error": {"message": "secret", "type": "server_error"}}\n\n'
+def test_a_failure_in_mid_stream_is_logged_without_what_it_quotes() -> None:
+    body = b'data: {"error": {"message": "no answer to: what is it like?", "type": "server_error"}}\n\n'
+
+    async def use(provider: Http, _: Upstream) -> None:
+        request = msgspec.structs.replace(HI, messages=[Message("user", "What is it like? what is it like?")])
+        assert (await collect(provider, request))[1] is not None
+
     with structlog.testing.capture_logs() as logged:
-        with_upstream("chat_completions", says(HEAD, chunked(body), END), fails)
+        with_upstream("chat_completions", says(HEAD, chunked(body), END), use)
     assert "server_error" in json.dumps(logged)
-    assert "secret" not in json.dumps(logged)
+    assert [entry["said"] for entry in logged] == ["no answer to: …"]

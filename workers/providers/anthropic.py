@@ -1,12 +1,11 @@
-"""The Anthropic Messages dialect: what is asked, and a pure parser of the answer; refuses to know HTTP.
+"""The Anthropic Messages dialect: a pure parser of the answer, and who is asked; refuses to know HTTP.
 
-Sources: https://platform.claude.com/docs/en/api/messages/create and .../build-with-claude/streaming.
+Source: https://platform.claude.com/docs/en/build-with-claude/streaming. What is asked is in `anthropic_request`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import aiohttp
@@ -14,11 +13,17 @@ import msgspec
 
 from tokenrelay.protocol.events import FinishReason
 from tokenrelay.protocol.wire.sse import Frame
-from tokenrelay.workers.conversation import Message, ModelRequest, Piece, ToolSpec, text_of
+from tokenrelay.workers.conversation import ModelRequest, Piece
+from tokenrelay.workers.providers.anthropic_request import GO_ON as GO_ON
+from tokenrelay.workers.providers.anthropic_request import encode_request
+from tokenrelay.workers.providers.anthropic_request import takes as takes_part
 from tokenrelay.workers.providers.base import Accepts
-from tokenrelay.workers.providers.faults import Fault
-from tokenrelay.workers.providers.jsontext import UNREADABLE, decode, encode
+from tokenrelay.workers.providers.concessions import ANTHROPIC, Wishes
+from tokenrelay.workers.providers.faults import Envelope, Fault, fault_in
+from tokenrelay.workers.providers.jsontext import UNREADABLE, arguments_of, decode
 from tokenrelay.workers.providers.parser import Parser as _Parser
+from tokenrelay.workers.providers.parser import counted
+from tokenrelay.workers.providers.tool_schemas import format_asked
 from tokenrelay.workers.providers.upstream import BaseUrl, Capabilities, Timeouts, Upstream
 
 BASE_URL: Final = "https://api.anthropic.com"
@@ -26,19 +31,9 @@ VERSION: Final = "2026-10-21"
 SAMPLING_VERSION: Final = "2023-06-01"
 """The last one that knows sampling parameters; for models (and servers of the same dialect) whose row says they do.
 https://platform.claude.com/docs/en/api/versioning"""
-MAX_TOKENS: Final = "max_tokens"
-
-DEFAULT_MAX_TOKENS: Final = 16_384
-"""The reference requires a bound. Thinking counts towards it, so it is not for the visible answer alone."""
 
 REFERENCE: Final = Accepts(temperature=False, top_p=False)
 """The reference has no sampling parameters any more; models from before that still take them."""
-
-MAX_TEMPERATURE: Final = 1.0
-"""Elsewhere it goes up to 2; more than this is refused here."""
-
-GO_ON: Final = "Continue."
-"""Newest models refuse a conversation that ends on their own turn: then somebody has to ask for more."""
 
 FINISHES: Final[Mapping[str, FinishReason]] = {
     "end_turn": "stop",
@@ -50,37 +45,13 @@ FINISHES: Final[Mapping[str, FinishReason]] = {
     "refusal": "content_filter",
 }
 
-_FOREIGN: Final = re.compile(r"[^a-zA-Z0-9_-]")  # "String should match pattern '^[a-zA-Z0-9_-]+$'"
-
 
 # -- the wire, as far as it matters here -------------------------------------------------------------------------------
 
 
-class Usage(msgspec.Struct, frozen=True):
-    """ "Total input tokens is the summation of" the three of input. `output_tokens` is what is billed, thinking too."""
-
-    input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    output_tokens: int | None = None
-
-
 class Start(msgspec.Struct, frozen=True):
-    model: str | None = None
-    usage: Usage | None = None
-
-
-class Block(msgspec.Struct, frozen=True):
-    """A content block as it begins. `data` is of thoughts that were sealed before they left the maker."""
-
-    type: str | None = None
-    text: str | None = None
-    id: str | None = None
-    name: str | None = None
-    input: Any = None
-    thinking: str | None = None
-    signature: str | None = None
-    data: str | None = None
+    model: Any = None
+    usage: Any = None
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -88,20 +59,21 @@ class Change(msgspec.Struct, frozen=True):
 
     type: str | None = None
     text: str | None = None
-    partial_json: str | None = None
+    partial_json: Any = None
     thinking: str | None = None
     signature: str | None = None
+    citation: Any = None
     stop_reason: str | None = None
 
 
 class Event(msgspec.Struct, frozen=True):
     type: str | None = None
-    index: int | None = None
+    index: Any = None
     message: Any = None
-    content_block: Block | None = None
+    content_block: Any = None
     delta: Change | None = None
-    usage: Usage | None = None
-    error: Fault | str | None = None
+    usage: Any = None
+    error: Any = None
 
 
 _EVENT: Final = msgspec.json.Decoder(Event)
@@ -115,10 +87,12 @@ class Parser(_Parser):
 
     dialect = "anthropic"
 
-    def __init__(self, model: str, calls_before: int = 0) -> None:
-        super().__init__(model, calls_before)
+    def __init__(self, model: str, calls_before: int = 0, may_be_empty: bool = False) -> None:
+        super().__init__(model, calls_before, may_be_empty)
         self._usage: dict[str, int] = {}  # by field; each event repeats sums, and only those it knows
-        self._thoughts: dict[int, dict[str, Any]] = {}  # blocks by index, until a call takes them along
+        self._blocks: dict[Any, dict[str, Any]] = {}  # the turn, by index
+        self._texts: dict[Any, list[str]] = {}  # what has come of each block's text or input
+        self._has_cited = False
 
     def _take(self, frame: Frame) -> Iterator[Piece]:
         try:
@@ -129,145 +103,137 @@ class Parser(_Parser):
         index = event.index or 0
         if kind == "content_block_delta" and event.delta is not None:
             yield from self._take_change(index, event.delta)
-        elif kind == "content_block_start" and event.content_block is not None:
+        elif kind == "content_block_start" and isinstance(event.content_block, dict):
             yield from self._take_block(index, event.content_block)
         elif kind == "message_start":
             self._take_start(event.message)
         elif kind == "message_delta":
             self._take_usage(event.usage)
             if event.delta is not None and event.delta.stop_reason:
-                yield from self._end(FINISHES.get(event.delta.stop_reason, "stop"))
+                reason = event.delta.stop_reason
+                self.may_be_empty = self.may_be_empty or reason in ("stop_sequence", "pause_turn")
+                self._end(FINISHES.get(reason, "stop"))
         elif kind == "message_stop":
             if self._reason is None:
-                yield from self._end("stop")
+                self._end("stop")
             self.is_done = True
         elif kind == "error" or event.error is not None:
-            self._fail(event.error or Fault())
+            self._fail(fault_in(Envelope(error=event.error)) or Fault())
 
     def _take_start(self, message: Any) -> None:
         try:
             start = msgspec.convert(message, Start)
         except UNREADABLE:
             self._unreadable()
-        self._model = start.model or self._model
+        self._model = start.model if isinstance(start.model, str) and start.model else self._model
         self._take_usage(start.usage)
 
-    def _take_usage(self, usage: Usage | None) -> None:
-        if usage is not None:
-            said = msgspec.structs.asdict(usage)
-            self._usage |= {name: max(0, value) for name, value in said.items() if value is not None}
-            self._output_tokens = self._usage.get("output_tokens", 0)
-            self._input_tokens = sum(value for name, value in self._usage.items() if name != "output_tokens")
+    def _take_usage(self, usage: Any) -> None:
+        """ "Total input tokens is the summation of" the three of input. Output is what is billed, thinking too."""
+        for name in ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens"):
+            if (value := counted(usage, name)) is not None:
+                self._usage[name] = value
+        self._output_tokens = self._usage.get("output_tokens", 0)
+        self._input_tokens = sum(value for name, value in self._usage.items() if name != "output_tokens")
+        self._cached = self._usage.get("cache_read_input_tokens")
+        self._cache_write = self._usage.get("cache_creation_input_tokens")
+        if (thought := counted(usage, "output_tokens_details", "thinking_tokens")) is not None:
+            self._reasoning = thought
 
-    def _take_block(self, index: int, block: Block) -> Iterator[Piece]:
-        if block.type == "text":
-            yield from self._write(block.text)
-        elif block.type == "tool_use":
+    def _take_block(self, index: Any, block: dict[str, Any]) -> Iterator[Piece]:
+        kind = block.get("type")
+        before = self._blocks[next(reversed(self._blocks))]["type"] if self._blocks else None
+        self._blocks[index] = dict(block)
+        self._texts[index] = []
+        if kind == "text":
+            self._has_cited = self._has_cited or block.get("citations") is not None
+            # Sentences that quote a document come in several blocks: they are one text.
+            self._begins_item = self._begins_item or (before is not None and not (before == "text" and self._has_cited))
+            yield from self._take_text(index, block.get("text"))
+        elif kind == "tool_use":
             call = self._call(index)
-            call.call_id, call.name = block.id or "", block.name or ""
-            if isinstance(block.input, dict) and block.input:  # usually empty, and comes in deltas
-                call.object = block.input
-                self._count(len(str(block.input)))
-            if self._thoughts:
-                call.echo, self._thoughts = list(self._thoughts.values()), {}
-        elif block.type == "thinking":
-            self.progress += 1
-            thought = {"type": "thinking", "thinking": block.thinking or "", "signature": block.signature or ""}
-            self._thoughts[index] = thought
-        elif block.type == "redacted_thinking":
-            self.progress += 1
-            self._thoughts[index] = {"type": "redacted_thinking", "data": block.data or ""}
+            call.their_id, call.name = str(block.get("id") or ""), str(block.get("name") or "")
+            if given := block.get("input"):  # usually empty, and comes in deltas
+                call.object = given
+                self._count(len(str(given)))
+            yield from self._show(call)
+        elif kind in ("thinking", "redacted_thinking"):
+            yield from self._think(str(block.get("thinking") or ""))
 
-    def _take_change(self, index: int, change: Change) -> Iterator[Piece]:
+    def _take_text(self, index: Any, text: str | None) -> Iterator[Piece]:
+        if text:
+            self._blocks.setdefault(index, {"type": "text"})  # some servers send no start of a block
+            self._texts.setdefault(index, []).append(text)
+            yield from self._write(text)
+
+    def _take_change(self, index: Any, change: Change) -> Iterator[Piece]:
         if change.type == "text_delta":
-            yield from self._write(change.text)
+            yield from self._take_text(index, change.text)
         elif change.type == "input_json_delta":
-            if index in self._calls:  # and not one of a tool that runs at the maker's
-                self._mark()
-                self._calls[index].object = None
-                self._grow(self._calls[index], change.partial_json)
-        elif change.type in ("thinking_delta", "signature_delta"):
-            self.progress += 1
-            thought = self._thoughts.get(index)
-            if thought is not None and thought["type"] == "thinking":
-                thought["thinking"] += change.thinking or ""
-                thought["signature"] += change.signature or ""
-                self._count(len(change.thinking or ""))
+            yield from self._take_input(index, change.partial_json)
+        elif change.type == "thinking_delta":
+            self._add(index, "thinking", change.thinking)
+            yield from self._think(change.thinking)
+        elif change.type == "signature_delta":
+            self._add(index, "signature", change.signature)
+        elif change.type == "citations_delta":
+            self._has_cited = True
+            if index in self._blocks and change.citation is not None:
+                self._blocks[index]["citations"] = [*(self._blocks[index].get("citations") or ()), change.citation]
 
+    def _take_input(self, index: Any, said: Any) -> Iterator[Piece]:
+        call = self._calls.get(index)
+        if call is None:  # a tool that runs at the provider's
+            if isinstance(said, str) and index in self._texts:
+                self._texts[index].append(said)
+                self._count(len(said))
+            return
+        if isinstance(said, str):
+            if said:
+                call.object = None
+                self._grow(call, said)
+        elif said is not None:
+            call.object = said
+            self._count(len(str(said)))
+        yield from self._show(call)
 
-# -- the request -------------------------------------------------------------------------------------------------------
+    def _add(self, index: Any, name: str, text: str | None) -> None:
+        block = self._blocks.get(index)
+        if block is not None and text:
+            block[name] = (block.get(name) or "") + text
+            self._turn_bytes += len(text)
 
+    def _turn(self) -> Any:
+        return [block for index in self._blocks if (block := self._echo_of(index)) is not None]
 
-def encode_request(request: ModelRequest, accepts: Accepts, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> bytes:
-    """The body of the POST: what is None or empty is left to the model, not sent."""
-    system = [
-        text_of(turn.content) for turn in request.messages if turn.role in ("system", "developer") and turn.content
-    ]
-    body: dict[str, Any] = {
-        "model": request.model,
-        accepts.token_limit_field or MAX_TOKENS: (
-            default_max_tokens if request.max_tokens is None else request.max_tokens
-        ),
-        "messages": encode_turns(request.messages),
-        "stream": True,
-    }
-    optional = {
-        "system": "\n\n".join(system) or None,
-        "temperature": None if request.temperature is None else min(request.temperature, MAX_TEMPERATURE),
-        "top_p": request.top_p,
-        "stop_sequences": list(request.stop) or None,
-        "tools": [_encode_tool(tool) for tool in request.tools] or None,
-    }
-    return encode(body | {name: value for name, value in optional.items() if value is not None})
-
-
-def encode_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Turns of one side that follow each other become one: all results of parallel calls must share one user turn."""
-    turns: list[dict[str, Any]] = []
-    for message in messages:
-        if message.role in ("system", "developer"):
-            continue
-        blocks = list(_encode_blocks(message))
-        role = "assistant" if message.role == "assistant" else "user"
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["content"] += blocks
-        elif blocks:  # an empty turn is refused
-            turns.append({"role": role, "content": blocks})
-    if turns and turns[-1]["role"] == "assistant":
-        turns.append({"role": "user", "content": [{"type": "text", "text": GO_ON}]})
-    return turns
-
-
-def _encode_blocks(message: Message) -> Iterator[dict[str, Any]]:
-    if message.role == "tool":
-        yield {"type": "tool_result", "tool_use_id": _id(message.tool_call_id or ""), "content": message.content}
-        return
-    for use in message.tool_calls:  # "thinking blocks must come first"
-        if use.echo is not None and use.echo.source == Parser.dialect:
-            yield from use.echo.value
-    if message.content:  # an empty text is refused
-        yield {"type": "text", "text": message.content}
-    for use in message.tool_calls:
-        yield {"type": "tool_use", "id": _id(use.call_id), "name": use.name, "input": use.arguments}
-
-
-def _id(call_id: str) -> str:
-    """Another maker's ids may have what this one refuses."""
-    return _FOREIGN.sub("_", call_id)
-
-
-def _encode_tool(tool: ToolSpec) -> dict[str, Any]:
-    return {"name": tool.name, "description": tool.description, "input_schema": {"type": "object", **tool.parameters}}
+    def _echo_of(self, index: Any) -> dict[str, Any] | None:
+        block, text = self._blocks[index], "".join(self._texts[index])
+        match block["type"]:
+            case "text":
+                block = block | {"text": text}
+                return {name: value for name, value in block.items() if value not in (None, [])} if text else None
+            case "tool_use":
+                return {"type": "tool_use", "id": self._calls[index].call_id}
+            case "thinking":
+                return {
+                    "type": "thinking",
+                    "thinking": block.get("thinking") or "",
+                    "signature": block.get("signature") or "",
+                }
+            case _:
+                return block | ({"input": arguments_of(text) or {}} if text else {})
 
 
 class Anthropic(Upstream):
-    """`POST {base_url}/v1/messages`. `base_url` has no version in it, as in the maker's own SDK.
+    """`POST {base_url}/v1/messages`. `base_url` has no version in it, as in the provider's own SDK.
 
     Without `accepts` a model takes what the reference has.
     """
 
-    takes = Accepts(seed=False)
+    takes = Accepts(seed=False, audio=False)
+    takes_part = staticmethod(takes_part)
     parser = Parser
+    concessions = ANTHROPIC
 
     def __init__(
         self,
@@ -278,9 +244,9 @@ class Anthropic(Upstream):
         base_url: BaseUrl = BASE_URL,
         accepts: Capabilities | None = None,
         timeouts: Timeouts | None = None,
-        default_max_tokens: int = DEFAULT_MAX_TOKENS,
+        source: str = Parser.dialect,
     ) -> None:
-        # As the maker's own SDK sends the key since that version.
+        # As the provider's own SDK sends the key since that version.
         headers = {"Authorization": f"Bearer {api_key}", "anthropic-version": VERSION}
         super().__init__(
             name=name,
@@ -289,16 +255,26 @@ class Anthropic(Upstream):
             headers=headers,
             accepts=accepts or REFERENCE,
             timeouts=timeouts,
+            source=source,
         )
-        self._default_max_tokens = default_max_tokens
         self._sampling_headers = {**self._headers, "anthropic-version": SAMPLING_VERSION}
 
-    def path(self, _: ModelRequest) -> str:
+    def path(self, _: ModelRequest, __: Accepts) -> str:
         return "/v1/messages"
 
     def headers(self, request: ModelRequest) -> Mapping[str, str]:
         samples = request.temperature is not None or request.top_p is not None
         return self._sampling_headers if samples else self._headers
 
-    def encode(self, request: ModelRequest, accepts: Accepts) -> bytes:
-        return encode_request(request, accepts, self._default_max_tokens)
+    def narrowed(self, request: ModelRequest, accepts: Accepts) -> Accepts:
+        """Models that think refuse to be made to call a tool; JSON without a schema has no word here."""
+        is_made = request.tool_choice not in (None, "auto", "none")
+        return msgspec.structs.replace(
+            accepts,
+            tool_choice=accepts.tool_choice and not (is_made and accepts.thinks),
+            response_format=accepts.response_format and format_asked(request) != "json_object",
+        )
+
+    def encode(self, request: ModelRequest, accepts: Accepts, wishes: Wishes) -> dict[str, Any]:
+        # Servers of the same dialect may refuse a field that they do not know.
+        return encode_request(request, accepts, wishes, is_eager=self.source == Parser.dialect)

@@ -3,8 +3,8 @@ client."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Final, Literal, Protocol, TypeAlias
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -12,10 +12,12 @@ from tokenrelay.workers.conversation import ModelRequest, Piece
 
 
 class Accepts(msgspec.Struct, frozen=True):
-    """Which parts of a `ModelRequest` a model takes. What it does not take is left out of what is sent.
+    """Which parts of a `ModelRequest` a model takes, as its row of the catalogue says. What it does not take is left
+    out of what is sent.
 
-    `token_limit_field` is what it calls `max_tokens`; None: what its dialect calls it. A model that `thinks` gets its
-    sealed thoughts back with the results of its tools, where its dialect has to ask for them (Responses).
+    `token_limit_field` is what it calls `max_tokens`; None: what its dialect calls it. A model that `thinks` is asked
+    to tell its thoughts. `efforts` are the levels of effort it knows; none: it is not told of any. `extra` is merged
+    into the body, `api_version` stands in the path where the dialect has one, `max_output` bounds `max_tokens`.
     """
 
     temperature: bool = True
@@ -25,24 +27,58 @@ class Accepts(msgspec.Struct, frozen=True):
     tools: bool = True
     token_limit_field: str | None = None
     thinks: bool = False
+    images: bool = True
+    files: bool = True
+    audio: bool = True
+    response_format: bool = True
+    tool_choice: bool = True
+    parallel_tool_calls: bool = True
+    efforts: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = {}
+    api_version: str | None = None
+    max_output: int | None = None
 
 
-OPTIONAL: Final = ("temperature", "top_p", "stop", "seed", "tools")
+OPTIONAL: Final = (
+    "temperature", "top_p", "stop", "seed", "tools", "response_format", "tool_choice", "parallel_tool_calls",
+)  # fmt: skip
 """The parts that may be left out: fields of `ModelRequest`, and of `Accepts`."""
+
+EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+"""From least to most."""
 
 
 def left_out(request: ModelRequest, accepts: Accepts) -> tuple[str, ...]:
-    """The parts of `request` that a model which takes no more than `accepts` is not told, by their names."""
+    """The parts of `request` that a model which takes no more than `accepts` is not told as they were asked, by their
+    names."""
     # An empty list of tools or stops asks for nothing; a temperature or a seed of 0 does.
-    return tuple(
-        part for part in OPTIONAL if not getattr(accepts, part) and getattr(request, part) not in (None, (), [])
-    )
+    parts = [part for part in OPTIONAL if not getattr(accepts, part) and getattr(request, part) not in (None, (), [])]
+    if request.tool_choice not in (None, "auto", "none") and not request.tools and "tool_choice" not in parts:
+        parts.append("tool_choice")
+    if request.effort is not None and request.effort not in accepts.efforts:
+        parts.append("effort")
+    return tuple(parts)
 
 
 def fitted(request: ModelRequest, accepts: Accepts) -> ModelRequest:
-    """The request without those parts."""
-    nothing = {part: () if part in ("stop", "tools") else None for part in left_out(request, accepts)}
-    return msgspec.structs.replace(request, **nothing)
+    """The request without those parts, with the nearest level of effort and a bound that the model can keep."""
+    nothing: dict[str, Any] = {
+        part: () if part in ("stop", "tools") else None for part in left_out(request, accepts) if part != "effort"
+    }
+    if request.effort is not None:
+        nothing["effort"] = nearest(request.effort, accepts.efforts)
+    if request.max_tokens is not None and accepts.max_output is not None:
+        nothing["max_tokens"] = min(request.max_tokens, accepts.max_output)
+    return msgspec.structs.replace(request, **nothing) if nothing else request
+
+
+def nearest(effort: str, efforts: Sequence[str]) -> str | None:
+    """The level that is nearest to what was asked, of equals the lower one; None where there is none."""
+    known = [level for level in EFFORTS if level in efforts]
+    if effort not in EFFORTS or not known:
+        return None
+    asked = EFFORTS.index(effort)
+    return min(known, key=lambda level: abs(EFFORTS.index(level) - asked))
 
 
 Blame: TypeAlias = Literal["request", "context_window", "model", "key", "provider"]
@@ -51,14 +87,16 @@ Blame: TypeAlias = Literal["request", "context_window", "model", "key", "provide
 `provider`, anybody, and the same one after a while."""
 
 Reason: TypeAlias = Literal["connect", "first_token", "between_tokens", "total", "provider"]
-"""Why no answer came, or not all of it: which patience ran out, or the maker's own fault. For logs and metrics."""
+"""Why no answer came, or not all of it: which wait was too long, or the provider's own fault. For logs and metrics."""
 
 
 class ProviderError(Exception):
-    """The model's maker failed. `code` is a row of the error table (`PROVIDER_ERROR`, `TIMEOUT`, `RATE_LIMIT`…).
+    """The model's provider failed. `code` is a row of the error table (`PROVIDER_ERROR`, `TIMEOUT`, `RATE_LIMIT`…).
 
     `message` is shown to the client: a sentence that names no host, key or internals; details go to the log.
-    `retryable`: the same request may succeed later. `blame` left out: `provider` if it is, else `request`.
+    `retryable`: the same request may succeed later. `blame` left out: `provider` if it is, else `request`. `field` is
+    the request's field that the model cannot take, as the client wrote it. `said` is the provider's own fault, for
+    the log alone.
     """
 
     def __init__(
@@ -70,6 +108,8 @@ class ProviderError(Exception):
         retry_after_s: float | None = None,
         blame: Blame | None = None,
         reason: Reason = "provider",
+        field: str | None = None,
+        said: Any = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -78,10 +118,12 @@ class ProviderError(Exception):
         self.retry_after_s = retry_after_s
         self.blame: Blame = blame or ("provider" if retryable else "request")
         self.reason = reason
+        self.field = field
+        self.said = said
 
 
 class Provider(Protocol):
-    """A maker of answers. One instance serves all generations of a process at once."""
+    """Who answers. One instance serves all generations of a process at once."""
 
     name: str
     """As printed in the completion event's `provider`."""

@@ -1,25 +1,49 @@
-"""What a maker's refusals and mid-stream errors mean to us: statuses and words to `ProviderError`; knows no socket."""
+"""What a provider's refusals and mid-stream errors mean to us: statuses and words to `ProviderError`; knows no socket.
+
+`fault_table` says which words mean what.
+"""
 
 from __future__ import annotations
 
 import email.utils
 import math
 import re
-from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
-from tokenrelay.workers.providers.base import Blame, ProviderError
+from tokenrelay.workers.providers.base import ProviderError
+from tokenrelay.workers.providers.fault_table import (
+    BAD_REQUEST_WORDS,
+    FAILED,
+    REFUSED,
+    REJECTED,
+    SENTENCES,
+    STATUSES,
+    WORD_ENDINGS,
+    WORDS,
+    Kind,
+)
 from tokenrelay.workers.providers.jsontext import UNREADABLE
 
 MAX_RETRY_AFTER_S: Final = 86_400.0
+MAX_SAID: Final = 300
+MIN_QUOTE: Final = 8
+MAX_COMPARED_BYTES: Final = 2 * 1024 * 1024
+HIDDEN: Final = "…"
+
+BAD_REQUESTS: Final = (200, 400, 413, 422)
+"""Statuses that say no more than that something is wrong; 200: of an error in the stream."""
+
+CLEAR_STATUSES: Final = (401, 404, 408, 429, 529)
+"""Statuses that are believed before a sentence: "too many tokens" may also be those of a minute."""
 
 
 class Fault(msgspec.Struct, frozen=True):
     """Why it failed, in any dialect. `code` is a word, an HTTP status or null; `message` may quote prompts.
 
-    `status` and `details` are Google's (https://google.aip.dev/193).
+    `status` and `details` are Google's (https://google.aip.dev/193), Anthropic's `details` hold an `error_code`,
+    `metadata` is OpenRouter's.
     """
 
     message: Any = None
@@ -27,64 +51,25 @@ class Fault(msgspec.Struct, frozen=True):
     code: Any = None
     status: Any = None
     details: Any = None
+    metadata: Any = None
+    param: Any = None
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """Every dialect wraps it so."""
+    """Every dialect wraps it so. Some servers send it bare: then its own fields stand here (vLLM, Mistral, FastAPI)."""
 
-    error: Fault | str | None = None
+    error: Any = None
+    object: Any = None
+    message: Any = None
+    type: Any = None
+    code: Any = None
+    detail: Any = None
 
 
 # Google's servers may wrap a list round it.
 _BODY: Final[msgspec.json.Decoder[Envelope | list[Envelope]]] = msgspec.json.Decoder(Envelope | list[Envelope])
 
 _WORD: Final = re.compile("[A-Za-z_]{1,80}")
-
-_TOO_LONG = ("PROVIDER_ERROR", "the conversation is longer than the model's context", False)
-_LIMITED = ("RATE_LIMIT", "the model's maker takes no more requests for now", True)
-_REJECTED = ("PROVIDER_ERROR", "the model's maker did not accept the request", False)
-_REFUSED = ("PROVIDER_ERROR", "the model's maker refused to answer this", False)
-_LOCKED_OUT = ("PROVIDER_ERROR", "the model's maker did not accept this server's credentials", False)
-_UNKNOWN = ("PROVIDER_ERROR", "the model's maker does not know this model", False)
-_FAILED = ("PROVIDER_ERROR", "the model's maker failed to answer", True)
-_GAVE_UP = ("TIMEOUT", "the model's maker gave up waiting", True)
-
-_BLAMES: Final[Mapping[tuple[str, str, bool], Blame]] = {
-    _TOO_LONG: "context_window",
-    _UNKNOWN: "model",
-    _LOCKED_OUT: "key",
-}
-
-_WORDS: Final[Mapping[str, tuple[str, str, bool]]] = {
-    # OpenAI, and who speaks like it: https://platform.openai.com/docs/guides/error-codes
-    "context_length_exceeded": _TOO_LONG,
-    "exceed_context_size_error": _TOO_LONG,  # llama.cpp
-    "rate_limit_exceeded": _LIMITED,
-    "content_filter": _REFUSED,
-    "content_policy_violation": _REFUSED,
-    "invalid_prompt": _REFUSED,
-    "bio_policy": _REFUSED,
-    "misalignment_policy_violation": _REFUSED,
-    # Anthropic: https://platform.claude.com/docs/en/api/errors
-    "invalid_request_error": _REJECTED,
-    "rate_limit_error": _LIMITED,
-    "authentication_error": _LOCKED_OUT,
-    "permission_error": _LOCKED_OUT,
-    "billing_error": _LOCKED_OUT,
-    "not_found_error": _UNKNOWN,
-    "request_too_large": _TOO_LONG,
-    "timeout_error": _GAVE_UP,
-    # Google: https://ai.google.dev/gemini-api/docs/troubleshooting
-    "API_KEY_INVALID": _LOCKED_OUT,  # comes with status 400
-    "RESOURCE_EXHAUSTED": _LIMITED,
-    "INVALID_ARGUMENT": _REJECTED,
-    "FAILED_PRECONDITION": _REJECTED,
-    "PERMISSION_DENIED": _LOCKED_OUT,
-    "UNAUTHENTICATED": _LOCKED_OUT,
-    "NOT_FOUND": _UNKNOWN,
-    "DEADLINE_EXCEEDED": _GAVE_UP,
-}
-"""What a fault's words mean where the status alone does not say it: (our code, sentence, retryable)."""
 
 
 def failure(status: int, body: bytes = b"", retry_after: str | None = None, now_s: float = 0.0) -> ProviderError:
@@ -93,21 +78,44 @@ def failure(status: int, body: bytes = b"", retry_after: str | None = None, now_
     wait_s = parse_retry_after(retry_after, now_s)
     if wait_s is None:
         wait_s = _retry_delay_s(fault)
-    if status in (400, 413, 422) and (known := _known(fault)) is not None:
-        return _error(known, wait_s)
-    return _by_status(status, wait_s)
+    kind = kind_of(fault, status) or STATUSES.get(status) or (FAILED if status >= 500 else REJECTED)
+    return _error(kind, wait_s)
 
 
 def mid_stream_failure(fault: Fault | str) -> ProviderError:
     """What an error event in an answer that began with status 200 means."""
-    known = _known(fault)
-    if known is not None:
-        return _error(known, _retry_delay_s(fault))
-    if isinstance(fault, Fault):
-        status = str(fault.code)
-        if status.isascii() and status.isdigit() and 400 <= int(status[:4]) <= 599:
-            return _by_status(int(status), _retry_delay_s(fault))
-    return ProviderError("the model's maker failed in the middle of the answer", retryable=True)
+    status = status_of(fault)
+    kind = kind_of(fault, status or 200)
+    if kind is None and status is not None:
+        kind = STATUSES.get(status) or (FAILED if status >= 500 else REJECTED)
+    if kind is not None:
+        return _error(kind, _retry_delay_s(fault))
+    return ProviderError("the model's provider failed in the middle of the answer", retryable=True)
+
+
+def status_of(fault: Fault | str | None) -> int | None:
+    """The HTTP status that an error in the stream names as its code."""
+    code = str(fault.code) if isinstance(fault, Fault) else ""
+    return int(code) if code.isascii() and code.isdigit() and len(code) == 3 and 400 <= int(code) <= 599 else None
+
+
+def kind_of(fault: Fault | str | None, status: int) -> Kind | None:
+    """What its words and sentences say beside the status; None when that is nothing we know."""
+    said = words(fault)
+    for word in said:
+        if kind := WORDS.get(word) or WORDS.get(word.lower()):
+            return kind
+        if kind := next((kind for ending, kind in WORD_ENDINGS.items() if word.endswith(ending)), None):
+            return kind
+    if isinstance(fault, Fault) and isinstance(fault.metadata, dict) and "flagged_input" in fault.metadata:
+        return REFUSED  # OpenRouter's moderation
+    if status not in CLEAR_STATUSES:
+        message = sentence_of(fault)
+        if kind := next((kind for pattern, kind in SENTENCES if pattern.search(message)), None):
+            return kind
+    if status in BAD_REQUESTS:
+        return next((BAD_REQUEST_WORDS[word] for word in said if word in BAD_REQUEST_WORDS), None)
+    return None
 
 
 def fault_of(body: bytes) -> Fault | str | None:
@@ -117,8 +125,29 @@ def fault_of(body: bytes) -> Fault | str | None:
     except UNREADABLE:
         return None
     if isinstance(found, list):
-        return found[0].error if found else None
-    return found.error
+        if not found:
+            return None
+        found = found[0]
+    return found.error if isinstance(found.error, str) else fault_in(found)
+
+
+def fault_in(envelope: Envelope) -> Fault | None:
+    """The fault in an envelope, or the envelope itself where a server sends it bare."""
+    if isinstance(envelope.error, dict):
+        known = {name: envelope.error[name] for name in Fault.__struct_fields__ if name in envelope.error}
+        return Fault(**known)
+    if envelope.error not in (None, False, ""):
+        return Fault(message=envelope.error)
+    if envelope.object == "error" or envelope.detail is not None or envelope.message is not None:
+        message = envelope.detail if envelope.message is None else envelope.message
+        return Fault(message=message, type=envelope.type, code=envelope.code)
+    return None
+
+
+def sentence_of(fault: Fault | str | None) -> str:
+    """Its message as text. It may quote the prompt: to be looked at, not shown."""
+    message = fault.message if isinstance(fault, Fault) else fault
+    return message if isinstance(message, str) else "" if message is None else str(message)
 
 
 def words(fault: Fault | str | None) -> tuple[str, ...]:
@@ -126,9 +155,43 @@ def words(fault: Fault | str | None) -> tuple[str, ...]:
     prompt or a key."""
     if not isinstance(fault, Fault):
         return ()
-    reasons = [detail.get("reason") for detail in _details(fault)]
-    said = (*reasons, fault.code, fault.type, fault.status)
+    details = _details(fault)
+    said = [detail.get("error_code") for detail in details] + [detail.get("reason") for detail in details]
+    said += [fault.code, fault.type, fault.status]
     return tuple(word for word in said if isinstance(word, str) and _WORD.fullmatch(word))
+
+
+def quotable(message: str, request: bytes, *headers: str) -> str:
+    """At most `MAX_SAID` characters of a provider's sentence for the log, without what it quotes of the request: every
+    run of `MIN_QUOTE` or more characters that also stands in its body or in one of its headers is replaced."""
+    if len(request) > MAX_COMPARED_BYTES:
+        return HIDDEN  # comparing would hold up every other answer
+    # As it was sent, and as it reads: a quoted line break is one character again.
+    sent = request.decode("utf-8", "replace")
+    read = sent.replace("\\n", "\n").replace('\\"', '"').replace("\\t", "\t").replace("\\\\", "\\")
+    message = message[: MAX_SAID * 4]
+    shown: list[str] = []
+    at = 0
+    while at < len(message):
+        size = _quoted(message, at, sent, read, *headers)
+        if size:
+            shown.append(HIDDEN)
+            at += size
+        else:
+            shown.append(message[at])
+            at += 1
+    return "".join(shown)[:MAX_SAID]
+
+
+def _quoted(message: str, at: int, *texts: str) -> int:
+    """How many characters from `at` on stand in one of the texts; 0 for fewer than `MIN_QUOTE`."""
+    longest = 0
+    for text in texts:
+        size = MIN_QUOTE
+        while at + size <= len(message) and message[at : at + size] in text:
+            longest = max(longest, size)
+            size += 1
+    return longest
 
 
 def parse_retry_after(value: str | None, now_s: float) -> float | None:
@@ -145,33 +208,21 @@ def parse_retry_after(value: str | None, now_s: float) -> float | None:
     return min(max(0.0, wait_s), MAX_RETRY_AFTER_S) if math.isfinite(wait_s) else None
 
 
-def _by_status(status: int, retry_after_s: float | None = None) -> ProviderError:
-    if status == 429:
-        return _error(_LIMITED, retry_after_s)
-    if status in (401, 403):
-        return _error(_LOCKED_OUT)
-    if status == 404:
-        return _error(_UNKNOWN)
-    if status == 408:
-        return _error(_GAVE_UP)
-    if status == 409 or status >= 500:
-        return _error(_FAILED, retry_after_s)
-    return _error(_REJECTED)
-
-
-def _error(known: tuple[str, str, bool], retry_after_s: float | None = None) -> ProviderError:
-    code, message, retryable = known
-    return ProviderError(message, code=code, retryable=retryable, retry_after_s=retry_after_s, blame=_BLAMES.get(known))
-
-
-def _known(fault: Fault | str | None) -> tuple[str, str, bool] | None:
-    if isinstance(fault, Fault) and str(fault.message).startswith("prompt is too long"):
-        return _TOO_LONG  # Anthropic has no word of its own for it
-    return next((_WORDS[word] for word in words(fault) if word in _WORDS), None)
+def _error(kind: Kind, retry_after_s: float | None = None) -> ProviderError:
+    wait_s = kind.retry_after_s if retry_after_s is None else retry_after_s
+    return ProviderError(
+        kind.message,
+        code=kind.code,
+        retryable=kind.retryable,
+        retry_after_s=wait_s if kind.blame == "provider" else None,
+        blame=kind.blame,
+    )
 
 
 def _details(fault: Fault) -> list[dict[str, Any]]:
-    return [detail for detail in fault.details if isinstance(detail, dict)] if isinstance(fault.details, list) else []
+    """Google has a list of them, Anthropic one."""
+    details = fault.details if isinstance(fault.details, list) else [fault.details]
+    return [detail for detail in details if isinstance(detail, dict)]
 
 
 def _retry_delay_s(fault: Fault | str | None) -> float | None:

@@ -56,7 +56,21 @@ def encode(body: dict[str, Any]) -> bytes:
 
 
 def parse_arguments(text: str) -> dict[str, Any] | None:
-    """The argument object; no text at all is an empty one. None when it is no JSON object."""
+    """The argument object; no text at all and `null` are an empty one, and one that was encoded twice is decoded twice.
+    None when it is no JSON object."""
+    value = _parsed(text)
+    if isinstance(value, str):
+        value = _parsed(value)
+    return value if isinstance(value, dict) else None
+
+
+def arguments_of(value: Any) -> dict[str, Any] | None:
+    """The argument object where a server sends it as it is, or as text."""
+    return parse_arguments(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _parsed(text: str) -> Any:
+    """None when it is no JSON."""
     if not text.strip():
         return {}
     try:
@@ -65,7 +79,7 @@ def parse_arguments(text: str) -> dict[str, Any] | None:
             value = json.loads(whole(json.dumps(value, ensure_ascii=False)))
     except UNREADABLE:
         return None
-    return value if isinstance(value, dict) else None
+    return {} if value is None else value
 
 
 def _bounded(digits: str) -> int | float:

@@ -1,4 +1,4 @@
-"""Tool names as every maker takes them, and back; knows no dialect.
+"""Tool names as every provider takes them, and back; knows no dialect.
 
 OpenAI and Anthropic take letters, digits, `_` and `-`, 64 of them; ours may be `server.tool`.
 """
@@ -6,11 +6,14 @@ OpenAI and Anthropic take letters, digits, `_` and `-`, 64 of them; ours may be 
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
 
 import msgspec
 
-from tokenrelay.workers.conversation import Message, ModelRequest, ToolUse
+from tokenrelay.workers.conversation import Message, ModelRequest, ToolInput, ToolUse
+
+Named = TypeVar("Named", ToolUse, ToolInput)
 
 MAX_NAME: Final = 64
 _FOREIGN: Final = re.compile(r"[^a-zA-Z0-9_-]")
@@ -40,12 +43,24 @@ class Names:
         if all(name == wire for name, wire in self.wire.items()):
             return request
         tools = [msgspec.structs.replace(tool, name=self.wire[tool.name]) for tool in request.tools]
-        return msgspec.structs.replace(request, tools=tools, messages=[self._sent(turn) for turn in request.messages])
+        return msgspec.structs.replace(
+            request,
+            tools=tools,
+            messages=[self._sent(turn) for turn in request.messages],
+            tool_choice=self._choice(request.tool_choice),
+        )
 
-    def received(self, use: ToolUse) -> ToolUse:
+    def received(self, piece: Named) -> Named:
         """The call by the name we know. A model may also make one up: it stays as it is."""
-        name = self.ours.get(use.name, use.name)
-        return use if name == use.name else msgspec.structs.replace(use, name=name)
+        name = self.ours.get(piece.name, piece.name)
+        return piece if name == piece.name else msgspec.structs.replace(piece, name=name)
+
+    def _choice(self, choice: str | Mapping[str, Any] | None) -> str | Mapping[str, Any] | None:
+        function = choice.get("function") if isinstance(choice, Mapping) else None
+        if not isinstance(choice, Mapping) or not isinstance(function, Mapping):
+            return choice
+        name = str(function.get("name", ""))
+        return {**choice, "function": {**function, "name": self.wire.get(name, name)}}
 
     def _sent(self, message: Message) -> Message:
         if not message.tool_calls:

@@ -1,11 +1,10 @@
-"""The OpenAI Responses dialect: what is asked, and a pure parser of the answer; refuses to know HTTP.
+"""The OpenAI Responses dialect: a pure parser of the answer, and who is asked; refuses to know HTTP.
 
-Source: https://platform.openai.com/docs/api-reference/responses/create and .../responses-streaming.
+Source: https://platform.openai.com/docs/api-reference/responses-streaming. What is asked is in `responses_request`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -14,45 +13,43 @@ import msgspec
 
 from tokenrelay.protocol.events import FinishReason
 from tokenrelay.protocol.wire.sse import Frame
-from tokenrelay.workers.conversation import Message, ModelRequest, Piece, ToolSpec
+from tokenrelay.workers.conversation import ModelRequest, Piece
 from tokenrelay.workers.providers.base import Accepts
-from tokenrelay.workers.providers.faults import Fault
-from tokenrelay.workers.providers.jsontext import UNREADABLE, decode, encode
+from tokenrelay.workers.providers.concessions import RESPONSES, Wishes
+from tokenrelay.workers.providers.faults import Envelope, Fault, fault_in
+from tokenrelay.workers.providers.jsontext import UNREADABLE, decode
 from tokenrelay.workers.providers.parser import Parser as _Parser
+from tokenrelay.workers.providers.parser import counted
+from tokenrelay.workers.providers.responses_request import encode_request
+from tokenrelay.workers.providers.responses_request import takes as takes_part
 from tokenrelay.workers.providers.upstream import BaseUrl, Capabilities, Timeouts, Upstream
 
 BASE_URL: Final = "https://api.openai.com/v1"
-MAX_TOKENS: Final = "max_output_tokens"
-SEALED: Final = "reasoning.encrypted_content"
 
 INCOMPLETE: Final[Mapping[str, FinishReason]] = {
     "max_output_tokens": "length",
+    "max_tokens": "length",
     "max_messages": "length",
     "content_filter": "content_filter",
 }
-"""Why a response is incomplete."""
+"""Why a response is incomplete. For any other reason it is not the whole answer."""
 
 
 # -- the wire, as far as it matters here -------------------------------------------------------------------------------
 
 
 class Item(msgspec.Struct, frozen=True):
-    """One thing the model made. Of a function call the first five matter, a `reasoning` one is kept whole."""
+    """One thing the model made: a message, a call or thoughts, which are kept whole."""
 
-    type: str | None = None
-    id: str | None = None
+    type: Any = None
+    id: Any = None
     call_id: str | None = None
     name: str | None = None
-    arguments: Any = None  # an object in items that are not ours to run
+    arguments: Any = None  # text; some servers send the object itself
+    content: Any = None
+    phase: Any = None
     summary: Any = None
     encrypted_content: str | None = None
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """`input_tokens` counts cached ones too, `output_tokens` those of thinking."""
-
-    input_tokens: int | None = None
-    output_tokens: int | None = None
 
 
 class Details(msgspec.Struct, frozen=True):
@@ -60,10 +57,12 @@ class Details(msgspec.Struct, frozen=True):
 
 
 class Response(msgspec.Struct, frozen=True):
-    model: str | None = None
-    usage: Usage | None = None
-    error: Fault | str | None = None
+    model: Any = None
+    status: Any = None
+    usage: Any = None
+    error: Any = None
     incomplete_details: Details | None = None
+    output: Any = None
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -71,11 +70,15 @@ class Event(msgspec.Struct, frozen=True):
 
     type: str | None = None
     delta: Any = None
+    text: Any = None
+    refusal: Any = None
     arguments: Any = None
-    output_index: int | None = None
+    output_index: Any = None
+    content_index: Any = None
+    summary_index: Any = None
     item: Item | None = None
     response: Response | None = None
-    error: Fault | str | None = None
+    error: Any = None
     message: Any = None
     code: Any = None
 
@@ -90,78 +93,155 @@ class Parser(_Parser):
     """The body of one answer."""
 
     dialect = "responses"
-    max_event_bytes = (
-        8 * 1024 * 1024
-    )  # the last event repeats the whole answer, the request's tools, and sealed thoughts
+    # The last event repeats the whole answer, the request's tools, and sealed thoughts.
+    max_event_bytes = 8 * 1024 * 1024
 
-    def __init__(self, model: str, calls_before: int = 0) -> None:
-        super().__init__(model, calls_before)
-        self._thoughts: list[dict[str, Any]] = []  # reasoning items that go back with the call that follows them
+    def __init__(self, model: str, calls_before: int = 0, may_be_empty: bool = False) -> None:
+        super().__init__(model, calls_before, may_be_empty)
+        self._part: tuple[Any, Any] | None = None  # (output, content) index of the text that is written; None: none yet
+        self._items: dict[Any, dict[str, Any]] = {}  # the turn, by output index
+        self._texts: dict[Any, list[str]] = {}  # of the messages in it
 
     def _take(self, frame: Frame) -> Iterator[Piece]:
-        if frame.data == "[DONE]":  # the maker sends none, servers of the same dialect may
-            return
         try:
             event = decode(_EVENT, frame.data)
         except UNREADABLE:
             self._unreadable()
         kind = event.type or frame.event
         if kind == "response.output_text.delta":
-            yield from self._write(_text(event.delta))
-        elif kind == "response.refusal.delta":
-            self._has_refused = True
-            yield from self._write(_text(event.delta))
+            yield from self._take_text(event, event.delta)
+        elif kind == "response.function_call_arguments.delta":
+            call = self._call(event.output_index or 0)
+            self._grow(call, _text(event.delta))
+            yield from self._show(call)
         elif kind.startswith("response.reasoning"):
-            self.progress += 1
-        elif kind.startswith("response.function_call_arguments."):
-            self._take_arguments(event)
+            yield from self._take_thought(kind, event)
+        elif kind in ("response.refusal.delta", "response.refusal.done"):
+            self._has_refused = True
+            yield from self._take_text(event, event.delta, event.refusal)
+        elif kind == "response.output_text.done":
+            yield from self._take_text(event, None, event.text)
+        elif kind == "response.function_call_arguments.done":
+            call = self._call(event.output_index or 0)
+            self._complete(call, event.arguments)
+            yield from self._show(call)
         elif kind.startswith("response.output_item."):
-            self._take_item(event, kind.endswith(".done"))
+            yield from self._take_item(event.output_index or 0, event.item or Item(), kind.endswith(".done"))
         elif kind == "error":
-            self._fail(event.error or Fault(message=event.message, code=event.code))
+            fault = fault_in(Envelope(error=event.error, message=event.message, code=event.code))
+            self._fail(fault or Fault())
         elif event.response is not None:
             yield from self._take_response(kind, event.response)
         elif event.error is not None:
-            self._fail(event.error)
+            self._fail(fault_in(Envelope(error=event.error)) or Fault())
 
-    def _take_arguments(self, event: Event) -> None:
-        call = self._call(event.output_index or 0)
-        self._grow(call, _text(event.delta))
-        if isinstance(event.arguments, str):  # "done": what the pieces add up to
-            call.arguments = []
-            self._grow(call, event.arguments)
+    def _take_text(self, event: Event, delta: Any, whole: Any = None) -> Iterator[Piece]:
+        """A delta, or at the end the whole text where no delta has come before it."""
+        part = (event.output_index, event.content_index)
+        if delta is None:
+            if part == self._part or event.output_index in self._texts:
+                return
+            delta = whole
+        if not (text := _text(delta)):
+            return
+        if part != self._part:
+            self._begins_item = self._part is not None
+            self._part = part
+        self._texts.setdefault(event.output_index, []).append(text)
+        yield from self._write(text)
 
-    def _take_item(self, event: Event, is_done: bool) -> None:
-        item = event.item or Item()
+    def _take_thought(self, kind: str, event: Event) -> Iterator[Piece]:
+        if kind.endswith("_text.delta"):
+            yield from self._think(_text(event.delta))
+        elif kind == "response.reasoning_summary_part.added":
+            yield from self._think("\n\n" if event.summary_index else "")
+
+    def _complete(self, call: Any, arguments: Any) -> None:
+        """What the pieces add up to, or the object itself."""
+        if isinstance(arguments, str):
+            if not call.arguments:
+                self._grow(call, arguments)
+            elif arguments and arguments != "".join(call.arguments):
+                call.object = arguments
+        elif arguments is not None and not call.arguments:
+            call.object = arguments
+            self._count(len(str(arguments)))
+
+    def _take_item(self, index: Any, item: Item, is_done: bool) -> Iterator[Piece]:
         if item.type == "reasoning":
-            self.progress += 1
             if is_done and item.encrypted_content:
                 sealed = {"type": "reasoning", "id": item.id or "", "summary": item.summary or []}
-                self._thoughts.append(sealed | {"encrypted_content": item.encrypted_content})
+                sealed |= {"content": item.content} if item.content else {}
+                self._items[index] = sealed | {"encrypted_content": item.encrypted_content}
+                self._turn_bytes += len(item.encrypted_content)
+            if not is_done:
+                yield from self._think("")
         elif item.type == "function_call":
-            call = self._call(event.output_index or 0)
-            call.call_id = item.call_id or call.call_id
+            call = self._call(index)
+            call.their_id = item.call_id or call.their_id
             call.name = item.name or call.name
-            if is_done and item.arguments:
-                call.arguments = []
-                self._grow(call, _text(item.arguments))
-            if self._thoughts:
-                call.echo, self._thoughts = self._thoughts, []
+            if is_done:
+                self._complete(call, item.arguments)
+            self._items[index] = {"type": "function_call"}
+            yield from self._show(call)
+        elif item.type == "message":
+            message = {"type": "message", "role": "assistant"}
+            self._items[index] = message | ({"phase": item.phase} if item.phase else {})
+            if is_done:
+                yield from self._take_content(index, item.content)
+
+    def _take_content(self, index: Any, content: Any) -> Iterator[Piece]:
+        """A message that came whole, with no deltas before."""
+        if index in self._texts or not isinstance(content, list):
+            return
+        for number, part in enumerate(content):
+            if isinstance(part, dict) and (text := _text(part.get("text") or part.get("refusal"))):
+                self._has_refused = self._has_refused or bool(part.get("refusal"))
+                yield from self._take_text(Event(output_index=index, content_index=number), text)
 
     def _take_response(self, kind: str, response: Response) -> Iterator[Piece]:
-        self._model = response.model or self._model
+        self._model = _text(response.model) or self._model
         if response.usage is not None:
-            self._input_tokens = max(0, response.usage.input_tokens or 0)
-            self._output_tokens = max(0, response.usage.output_tokens or 0)
-        if kind == "response.failed":
-            self._fail(response.error or Fault())
-        if kind == "response.completed":
-            yield from self._end("stop")
-            self.is_done = True
-        elif kind == "response.incomplete":
+            self._take_usage(response.usage)
+        if kind == "response.failed" or (kind == "response.completed" and response.status in ("failed", "cancelled")):
+            self._fail(fault_in(Envelope(error=response.error)) or Fault())
+        if kind not in ("response.completed", "response.incomplete"):
+            return
+        if not self.has_written and isinstance(response.output, list):  # a server that sends no deltas at all
+            for index, item in enumerate(response.output):
+                try:
+                    yield from self._take_item(index, msgspec.convert(item, Item), is_done=True)
+                except UNREADABLE:
+                    self._unreadable()
+        if kind == "response.incomplete" or response.status == "incomplete":
             details = response.incomplete_details or Details()
-            yield from self._end(INCOMPLETE.get(details.reason or "", "length"))
-            self.is_done = True
+            reason = INCOMPLETE.get(details.reason or "")
+            if reason is None:
+                self._unfinished("the model's provider broke off in the middle of the answer")
+            self._end(reason)
+        else:
+            self._end("stop")
+        self.is_done = True
+
+    def _take_usage(self, usage: Any) -> None:
+        self._input_tokens = counted(usage, "input_tokens") or 0
+        self._output_tokens = counted(usage, "output_tokens") or 0
+        self._cached = counted(usage, "input_tokens_details", "cached_tokens")
+        self._cache_write = counted(usage, "input_tokens_details", "cache_write_tokens")
+        self._reasoning = counted(usage, "output_tokens_details", "reasoning_tokens")
+
+    def _turn(self) -> Any:
+        turn: list[dict[str, Any]] = []
+        for index in sorted(self._items, key=lambda index: index if isinstance(index, int) else 0):
+            item = self._items[index]
+            if item["type"] == "function_call":
+                turn.append(item | {"call_id": self._calls[index].call_id})
+            elif item["type"] == "message":
+                if text := "".join(self._texts.get(index, ())):
+                    turn.append(item | {"content": text})
+            else:
+                turn.append(item)
+        return turn
 
 
 def _text(value: Any) -> str:
@@ -169,62 +249,13 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-# -- the request -------------------------------------------------------------------------------------------------------
-
-
-def encode_request(request: ModelRequest, accepts: Accepts) -> bytes:
-    """The body of the POST: what is None or empty is left to the model, not sent."""
-    body: dict[str, Any] = {
-        "model": request.model,
-        "input": [item for message in request.messages for item in _encode_message(message)],
-        "stream": True,
-        "store": False,  # the conversation is ours to keep, not the maker's
-    }
-    optional = {
-        accepts.token_limit_field or MAX_TOKENS: request.max_tokens,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "tools": [_encode_tool(tool) for tool in request.tools] or None,
-        # Models that do not think refuse to be asked for sealed thoughts.
-        "include": [SEALED] if accepts.thinks else None,
-    }
-    return encode(body | {name: value for name, value in optional.items() if value is not None})
-
-
-def _encode_message(message: Message) -> Iterator[dict[str, Any]]:
-    """One turn is one item, and one more for each call and what was thought before it."""
-    if message.role == "tool":
-        yield {"type": "function_call_output", "call_id": message.tool_call_id or "", "output": message.content}
-        return
-    thoughts = [
-        use.echo.value if use.echo is not None and use.echo.source == Parser.dialect else []
-        for use in message.tool_calls
-    ]
-    yield from thoughts[0] if thoughts else []  # they came before the text
-    if message.content or not message.tool_calls:
-        yield {"role": message.role, "content": message.content}
-    for number, use in enumerate(message.tool_calls):
-        yield from thoughts[number] if number else []
-        arguments = json.dumps(use.arguments, ensure_ascii=False)
-        yield {"type": "function_call", "call_id": use.call_id, "name": use.name, "arguments": arguments}
-
-
-def _encode_tool(tool: ToolSpec) -> dict[str, Any]:
-    # Strict is the default here, and takes only schemas that leave nothing open.
-    return {
-        "type": "function",
-        "name": tool.name,
-        "description": tool.description,
-        "parameters": dict(tool.parameters),
-        "strict": False,
-    }
-
-
 class Responses(Upstream):
     """`POST {base_url}/responses`, stateless. The dialect has no words for stop sequences and seeds."""
 
-    takes = Accepts(stop=False, seed=False)
+    takes = Accepts(stop=False, seed=False, audio=False)
+    takes_part = staticmethod(takes_part)
     parser = Parser
+    concessions = RESPONSES
     # https://platform.openai.com/docs/api-reference/debugging-requests
     request_id_header = "X-Client-Request-Id"
 
@@ -237,14 +268,20 @@ class Responses(Upstream):
         base_url: BaseUrl = BASE_URL,
         accepts: Capabilities | None = None,
         timeouts: Timeouts | None = None,
+        source: str = Parser.dialect,
     ) -> None:
-        headers = {"Authorization": f"Bearer {api_key}"}
         super().__init__(
-            name=name, base_url=base_url, session=session, headers=headers, accepts=accepts, timeouts=timeouts
+            name=name,
+            base_url=base_url,
+            session=session,
+            headers={"Authorization": f"Bearer {api_key}"},
+            accepts=accepts,
+            timeouts=timeouts,
+            source=source,
         )
 
-    def path(self, _: ModelRequest) -> str:
+    def path(self, _: ModelRequest, __: Accepts) -> str:
         return "/responses"
 
-    def encode(self, request: ModelRequest, accepts: Accepts) -> bytes:
-        return encode_request(request, accepts)
+    def encode(self, request: ModelRequest, accepts: Accepts, wishes: Wishes) -> dict[str, Any]:
+        return encode_request(request, accepts, wishes)

@@ -6,17 +6,21 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import ClassVar, Final, TypeAlias
+from functools import partial
+from typing import Any, ClassVar, Final, TypeAlias
 
 import aiohttp
 import msgspec
 import structlog
 
-from tokenrelay.workers.conversation import ModelRequest, Piece, ToolUse
-from tokenrelay.workers.providers.base import Accepts, ProviderError, Reason, fitted, left_out
-from tokenrelay.workers.providers.faults import failure, fault_of, words
+from tokenrelay.workers.conversation import Echo, Finish, ModelRequest, Part, Piece, Progress, ToolInput, ToolUse
+from tokenrelay.workers.providers.base import OPTIONAL, Accepts, ProviderError, Reason, fitted, left_out
+from tokenrelay.workers.providers.concessions import STATUSES, Concession, Wishes, conceded, without
+from tokenrelay.workers.providers.faults import Fault, failure, fault_of, quotable, sentence_of, words
+from tokenrelay.workers.providers.jsontext import encode
 from tokenrelay.workers.providers.names import Names
 from tokenrelay.workers.providers.parser import Parser
+from tokenrelay.workers.providers.parts import checked, has_bytes
 
 BaseUrl: TypeAlias = str | Callable[[], Awaitable[str]]
 Capabilities: TypeAlias = Accepts | Callable[[str], Accepts]
@@ -25,11 +29,24 @@ Capabilities: TypeAlias = Accepts | Callable[[str], Accepts]
 MAX_ERROR_BYTES: Final = 64 * 1024
 
 TAIL_S: Final = 5.0
-"""After the finish reason only the usage is missing: worth a moment, not the patience meant for a model that thinks."""
+"""After the finish reason only the usage is missing: worth a moment, not the wait meant for a model that thinks."""
 
 DRAIN_S: Final = 0.05
 """After the stream's last event the HTTP body's own end is due; reading it lets the connection, and its TLS, be used
 again."""
+
+THINKING_WAITS: Final = 2.0
+"""How much longer a model that thinks may take until its first piece: some do not say that they do."""
+
+MAX_REMEMBERED: Final = 256
+"""Models of which it is known what their servers refuse."""
+
+RESERVED: Final = frozenset(
+    {"model", "messages", "input", "contents", "stream", "tools", "systemInstruction", "system"}
+)
+"""What a row's `extra` never overrides."""
+
+PROGRESS: Final = Progress()
 
 log = structlog.get_logger()
 
@@ -43,10 +60,11 @@ class Timeouts(msgspec.Struct, frozen=True):
 
 
 class Upstream:
-    """A `Provider` for one maker; a dialect is a subclass that fills in the four blanks below.
+    """A `Provider` for one provider; a dialect is a subclass that fills in the four blanks below.
 
-    `base_url` is what the maker's own SDK takes, or a coroutine function that gives it. `session` is shared and stays
-    its owner's; its own timeouts are not used, those given here are. `headers` may hold a key: they are never shown.
+    `base_url` is what the provider's own SDK takes, or a coroutine function that gives it. `session` is shared and
+    stays its owner's; its own timeouts are not used, those given here are. `headers` may hold a key: they are never
+    shown.
     """
 
     takes: ClassVar[Accepts] = Accepts()
@@ -54,8 +72,11 @@ class Upstream:
 
     parser: ClassVar[type[Parser]]
 
+    concessions: ClassVar[tuple[Concession, ...]] = ()
+    """What is not asked again once a server has refused it."""
+
     request_id_header: ClassVar[str] = "X-Request-Id"
-    """Where the caller's id goes; not every maker looks at one, none minds it."""
+    """Where the caller's id goes; not every provider looks at one, none minds it."""
 
     def __init__(
         self,
@@ -66,8 +87,11 @@ class Upstream:
         headers: Mapping[str, str],
         accepts: Capabilities | None = None,
         timeouts: Timeouts | None = None,
+        source: str = "",
     ) -> None:
         self.name = name
+        self.source = source or name  # of whose turns an echo may come back here
+        self._remembered: dict[str, Wishes] = {}  # by upstream id: what its server refused is not asked again
         self._base_url = base_url
         self._session = session
         self._timeouts = timeouts or Timeouts()
@@ -85,7 +109,7 @@ class Upstream:
 
     # -- the blanks ----------------------------------------------------------------------------------------------------
 
-    def path(self, request: ModelRequest) -> str:
+    def path(self, request: ModelRequest, accepts: Accepts) -> str:
         """What follows the base URL."""
         raise NotImplementedError
 
@@ -93,7 +117,16 @@ class Upstream:
         """All of them; a dialect may differ by request."""
         return self._headers
 
-    def encode(self, request: ModelRequest, accepts: Accepts) -> bytes:
+    def narrowed(self, _: ModelRequest, accepts: Accepts) -> Accepts:
+        """What the model takes of this request, where one wish rules out another."""
+        return accepts
+
+    @staticmethod
+    def takes_part(part: Part) -> bool:  # noqa: ARG004
+        """Whether the dialect has words for a part of a message."""
+        return True
+
+    def encode(self, request: ModelRequest, accepts: Accepts, wishes: Wishes) -> dict[str, Any]:
         """The body. What the model does not take is gone from `request` already."""
         raise NotImplementedError
 
@@ -102,35 +135,36 @@ class Upstream:
     def accepts(self, model: str) -> Accepts:
         """What this model takes, by its upstream id."""
         own = self._accepts(model) if callable(self._accepts) else self._accepts
+        kinds = (*OPTIONAL, "images", "files", "audio")
         return msgspec.structs.replace(
-            own,
-            temperature=own.temperature and self.takes.temperature,
-            top_p=own.top_p and self.takes.top_p,
-            stop=own.stop and self.takes.stop,
-            seed=own.seed and self.takes.seed,
-            tools=own.tools and self.takes.tools,
+            own, **{kind: getattr(own, kind) and getattr(self.takes, kind) for kind in kinds}
         )
 
     def left_out(self, request: ModelRequest) -> tuple[str, ...]:
-        """What of this request the model will not be told, for it does not take it."""
-        return left_out(request, self.accepts(request.model))
+        """What of this request the model will not be told as it was asked, for it does not take it."""
+        return left_out(request, self.narrowed(request, self.accepts(request.model)))
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Piece]:
-        accepts = self.accepts(request.model)
-        request = fitted(request, accepts)
+        accepts = self.narrowed(request, self.accepts(request.model))
+        request = checked(self._own(fitted(request, accepts)), accepts, self.takes_part)
         names = Names(request)
-        parser = self.parser(request.model, sum(len(message.tool_calls) for message in request.messages))
-        body = self.encode(names.sent(request), accepts)
-        base_url = self._base_url if isinstance(self._base_url, str) else await self._base_url()
+        # An answer of nothing is one where a stop sequence may have met its beginning, or a tool has said everything.
+        may_be_empty = bool(request.stop) or (bool(request.messages) and request.messages[-1].role == "tool")
+        calls_before = sum(len(message.tool_calls) for message in request.messages)
+        parser = self.parser(request.model, calls_before, may_be_empty)
+        limits = self._timeouts
+        if accepts.thinks:
+            limits = msgspec.structs.replace(limits, first_token_s=limits.first_token_s * THINKING_WAITS)
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
-        answer = await self._ask(base_url.rstrip("/") + self.path(request), body, self._headers_of(request))
+        answer, body = await self._open(names.sent(request), accepts, limits)
+        has_called = False
         try:
-            silent_s = loop.time() - asked_at  # since the model was last seen at work; only waiting counts
+            silent_s = loop.time() - asked_at  # since the provider was last seen alive; only waiting counts
             while not parser.is_done:
-                waits_from, progress = loop.time(), parser.progress
+                waits_from = loop.time()
                 try:
-                    data = await self._read(answer, parser, silent_s)
+                    data = await self._read(answer, parser, silent_s, limits)
                 except ProviderError:
                     if parser.is_whole:
                         break  # only the usage is lost
@@ -138,46 +172,123 @@ class Upstream:
                 silent_s += loop.time() - waits_from
                 if not data:
                     break
+                silent_s = 0.0
+                is_told = False
                 for piece in parser.feed(data):
-                    yield names.received(piece) if type(piece) is ToolUse else piece
-                if parser.progress != progress:
-                    silent_s = 0.0
-            finish = parser.finish()
+                    is_told = True
+                    yield names.received(piece) if type(piece) is ToolInput and piece.name else piece
+                if not is_told:
+                    yield PROGRESS
+            last = list(parser.end())
             if parser.is_done:
                 await _drain(answer)
+        except ProviderError as error:
+            if error.said is not None:
+                self._note("upstream_failed", 200, error.said, body)
+            raise
         finally:
             answer.release()  # a connection whose body has not ended is closed by this, any other kept
-        yield finish
+        for piece in last:
+            if type(piece) is ToolUse:
+                has_called = True
+                yield names.received(piece)
+            elif type(piece) is Finish and has_called and (turn := parser.turn()):
+                yield msgspec.structs.replace(piece, echo=Echo(self.source, request.model, turn))
+            else:
+                yield piece
 
     async def aclose(self) -> None:
         """Holds nothing: the session is its owner's."""
+
+    def _own(self, request: ModelRequest) -> ModelRequest:
+        """The request with the echoes of this provider's own turns by this model, and no other's."""
+        messages = request.messages
+        if all(message.echo is None for message in messages):
+            return request
+        return msgspec.structs.replace(
+            request,
+            messages=[
+                message
+                if message.echo is None
+                or (message.echo.source == self.source and message.echo.upstream == request.model)
+                else msgspec.structs.replace(message, echo=None)
+                for message in messages
+            ],
+        )
 
     def _headers_of(self, request: ModelRequest) -> Mapping[str, str]:
         known = ((self.request_id_header, request.request_id), ("traceparent", request.traceparent))
         return {**self.headers(request), **{name: value for name, value in known if value}}
 
-    async def _ask(self, url: str, body: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+    def _body(self, request: ModelRequest, accepts: Accepts, wishes: Wishes) -> bytes:
+        if not wishes.echo:
+            plain = [msgspec.structs.replace(message, echo=None) for message in request.messages]
+            request = msgspec.structs.replace(request, messages=plain)
+        body = self.encode(request, accepts, wishes)
+        for extra in (accepts.extra, request.extra):
+            merge(body, extra)
+        return encode(body)
+
+    async def _open(
+        self, request: ModelRequest, accepts: Accepts, limits: Timeouts
+    ) -> tuple[aiohttp.ClientResponse, bytes]:
+        """The answer once its head says 200, and what was asked. What the caller did not ask for and the server
+        refuses is given up. Raises ProviderError."""
+        base_url = self._base_url if isinstance(self._base_url, str) else await self._base_url()
+        url, headers = base_url.rstrip("/") + self.path(request, accepts), self._headers_of(request)
+        wishes = self._remembered.get(request.model) or Wishes()
+        is_heavy = has_bytes(request.messages)
+        body = b""
+        while True:
+            before = body
+            # Base64 of megabytes is work that would hold up every other answer.
+            make = partial(self._body, request, accepts, wishes)
+            body = await asyncio.to_thread(make) if is_heavy else make()
+            try:
+                return await self._ask(url, body, headers, limits), body
+            except ProviderError as error:
+                less = None if body == before else self._less(error, request.model, wishes)
+                if less is None:
+                    raise
+                wishes = less
+
+    def _less(self, error: ProviderError, model: str, wishes: Wishes) -> Wishes | None:
+        """What to ask for after this refusal; None: the refusal is about something else."""
+        if not isinstance(error.said, Fault):
+            return None
+        said = f"{error.said.param} {error.said.code} {error.said.type} {sentence_of(error.said)}"
+        row = conceded(self.concessions, said, wishes)
+        if row is None:
+            return None
+        if row.is_remembered:
+            if len(self._remembered) >= MAX_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[model] = without(self._remembered.get(model) or Wishes(), row)
+        return without(wishes, row)
+
+    async def _ask(self, url: str, body: bytes, headers: Mapping[str, str], limits: Timeouts) -> aiohttp.ClientResponse:
         """The answer once its head says 200. Raises ProviderError."""
         try:
-            async with asyncio.timeout(self._timeouts.first_token_s):
+            async with asyncio.timeout(limits.first_token_s):
                 answer = await self._post(url, body, headers)
                 if answer.status == 200:
                     return answer
                 try:
-                    raise await self._refusal(answer)
+                    raise await self._refusal(answer, body)
                 finally:
                     answer.release()
         except aiohttp.ConnectionTimeoutError:
             raise ProviderError(
-                "the model's maker could not be reached in time", code="TIMEOUT", retryable=True, reason="connect"
+                "the model's provider could not be reached in time", code="TIMEOUT", retryable=True, reason="connect"
             ) from None
         except TimeoutError:
             raise self._too_slow(has_written=False) from None
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
-            raise ProviderError("the address of the model's maker is not valid", retryable=False, blame="key") from None
+            message = "the address of the model's provider is not valid"
+            raise ProviderError(message, retryable=False, blame="key") from None
         except (aiohttp.ClientError, OSError) as error:
             log.warning("upstream_unreachable", provider=self.name, error=type(error).__name__)
-            raise ProviderError("the model's maker cannot be reached", retryable=True) from None
+            raise ProviderError("the model's provider cannot be reached", retryable=True) from None
 
     async def _post(self, url: str, body: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         limits = aiohttp.ClientTimeout(total=None, connect=self._timeouts.connect_s)
@@ -192,34 +303,53 @@ class Upstream:
             # Most likely a kept connection that the other side closed in the same moment: no byte of an answer came.
             return await post()
 
-    async def _refusal(self, answer: aiohttp.ClientResponse) -> ProviderError:
+    async def _refusal(self, answer: aiohttp.ClientResponse, asked: bytes) -> ProviderError:
         body = b""
         with contextlib.suppress(aiohttp.ClientError):
             while len(body) < MAX_ERROR_BYTES and (more := await answer.content.readany()):
                 body += more
-        log.warning("upstream_refused", provider=self.name, status=answer.status, words=words(fault_of(body)))
-        return failure(answer.status, body, answer.headers.get("Retry-After"), time.time())
+        fault = fault_of(body) or Fault(message=body.decode("utf-8", "replace"))
+        self._note("upstream_refused", answer.status, fault, asked)
+        error = failure(answer.status, body, answer.headers.get("Retry-After"), time.time())
+        error.said = fault if answer.status in STATUSES else None
+        return error
 
-    async def _read(self, answer: aiohttp.ClientResponse, parser: Parser, silent_s: float) -> bytes:
+    def _note(self, event: str, status: int, fault: Fault | str, asked: bytes) -> None:
+        """The provider's own words, without what they quote of the request."""
+        # A refusal of a key may quote the key.
+        said = quotable(sentence_of(fault), asked, *self._headers.values())
+        log.warning(event, provider=self.name, status=status, words=words(fault), said=said)
+
+    async def _read(self, answer: aiohttp.ClientResponse, parser: Parser, silent_s: float, limits: Timeouts) -> bytes:
         """What has come, or b"" at the end. Raises ProviderError when it takes too long or the connection breaks."""
-        limits = self._timeouts
-        patience_s = limits.between_tokens_s if parser.has_written else limits.first_token_s
-        patience_s -= silent_s
+        timeout_s = limits.between_tokens_s if parser.has_written else limits.first_token_s
+        timeout_s -= silent_s
         if parser.is_whole:
-            patience_s = min(TAIL_S, patience_s)
+            timeout_s = min(TAIL_S, timeout_s)
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(timeout_s):
                 return await answer.content.readany()
         except TimeoutError:
             raise self._too_slow(parser.has_written) from None
         except (aiohttp.ClientError, OSError) as error:
             log.warning("upstream_broke_off", provider=self.name, error=type(error).__name__)
-            raise ProviderError("the connection to the model's maker broke in mid-answer", retryable=True) from None
+            raise ProviderError("the connection to the model's provider broke in mid-answer", retryable=True) from None
 
     def _too_slow(self, has_written: bool) -> ProviderError:
         message = "fell silent in the middle of its answer" if has_written else "did not begin to answer in time"
         reason: Reason = "between_tokens" if has_written else "first_token"
         return ProviderError(f"the model {message}", code="TIMEOUT", retryable=True, reason=reason)
+
+
+def merge(body: dict[str, Any], extra: Mapping[str, Any]) -> None:
+    """A row's own fields into the body, objects into objects; never over what the conversation is."""
+    for name, value in extra.items():
+        if name in RESERVED:
+            continue
+        if isinstance(value, Mapping) and isinstance(body.get(name), dict):
+            body[name] = {**body[name], **value}
+        else:
+            body[name] = value
 
 
 async def _drain(answer: aiohttp.ClientResponse) -> None:

@@ -38,17 +38,33 @@ TOOLS: Final = [
     ToolSpec("weather", "what it will be like", SCHEMA),
     ToolSpec("clock.now", "the time", {"type": "object"}),
 ]
-ECHOES: Final = {
+ECHOES: Final[dict[str, Any]] = {
     "chat_completions": None,
-    "responses": [{"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAAB"}],
-    "anthropic": [{"type": "thinking", "thinking": "hm", "signature": "EqQ="}],
-    "gemini": {"id": "c0", "signature": "c2ln"},
+    "responses": [
+        {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAAB"},
+        {"type": "message", "role": "assistant", "phase": "commentary", "content": "Let me see."},
+        {"type": "function_call", "call_id": "c0"},
+        {"type": "function_call", "call_id": "c1"},
+    ],
+    "anthropic": [
+        {"type": "thinking", "thinking": "hm", "signature": "EqQ="},
+        {"type": "text", "text": "Let me see."},
+        {"type": "tool_use", "id": "c0"},
+        {"type": "tool_use", "id": "c1"},
+    ],
+    "gemini": [
+        {"text": "Let me see."},
+        {"call": "c0", "id": "c0", "thoughtSignature": "c2ln"},
+        {"call": "c1", "id": "c1"},
+    ],
 }
+CALLS: Final = (ToolUse("c0", "weather", {"city": "Zürich", "days": [1, 2]}), ToolUse("c1", "clock.now", {}))
 
 
-def calls(dialect: str) -> tuple[ToolUse, ToolUse]:
-    echo = Echo(dialect, "", ECHOES[dialect]) if ECHOES[dialect] else None
-    return ToolUse("c0", "weather", {"city": "Zürich", "days": [1, 2]}, echo), ToolUse("c1", "clock.now", {})
+def turn(dialect: str, text: str = "Let me see.") -> Message:
+    """What was answered, with the echo of it."""
+    echo = Echo(dialect, "m-1", ECHOES[dialect]) if ECHOES[dialect] else None
+    return Message("assistant", text, CALLS, echo=echo)
 
 
 def requests(dialect: str) -> Iterator[tuple[str, ModelRequest]]:
@@ -63,11 +79,11 @@ def requests(dialect: str) -> Iterator[tuple[str, ModelRequest]]:
     yield "it spoke last", ModelRequest("m-1", [hi, Message("assistant", "Once upon")])
     yield "tools", ModelRequest("m-1", [hi], tools=TOOLS)
     results = [Message("tool", "sunny ☀", tool_call_id="c0"), Message("tool", "", tool_call_id="c1")]
-    rounds = [hi, Message("assistant", "Let me see.", tool_calls=calls(dialect)), *results]
+    rounds = [hi, turn(dialect), *results]
     yield "results", ModelRequest("m-1", rounds, tools=TOOLS)
-    silent = [hi, Message("assistant", "", tool_calls=calls(dialect)), *results]
+    silent = [hi, Message("assistant", "", CALLS), *results]
     yield "two rounds", ModelRequest("m-1", [*silent, *rounds[1:], Message("user", "thanks")], tools=TOOLS)
-    foreign = tuple(ToolUse(f"x.{use.call_id}", use.name, use.arguments) for use in calls(dialect))
+    foreign = tuple(ToolUse(f"x.{use.call_id}", use.name, use.arguments) for use in CALLS)
     others = [Message("tool", "ok", tool_call_id=f"x.c{number}") for number in range(2)]
     yield "another maker's calls", ModelRequest("m-1", [hi, Message("assistant", "", foreign), *others], tools=TOOLS)
 
@@ -270,15 +286,26 @@ def test_an_empty_turn_is_not_sent(dialect: str) -> None:
 
 
 def test_gemini_signs_a_call_that_it_did_not_make() -> None:
-    use = ToolUse("c0", "f", {}, Echo("anthropic", "", [{"type": "thinking"}]))
-    turns = [Message("user", "hi"), Message("assistant", "", (use,)), Message("tool", "ok", tool_call_id="c0")]
+    use, echo = ToolUse("c0", "f", {}), Echo("anthropic", "m-1", [{"type": "thinking"}])
+    turns = [
+        Message("user", "hi"),
+        Message("assistant", "", (use,), echo=echo),
+        Message("tool", "ok", tool_call_id="c0"),
+    ]
     part = asked("gemini", ModelRequest("m-1", turns))[1]["contents"][1]["parts"][0]
     assert part == {"functionCall": {"id": "c0", "name": "f", "args": {}}, "thoughtSignature": UNSIGNED}
 
 
 def test_gemini_is_not_told_an_id_that_it_did_not_give() -> None:
-    use = ToolUse("call_0", "f", {}, Echo("gemini", "", {"id": None, "signature": "c2ln"}))
-    turns = [Message("user", "hi"), Message("assistant", "", (use,)), Message("tool", "ok", tool_call_id="call_0")]
+    use, echo = (
+        ToolUse("call_0", "f", {}),
+        Echo("gemini", "m-1", [{"call": "call_0", "id": None, "thoughtSignature": "c2ln"}]),
+    )
+    turns = [
+        Message("user", "hi"),
+        Message("assistant", "", (use,), echo=echo),
+        Message("tool", "ok", tool_call_id="call_0"),
+    ]
     assert "call_0" not in json.dumps(asked("gemini", ModelRequest("m-1", turns))[1])
 
 

@@ -69,7 +69,8 @@ def ours(dialect: str, root: str, session: aiohttp.ClientSession, accepts: Accep
         return Gemini(api_key="k-1", base_url=root, session=session, accepts=accepts)
     if dialect == "responses":
         return Responses(api_key="k-1", base_url=f"{root}/v1", session=session, accepts=accepts)
-    return ChatCompletions(name="OpenAI", api_key="k-1", base_url=f"{root}/v1", session=session, accepts=accepts)
+    base_url = f"{root}/v1"
+    return ChatCompletions(name="chat_completions", api_key="k-1", base_url=base_url, session=session, accepts=accepts)
 
 
 async def read(case: Case, provider: Provider) -> Answer:
@@ -96,7 +97,7 @@ def parse(case: Case, chunks: list[bytes]) -> Answer:
     try:
         for chunk in chunks:
             pieces.extend(parser.feed(chunk))
-        pieces.append(parser.finish())
+        pieces.extend(parser.end())
     except ProviderError as error:
         return understood(case, pieces, error)
     return understood(case, pieces, None)

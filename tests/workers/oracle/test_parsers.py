@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.workers.oracle.cases import CASES, DIALECTS, Case, understood
 from tests.workers.oracle.test_oracle import PARSERS, parse
-from tokenrelay.workers.conversation import Delta, Echo, Finish, Piece, ToolUse
+from tokenrelay.workers.conversation import Delta, Finish, Piece, Thinking, ToolInput, ToolUse
 from tokenrelay.workers.providers.base import ProviderError
 from tokenrelay.workers.providers.parser import MAX_TOOL_BYTES, MAX_TOOL_CALLS
 
@@ -72,14 +73,19 @@ def calls(dialect: str, arguments: str, count: int = 1, name: str = "f", size: i
     return wire + writes(dialect)
 
 
+def said(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """What an answer consists of, without the signs of life on the way."""
+    return (piece for piece in pieces if isinstance(piece, (Delta, ToolUse, Finish)))
+
+
 def read(dialect: str, wire: bytes) -> list[Any]:
     """What comes out; a failure as (code, retryable), last."""
     parser = PARSERS[dialect]("asked-for")
     pieces: list[Any] = []
     try:
-        for piece in parser.feed(wire):
+        for piece in said(parser.feed(wire)):
             pieces.append(piece)  # noqa: PERF402 - what came before a failure counts
-        pieces.append(parser.finish())
+        pieces.extend(said(parser.end()))
     except ProviderError as error:
         pieces.append(told(error))
     return pieces
@@ -168,57 +174,73 @@ def test_a_model_that_runs_wild_is_stopped(dialect: str) -> None:
     assert read(dialect, calls(dialect, json.dumps({"a": "x" * MAX_TOOL_BYTES}), size=100_000)) == [NEVER]
 
 
-@every_dialect
-def test_thinking_is_progress_and_nothing_written(dialect: str) -> None:
-    """So that a model that thinks for long is not taken for a silent one."""
-    case = next(case for case in CASES if (case.dialect, case.name) == (dialect, "thinking"))
+OPENROUTER: Final = {"type": "reasoning.text", "text": "hm"}
+MISTRAL: Final = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+THOUGHTS: Final = [
+    ("chat_completions", {"choices": [{"delta": {"reasoning_content": "hm"}}]}, "hm"),
+    ("chat_completions", {"choices": [{"delta": {"reasoning": "hm"}}]}, "hm"),
+    ("chat_completions", {"choices": [{"delta": {"reasoning": "hm", "reasoning_content": "hm"}}]}, "hm"),
+    ("chat_completions", {"choices": [{"delta": {"reasoning_details": [OPENROUTER]}}]}, "hm"),
+    ("chat_completions", {"choices": [{"delta": {"content": [MISTRAL]}}]}, "hm"),
+    ("responses", {"type": "response.reasoning_text.delta", "delta": "hm"}, "hm"),
+    ("responses", {"type": "response.reasoning_summary_text.delta", "delta": "hm"}, "hm"),
+    ("responses", {"type": "response.output_item.added", "item": {"type": "reasoning"}}, ""),
+    ("anthropic", {"type": "content_block_start", "content_block": {"type": "thinking", "thinking": ""}}, ""),
+    ("anthropic", {"type": "content_block_start", "content_block": {"type": "redacted_thinking", "data": "E"}}, ""),
+    ("anthropic", {"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "hm"}}, "hm"),
+    ("gemini", {"candidates": [{"content": {"parts": [{"text": "hm", "thought": True}]}}]}, "hm"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("dialect", "event", "text"), THOUGHTS)
+def test_thinking_is_told_and_is_not_the_answer(dialect: str, event: dict[str, Any], text: str) -> None:
     parser = PARSERS[dialect]("m")
-    head = case.body[: case.body.index(b'"42"')].rpartition(b"\n\n")[0] + b"\n\n"
-    assert list(parser.feed(head)) == []
-    assert parser.progress > 0
+    assert list(parser.feed(data(event))) == [Thinking(text)]
     assert not parser.has_written
 
 
-THOUGHTS: Final = [
-    ("chat_completions", {"choices": [{"delta": {"reasoning_content": "hm"}}]}),
-    ("chat_completions", {"choices": [{"delta": {"reasoning": "hm"}}]}),
-    ("responses", {"type": "response.reasoning_text.delta", "delta": "hm"}),
-    ("responses", {"type": "response.reasoning_summary_text.delta", "delta": "hm"}),
-    ("responses", {"type": "response.output_item.added", "item": {"type": "reasoning"}}),
-    ("anthropic", {"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "hm"}}),
-    ("anthropic", {"type": "content_block_delta", "delta": {"type": "signature_delta", "signature": "E"}}),
-    ("gemini", {"candidates": [{"content": {"parts": [{"text": "hm", "thought": True}]}}]}),
-]
-
-
-@pytest.mark.parametrize(("dialect", "event"), THOUGHTS)
-def test_every_sign_of_thinking_counts(dialect: str, event: dict[str, Any]) -> None:
+@every_dialect
+def test_arguments_are_told_as_they_are_written(dialect: str) -> None:
     parser = PARSERS[dialect]("m")
-    assert list(parser.feed(data(event))) == []
-    assert (parser.progress, parser.has_written) == (1, False)
+    pieces = [*parser.feed(calls(dialect, '{"city": "Bern"}', size=5)), *parser.end()]
+    inputs = [piece for piece in pieces if isinstance(piece, ToolInput)]
+    assert ("".join(piece.text for piece in inputs), {piece.call_id for piece in inputs}) == (
+        '{"city": "Bern"}',
+        {"c0"},
+    )
+    assert [piece.name for piece in inputs] == ["f", *[""] * (len(inputs) - 1)]
+    assert [use.call_id for use in pieces if isinstance(use, ToolUse)] == ["c0"]
+    assert len(inputs) >= (1 if dialect == "gemini" else 4)
 
 
-ECHOES: Final = [
+SIGNED: Final = {"type": "thinking", "thinking": "", "signature": "EqQ="}
+TURNS: Final[list[tuple[str, str, Any]]] = [
     (
         "responses",
         "thinking_then_tool_call",
-        [{"type": "reasoning", "id": "rs_0", "summary": [], "encrypted_content": "gAAAAB"}],
+        [
+            {"type": "reasoning", "id": "rs_0", "summary": [], "encrypted_content": "gAAAAB"},
+            {"type": "function_call", "call_id": "call_a"},
+        ],
     ),
     (
         "anthropic",
         "thinking_then_tool_call",
-        [{"type": "thinking", "thinking": "", "signature": "EqQ="}, {"type": "redacted_thinking", "data": "Emw="}],
+        [SIGNED, {"type": "redacted_thinking", "data": "Emw="}, {"type": "tool_use", "id": "toolu_a"}],
     ),
-    ("gemini", "one_tool_call", {"id": "fc-a", "signature": "c2ln"}),
-    ("gemini", "tool_call_without_id", {"id": None, "signature": None}),
+    ("gemini", "one_tool_call", [{"call": "fc-a", "id": "fc-a", "thoughtSignature": "c2ln"}]),
+    ("gemini", "tool_call_without_id", [{"call": "call_0", "id": None}]),
+    ("chat_completions", "one_tool_call", None),
 ]
 
 
-@pytest.mark.parametrize(("dialect", "name", "value"), ECHOES)
-def test_a_call_carries_what_its_maker_wants_back(dialect: str, name: str, value: Any) -> None:
+@pytest.mark.parametrize(("dialect", "name", "turn"), TURNS)
+def test_a_turn_is_kept_as_its_provider_wants_it_back(dialect: str, name: str, turn: Any) -> None:
     case = next(case for case in CASES if (case.dialect, case.name) == (dialect, name))
-    uses = [piece for piece in read(dialect, case.body) if isinstance(piece, ToolUse)]
-    assert [use.echo for use in uses] == [Echo(dialect, "", value)]
+    parser = PARSERS[dialect]("asked-for")
+    for _ in (*parser.feed(case.body), *parser.end()):
+        pass
+    assert parser.turn() == turn
 
 
 SMALL: Final = [case for case in CASES if len(case.body) < 6000]
@@ -240,7 +262,7 @@ def test_a_cut_at_any_byte_is_never_a_whole_answer_with_less_in_it(case: Case) -
         parser = PARSERS[case.dialect]("m")
         try:
             pieces.extend(parser.feed(case.body[:end]))
-            pieces.append(parser.finish())
+            pieces.extend(parser.end())
         except ProviderError as error:
             failure = told(error)
         else:
