@@ -9,7 +9,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 
 from tests.needs import require
-from tokenrelay.workers.conversation import Delta, Finish, Message, ModelRequest, Piece, ToolSpec
+from tokenrelay.workers.conversation import Delta, Finish, Message, ModelRequest, Piece, Progress, ToolSpec
 from tokenrelay.workers.providers import local
 from tokenrelay.workers.providers.base import ProviderError
 from tokenrelay.workers.providers.local import CONTEXT, DEFAULT_MAX_TOKENS, Local, fit, is_available
@@ -148,12 +148,16 @@ def test_more_answers_than_places_are_all_written_by_one_engine() -> None:
 
 @pytest.mark.usefixtures("engine_and_weights")
 def test_two_are_written_at_once() -> None:
+    async def text(pieces: AsyncIterator[Piece]) -> str:
+        while not isinstance(piece := await anext(pieces), Delta):
+            assert isinstance(piece, Progress)
+        return piece.text
+
     async def use(model: Local) -> None:
         one = model.stream(ask("Write a long story.", max_tokens=400))
         other = model.stream(ask("Write a long poem.", max_tokens=400))
         for _ in range(3):  # neither could go on like this if it had to wait for the other's end
-            assert isinstance(await anext(one), Delta)
-            assert isinstance(await anext(other), Delta)
+            assert [await text(one), await text(other)]
         for pieces in (one, other):
             await pieces.aclose()  # type: ignore[attr-defined]
 

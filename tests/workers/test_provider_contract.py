@@ -478,4 +478,4 @@ def test_a_failure_in_mid_stream_is_logged_without_what_it_quotes() -> None:
     with structlog.testing.capture_logs() as logged:
         with_upstream("chat_completions", says(HEAD, chunked(body), END), use)
     assert "server_error" in json.dumps(logged)
-    assert [entry["said"] for entry in logged] == ["no answer to: …"]
+    assert [entry["said"] for entry in logged] == ["no answer to:…"]

@@ -28,7 +28,7 @@ class Kind(msgspec.Struct, frozen=True):
 
 CONTEXT: Final = Kind("PROVIDER_ERROR", "the conversation is longer than the model's context", False, "context_window")
 LIMITED: Final = Kind("RATE_LIMIT", "the model's provider takes no more requests for now", True, "provider")
-OVERLOADED: Final = Kind("OVERLOADED", "the model's provider is overloaded", True, "provider", 5.0)
+OVERLOADED: Final = Kind("OVERLOADED", "the model's provider is overloaded", True, "provider", 1.0)
 REJECTED: Final = Kind("PROVIDER_ERROR", "the model's provider did not accept the request", False, "request")
 NOT_TAKEN: Final = Kind("PROVIDER_ERROR", "the model does not take what was asked", False, "model")
 REFUSED: Final = Kind("PROVIDER_ERROR", "the model's provider refused to answer this", False, "request")

@@ -261,7 +261,7 @@ def test_gemini_results_share_a_turn_and_the_first_call_is_signed() -> None:
 def test_responses_thoughts_come_before_their_call() -> None:
     kinds = [item.get("type", item.get("role")) for item in rounds("responses")]
     outputs = ["function_call_output"] * 2
-    assert kinds == ["user", "reasoning", "assistant", "function_call", "function_call", *outputs]
+    assert kinds == ["user", "reasoning", "message", "function_call", "function_call", *outputs]
 
 
 @pytest.mark.parametrize("dialect", ["anthropic", "gemini"])
