@@ -9,9 +9,6 @@ CLIENTS ?= 200
 JOBS ?= 2
 VENV   := .venv
 BIN    := $(VENV)/bin
-# Everything pinned is a wheel: without one, say so at once rather than look for a compiler.
-PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
-WHEELS := $(PIP) install --no-deps --only-binary=:all:
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint pure bench chaos rolling screenshots docs clean
@@ -55,24 +52,22 @@ clean:  ## remove the virtual environment and every cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment whose Python went away (an upgrade of the system) is made anew.
-$(BIN)/python:
+STALE := $(shell test -x $(BIN)/python || echo stale)
+.PHONY: stale python-is-new-enough
+stale:
+
+python-is-new-enough:
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "make: $(PYTHON) not found. Install Python 3.11 or later, or name one: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1), 3.11 or later is needed. Name another: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "make: $(PYTHON) lacks the venv module. On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
-	@echo "making $(VENV) with $$($(PYTHON) -V)"
-	@rm -rf $(VENV)
-	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.runtime: requirements.txt pyproject.toml Makefile $(BIN)/python
-	@echo "installing what Tokenrelay runs on (about a minute, once)"
-	@$(WHEELS) -r requirements.txt
-	@$(PIP) install --no-deps --no-index --no-build-isolation --config-settings editable_mode=compat --editable . --editable clients/python
+$(VENV)/.runtime: requirements.txt pyproject.toml clients/python/pyproject.toml bootstrap/install.py $(STALE) | python-is-new-enough
+	@$(PYTHON) bootstrap/install.py runtime
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
-	@echo "installing what tests and lint need (half a minute, once)"
-	@$(WHEELS) -r requirements-dev.txt
+	@$(PYTHON) bootstrap/install.py dev
 	@touch $@

@@ -33,7 +33,7 @@ from tokenrelay.server.stack.embedded_redis import EmbeddedRedis
 
 READY_TIMEOUT_S: Final = 60.0
 LOCAL_GRACE_S: Final = 20.0  # how long a listed `local` may take to load before another model will do
-STILL_WAITING_S: Final = 5.0
+STILL_WAITING_S: Final = 3.0
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 10.0
 STEADY_S: Final = 30.0  # lived this long: the next end is a new story, not the same one again
@@ -107,6 +107,7 @@ async def up(plan: Plan, settings: Settings) -> int:
 async def run(plan: Plan, settings: Settings, hurry: asyncio.Event) -> None:
     """Starts in order, watches until cancelled, stops in reverse."""
     patience = settings.drain_s + STOP_MARGIN_S
+    began = time.monotonic()
     async with redis_url() as (url, redis):
         environment = child_environment(os.environ, plan, url, settings.drain_s)
         worker = Role("worker", tied_role("workers", plan.workers), environment, hurry, patience)
@@ -121,6 +122,7 @@ async def run(plan: Plan, settings: Settings, hurry: asyncio.Event) -> None:
                     group.create_task(role.keep())
                 model = await until_ready(plan, first_secret(settings))
                 worker.is_proven = edge.is_proven = True
+                say(f"started in {time.monotonic() - began:.1f} s")
                 print(welcome(plan, model, bool(settings.api_keys)), flush=True)
         except* (CannotStart, RedisUnavailable) as group_of_errors:
             failure = group_of_errors.exceptions[0]
