@@ -9,6 +9,7 @@ from typing import Final
 from pydantic import Field, field_validator
 
 from tokenrelay.protocol.runtime.settings import Shared
+from tokenrelay.protocol.wire.parts import Bounds
 
 MIN_SECRET: Final = 32
 
@@ -48,6 +49,15 @@ class Settings(Shared):
         description="maximum age of a connection, plus or minus a fifth; the client reconnects; 0: no limit",
     )
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="largest request body and WebSocket message")
+    max_parts: int = Field(20, ge=0, description="pictures, files and sounds in one request")
+    max_part_bytes: int = Field(10_485_760, ge=1, description="largest of them, decoded")
+    max_parts_bytes: int = Field(26_214_400, ge=1, description="all of one request, decoded")
+    max_parts_stored_bytes: int = Field(
+        1_073_741_824, ge=1, description="those of all requests that have not ended, in Redis; one key may have a tenth"
+    )
+    max_large_bodies: int = Field(
+        8, ge=1, description="requests beyond `TOKENRELAY_MAX_BODY_BYTES` that one edge process reads at once"
+    )
     read_timeout_s: float = Field(
         20, gt=0, description="time for a request's head, then its body, and for a WebSocket message to arrive"
     )
@@ -75,6 +85,16 @@ class Settings(Shared):
     def _pairs(cls, value: str) -> str:
         parse_keys(value)
         return value
+
+    @property
+    def part_bounds(self) -> Bounds:
+        """What one request may hold beside text."""
+        return Bounds(self.max_parts, self.max_part_bytes, self.max_parts_bytes)
+
+    @property
+    def max_large_bytes(self) -> int:
+        """The largest request: what every request may have, and its parts in base64."""
+        return self.max_body_bytes + (self.part_bounds.body_bytes if self.max_parts else 0)
 
     @property
     def is_open(self) -> bool:

@@ -3,12 +3,16 @@
 tr:{ID}:log     stream   one entry an event, ids 1-0, 2-0, …
 tr:{ID}:meta    hash     owner, state, epoch, last id, request while it runs
 tr:{ID}:live    channel  what was just appended
+tr:{ID}:part:N  string   the bytes of a request's part N, until the generation ends
 tr:waiting      zset     arq's queue: generations no worker has taken, by the time they came (ms)
 tr:leases       zset     generations a worker has taken, by the time its lease ends (ms)
 tr:owner:NAME   zset     a key's streams, by the time they were made (ms)
 tr:active:NAME  zset     a key's streams that have not ended, by the time they were made (ms)
 tr:rate:NAME    string   the time until which a key's starts of the last minute count (ms)
 tr:idem:HASH    hash     an Idempotency-Key → its stream
+tr:chat:HASH    string   a chat of a front → its newest stream
+tr:parts        zset     what the parts of each request take, by the time it is given up (ms)
+tr:parts:bytes  hash     their sum, of all and of each owner
 tr:workers      hash     worker → what it offers and until when
 tr:health       hash     model → its recent health, for all workers
 tr:trial:MODEL  string   the worker that tries a model whose circuit is half open
@@ -28,6 +32,8 @@ from typing import Final
 
 WAITING: Final = "tr:waiting"
 LEASES: Final = "tr:leases"
+PARTS: Final = "tr:parts"
+PARTS_BYTES: Final = "tr:parts:bytes"
 WORKERS: Final = "tr:workers"
 HEALTH: Final = "tr:health"
 READY: Final = "tr:ready"
@@ -56,20 +62,28 @@ def live(stream_id: str) -> str:
     return f"tr:{{{stream_id}}}:live"
 
 
+def part(stream_id: str, number: int) -> str:
+    return f"tr:{{{stream_id}}}:part:{number}"
+
+
 def owner(name: str) -> str:
-    return f"tr:owner:{_digest(name)}"
+    return f"tr:owner:{digest(name)}"
 
 
 def active(name: str) -> str:
-    return f"tr:active:{_digest(name)}"
+    return f"tr:active:{digest(name)}"
 
 
 def rate(name: str) -> str:
-    return f"tr:rate:{_digest(name)}"
+    return f"tr:rate:{digest(name)}"
 
 
 def idempotency(owner_name: str, key: str) -> str:
-    return f"tr:idem:{_digest(owner_name + chr(0) + key)}"
+    return f"tr:idem:{digest(owner_name + chr(0) + key)}"
+
+
+def chat(owner_name: str, chat_id: str) -> str:
+    return f"tr:chat:{digest(owner_name + chr(0) + chat_id)}"
 
 
 def probe(edge_id: str) -> str:
@@ -81,9 +95,9 @@ def secret(period: int) -> str:
 
 
 def trial(model: str) -> str:
-    return f"tr:trial:{_digest(model)}"
+    return f"tr:trial:{digest(model)}"
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
     """Client text never becomes part of a key as it is."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -21,9 +21,9 @@ from tokenrelay.protocol.events import Completion, Failure
 from tokenrelay.protocol.store import context, entries, scripts
 from tokenrelay.protocol.store.context import Context
 from tokenrelay.protocol.store.scripts import Limits, NewStream, StartReply
-from tokenrelay.protocol.wire import request
 from tokenrelay.protocol.wire.request import ChatRequest
 from tokenrelay.server.settings import Settings
+from tokenrelay.server.store import parts
 from tokenrelay.server.store.log import Description
 from tokenrelay.server.store.redis import run
 
@@ -45,6 +45,7 @@ class Jobs:
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
         self._settings = settings
+        self._parts = parts.Parts(redis, settings.max_parts_stored_bytes)
 
     async def start(
         self,
@@ -63,20 +64,24 @@ class Jobs:
         Raises TokenrelayError VALIDATION_ERROR (the key was used for another body), OVERLOADED, RATE_LIMIT,
         SERVICE_UNAVAILABLE; then nothing has been started.
         """
-        new = NewStream(
-            stream_id=stream_id,
-            owner=owner,
-            model=model,
-            request=request.pack(body),
-            on_disconnect=body.on_disconnect,
-            idempotency_key=key,
-            fingerprint=body.fingerprint(),
-            context=context.pack(goes_with),
-        )
-        settings = self._settings
-        job = serialize_job(JOB, (stream_id,), {}, None, int(time.time() * 1000), serializer=msgpack.packb)
-        arguments = scripts.start(new, limits, job=job, job_ttl_ms=JOB_TTL_MS, retention_ms=settings.retention_ms)
-        reply = scripts.start_reply(await run(self._redis, scripts.START, arguments))
+        packed = await parts.packed(body)
+        async with self._parts.held(stream_id, owner, packed.blobs) as held:
+            new = NewStream(
+                stream_id=stream_id,
+                owner=owner,
+                model=model,
+                request=packed.request,
+                on_disconnect=body.on_disconnect,
+                idempotency_key=key,
+                fingerprint=packed.fingerprint,
+                context=context.pack(goes_with),
+                parts=held.name,
+            )
+            settings = self._settings
+            job = serialize_job(JOB, (stream_id,), {}, None, int(time.time() * 1000), serializer=msgpack.packb)
+            arguments = scripts.start(new, limits, job=job, job_ttl_ms=JOB_TTL_MS, retention_ms=settings.retention_ms)
+            reply = scripts.start_reply(await run(self._redis, scripts.START, arguments))
+            held.is_taken = reply.outcome == "started"
         if reply.outcome not in ("started", "existing"):
             raise _refusal(reply)
         return reply
@@ -120,6 +125,10 @@ def _refusal(reply: StartReply) -> TokenrelayError:
         case "overloaded":
             return TokenrelayError(
                 "OVERLOADED", f"{reply.bound} generations wait already; try again later", retry_after=5
+            )
+        case "lost":
+            return TokenrelayError(
+                "SERVICE_UNAVAILABLE", "what came with the request is no longer stored; send it again", retry_after=1
             )
         case "busy":
             issue = f"this key has {reply.bound} streams under way, as many as it may; end one or wait for one"

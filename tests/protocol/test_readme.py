@@ -72,6 +72,7 @@ def test_every_name_in_redis_is_there() -> None:
     of_owner = {digest.sub("NAME", name) for name in (keys.owner("a"), keys.active("a"), keys.rate("a"))}
     assert told == {
         keys.log(STREAM), keys.meta(STREAM), keys.live(STREAM), *of_owner, digest.sub("HASH", keys.idempotency("", "")),
+        keys.part(STREAM, 0)[:-1] + "N", digest.sub("HASH", keys.chat("", "")), keys.PARTS, keys.PARTS_BYTES,
         keys.WAITING, keys.LEASES, keys.WORKERS, keys.WAKE, keys.CANCEL, keys.probe("ID"), keys.HEALTH,
         digest.sub("MODEL", keys.trial("a")), keys.secret(7).replace("7", "PERIOD"),
         keys.ARQ_JOB + "ID",
@@ -86,7 +87,8 @@ def test_the_metadata_has_the_fields_that_the_scripts_write() -> None:
         for command, fields in re.findall(WRITES, script.text):
             words = [word.strip(" '") for word in fields.split(",")]
             written |= set(words[::2] if command != "HDEL" else words)
-    assert told == {word for word in written if "(" not in word} | {"owner", "model", "on_disconnect", "context"}
+    given = {"owner", "model", "on_disconnect", "context", "front"}  # as arguments
+    assert told == {word for word in written if "(" not in word} | given
 
 
 def test_scripts_and_what_append_replies_are_there() -> None:
@@ -167,6 +169,7 @@ def test_messages_are_there() -> None:
         f"at most {Bounds().parts} parts that are not text, each of at most {Bounds().part_bytes:,} bytes",
         f"all together of at most {Bounds().total_bytes:,} ",
         " ".join(f"`{effort}`" for effort in get_args(request.Effort)),
+        f"for {scripts.HOLD_MS // 1000} s or until start",
         f"void {worker_registry.OFFER_MS // 1000} s after",
         f"up to {sse.MAX_EVENT_BYTES // 2**20} MiB",
         " ".join(f"`{state}`" for state in ("queued", "running", "cancelling", "completed", "cancelled", "failed")),

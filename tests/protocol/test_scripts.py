@@ -6,6 +6,7 @@ import hashlib
 import re
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.protocol.cases import STREAM
@@ -50,14 +51,15 @@ def test_a_script_asks_nobody_but_redis_for_the_time(script: Script) -> None:
 
 
 def test_names_in_the_scripts_are_the_names_of_keys() -> None:
-    named = {name for script in scripts.ALL for name in re.findall(r"'(tr:[a-z]*|arq:[a-z]+:)", script.text)}
+    named = {name for script in scripts.ALL for name in re.findall(r"'(tr:[a-z:]*|arq:[a-z]+:)", script.text)}
     known = {keys.WAITING, keys.LEASES, keys.WAKE, keys.CANCEL, keys.HEALTH, keys.ARQ_JOB, keys.STREAM}
+    known |= {keys.PARTS, keys.PARTS_BYTES}
     assert named == known
 
 
 def test_every_script_is_there_once() -> None:
     assert [script.name for script in scripts.ALL] == [
-        "start", "claim", "append", "renew", "release", "cancel", "reap", "share",
+        "hold", "start", "drop", "claim", "append", "renew", "release", "cancel", "reap", "share",
     ]  # fmt: skip
     assert len({script.sha for script in scripts.ALL}) == len(scripts.ALL)
 
@@ -69,17 +71,25 @@ def test_start_takes_the_stream_its_bounds_and_its_fields() -> None:
     limits = Limits(100, max_active=3, per_minute=5)
     sha, names, rest = parts(scripts.start(NEW, limits, job=b"job", job_ttl_ms=9, retention_ms=60))
     assert sha == scripts.START.sha
-    assert names == [keys.meta(STREAM), keys.owner("alice"), keys.active("alice"), keys.rate("alice"), ""]
-    assert rest[:8] == [STREAM, "print", 100, 60, b"job", 9, 3, 5]
-    assert dict(zip(rest[8::2], rest[9::2], strict=True)) == {
+    assert names == [keys.meta(STREAM), keys.owner("alice"), keys.active("alice"), keys.rate("alice"), "", ""]
+    assert rest[:9] == [STREAM, "print", 100, 60, b"job", 9, 3, 5, ""]
+    assert dict(zip(rest[9::2], rest[10::2], strict=True)) == {
         "owner": "alice", "model": "claude", "request": b"asked", "on_disconnect": "continue",
     }  # fmt: skip
+
+
+def test_start_names_the_chat_and_the_parts_if_there_are_any() -> None:
+    new = msgspec.structs.replace(NEW, chat_id="c", front=b"f", parts="3:1:ab:id")
+    _, names, rest = parts(scripts.start(new, Limits(0), job=b"", job_ttl_ms=9, retention_ms=60))
+    assert names[-1] == keys.chat("alice", "c")
+    assert rest[8] == "3:1:ab:id"
+    assert dict(zip(rest[9::2], rest[10::2], strict=True))["front"] == b"f"
 
 
 def test_start_names_the_idempotency_key_if_there_is_one() -> None:
     new = NewStream(STREAM, "alice", "claude", b"asked", "continue", "key", "print")
     _, names, _ = parts(scripts.start(new, Limits(1), job=b"", job_ttl_ms=9, retention_ms=60))
-    assert names[-1] == keys.idempotency("alice", "key")
+    assert names[-2] == keys.idempotency("alice", "key")
 
 
 def test_append_takes_entries_in_order_after_what_says_where_they_go() -> None:

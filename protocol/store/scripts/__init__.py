@@ -9,6 +9,7 @@ from typing import Final
 from tokenrelay.protocol.store.scripts.appending import APPEND, AppendReply, append, append_reply
 from tokenrelay.protocol.store.scripts.cancelling import CANCEL, cancel
 from tokenrelay.protocol.store.scripts.claiming import CLAIM, Claim, claim, claim_reply
+from tokenrelay.protocol.store.scripts.holding import DROP, HOLD, HOLD_MS, drop, held_parts, hold, hold_reply
 from tokenrelay.protocol.store.scripts.reaping import REAP, ReapReply, reap, reap_reply
 from tokenrelay.protocol.store.scripts.releasing import RELEASE, release
 from tokenrelay.protocol.store.scripts.renewing import RENEW, RenewReply, renew, renew_reply
@@ -26,13 +27,16 @@ from tokenrelay.protocol.store.scripts.script import (
 from tokenrelay.protocol.store.scripts.sharing import SHARE, Share, share, share_reply
 from tokenrelay.protocol.store.scripts.starting import START, Limits, NewStream, StartReply, start, start_reply
 
-ALL: Final = (START, CLAIM, APPEND, RENEW, RELEASE, CANCEL, REAP, SHARE)
+ALL: Final = (HOLD, START, DROP, CLAIM, APPEND, RENEW, RELEASE, CANCEL, REAP, SHARE)
 
 __all__ = [
     "ALL",
     "APPEND",
     "CANCEL",
     "CLAIM",
+    "DROP",
+    "HOLD",
+    "HOLD_MS",
     "LEASE_MS",
     "LIVE_MS",
     "MAX_BATCH_BYTES",
@@ -60,6 +64,10 @@ __all__ = [
     "cancel",
     "claim",
     "claim_reply",
+    "drop",
+    "held_parts",
+    "hold",
+    "hold_reply",
     "reap",
     "reap_reply",
     "release",

@@ -31,6 +31,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', '{keys.LEASES}', '-inf', now, 'L
     lost = lost + 1
   end
 end
+drop_overdue(most)
 local late = 0
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', '{keys.WAITING}', '-inf', now - ARGV[4], 'LIMIT', 0, most)) do
   local m = fields(id, 'state')

@@ -72,13 +72,35 @@ local function leave_queue(id)
   redis.call('ZREM', '{keys.LEASES}', id)
   redis.call('DEL', '{keys.ARQ_JOB}' .. id)
 end
+-- Parts of a request, as `holding.held_parts` names them: bytes, number, owner, id; nil where it is no such name.
+local function parts_of(held)
+  local bytes, count, owner, id = string.match(held, '^(%d+):(%d+):(%x+):([%w_-]+)$')
+  return tonumber(bytes), tonumber(count), owner, id
+end
+local function drop_parts(held)
+  local bytes, count, owner, id = parts_of(held)
+  if not bytes then return end
+  for n = 0, count - 1 do redis.call('DEL', name(id, 'part:' .. n)) end
+  if redis.call('ZREM', '{keys.PARTS}', held) == 0 then return end
+  for _, whose in ipairs({{'all', owner}}) do
+    if redis.call('HINCRBY', '{keys.PARTS_BYTES}', whose, -bytes) <= 0 then
+      redis.call('HDEL', '{keys.PARTS_BYTES}', whose)
+    end
+  end
+end
+local function drop_overdue(most)
+  for _, held in ipairs(redis.call('ZRANGEBYSCORE', '{keys.PARTS}', '-inf', now_ms(), 'LIMIT', 0, most)) do
+    drop_parts(held)
+  end
+end
 -- The end of a generation: state, no prompt any more, retention begins.
 local function settle(id, state, retention)
   local meta = name(id, 'meta')
   redis.call('HSET', meta, 'state', state, 'ended', now_ms())
-  local active = redis.call('HGET', meta, 'active')
-  if active then redis.pcall('ZREM', active, id) end
-  redis.call('HDEL', meta, 'request', 'active', 'context')
+  local left_over = redis.call('HMGET', meta, 'active', 'parts')
+  if left_over[1] then redis.pcall('ZREM', left_over[1], id) end
+  if left_over[2] then drop_parts(left_over[2]) end
+  redis.call('HDEL', meta, 'request', 'active', 'context', 'parts')
   -- Written anew: a hash that once had a long value keeps the large form, for the day it lives on.
   local left = redis.call('HGETALL', meta)
   if #left < 1000 then

@@ -12,9 +12,9 @@ from tokenrelay.protocol.store.scripts.script import TOMBSTONE_MS, Argument, scr
 START: Final = script(
     "start",
     f"""
-local meta, owner, active, rate, idem = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local meta, owner, active, rate, idem, chat = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local id, fingerprint, max_waiting, retention = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local most_active, per_minute = tonumber(ARGV[7]), tonumber(ARGV[8])
+local most_active, per_minute, held = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
 -- The edge asks again when the reply was lost on the way: what it made must not be made anew under a running worker.
 if redis.call('EXISTS', meta) == 1 then return {{'started', id, -1, 0}} end
 if idem ~= '' then
@@ -23,6 +23,10 @@ if idem ~= '' then
     if known[2] == fingerprint then return {{'existing', known[1]}} end
     return {{'conflict', known[1]}}
   end
+end
+local _, parts = parts_of(held)
+for n = 0, (parts or 0) - 1 do
+  if redis.call('EXISTS', name(id, 'part:' .. n)) == 0 then return {{'lost', id}} end
 end
 local waiting = redis.call('ZCARD', '{keys.WAITING}')
 if waiting >= max_waiting then return {{'overloaded', waiting}} end
@@ -47,8 +51,14 @@ if per_minute > 0 then
 end
 redis.call('ZADD', active, now, id)
 redis.call('PEXPIRE', active, retention + {TOMBSTONE_MS})
-redis.call('HSET', meta, 'state', 'queued', 'epoch', 0, 'last', 0, 'created', now, 'active', active, unpack(ARGV, 9))
+redis.call('HSET', meta, 'state', 'queued', 'epoch', 0, 'last', 0, 'created', now, 'active', active, unpack(ARGV, 10))
 redis.call('PEXPIRE', meta, retention + {TOMBSTONE_MS})
+if parts then
+  redis.call('HSET', meta, 'parts', held)
+  redis.call('ZADD', '{keys.PARTS}', now + retention + {TOMBSTONE_MS}, held)
+  for n = 0, parts - 1 do redis.call('PEXPIRE', name(id, 'part:' .. n), retention + {TOMBSTONE_MS}) end
+end
+if chat ~= '' then redis.call('SET', chat, id, 'PX', retention + {TOMBSTONE_MS}) end
 redis.call('ZADD', owner, now, id)
 redis.call('ZREMRANGEBYRANK', owner, 0, -1001)
 redis.call('PEXPIRE', owner, retention + {TOMBSTONE_MS})
@@ -74,7 +84,10 @@ class NewStream(msgspec.Struct, frozen=True):
     on_disconnect: str
     idempotency_key: str | None
     fingerprint: str
-    context: bytes = b""  # see `protocol.context`; it has no text and stays
+    context: bytes = b""  # see `store.context`
+    parts: str = ""  # what `holding.held_parts` calls the bytes beside the request; "": there are none
+    front: bytes = b""  # what the front that was asked needs for reading the log; it has no text and stays
+    chat_id: str | None = None  # of a front whose clients name a chat, not a stream
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -90,14 +103,17 @@ def start(new: NewStream, limits: Limits, *, job: bytes, job_ttl_ms: int, retent
     """Arguments of START. `job` is arq's own serialised job."""
     idem = keys.idempotency(new.owner, new.idempotency_key) if new.idempotency_key is not None else ""
     owner = new.owner
-    names = [keys.meta(new.stream_id), keys.owner(owner), keys.active(owner), keys.rate(owner), idem]
+    chat = keys.chat(owner, new.chat_id) if new.chat_id is not None else ""
+    names = [keys.meta(new.stream_id), keys.owner(owner), keys.active(owner), keys.rate(owner), idem, chat]
     fields: list[Argument] = ["owner", owner, "model", new.model, "request", new.request]
     fields += ["on_disconnect", new.on_disconnect]
     if new.context:
         fields += ["context", new.context]
-    bounds = [limits.max_active, limits.per_minute]
+    if new.front:
+        fields += ["front", new.front]
+    bounds: list[Argument] = [limits.max_active, limits.per_minute]
     first: list[Argument] = [new.stream_id, new.fingerprint, limits.max_waiting, retention_ms, job, job_ttl_ms]
-    return START.arguments(names, [*first, *bounds, *fields])
+    return START.arguments(names, [*first, *bounds, new.parts, *fields])
 
 
 class StartReply(msgspec.Struct, frozen=True):
@@ -105,10 +121,11 @@ class StartReply(msgspec.Struct, frozen=True):
 
     `existing`: the Idempotency-Key was used for this stream; `conflict`: for another body; `overloaded`: `bound`
     generations wait; `busy`: the key has its `bound` of streams under way; `limited`: it has started its `bound` this
-    minute, the next one may come in `retry_ms`. `remaining` starts of the minute (-1: no limit), whole in `reset_ms`.
+    minute, the next one may come in `retry_ms`; `lost`: bytes of its
+    parts are not there (any more). `remaining` starts of the minute (-1: no limit), whole in `reset_ms`.
     """
 
-    outcome: Literal["started", "existing", "conflict", "overloaded", "busy", "limited"]
+    outcome: Literal["started", "existing", "conflict", "overloaded", "busy", "limited", "lost"]
     stream_id: str = ""
     bound: int = 0
     retry_ms: int = 0
