@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
+import structlog
 from pydantic import ValidationError
 
-from tokenrelay.protocol.runtime import children
+from tokenrelay.protocol.runtime import children, logs
+from tokenrelay.protocol.runtime.settings import faults, warn_of_unknown
 from tokenrelay.server import process
 from tokenrelay.server.access.auth import check_files
-from tokenrelay.server.settings import Refused, Settings, check_exposure
+from tokenrelay.server.settings import SHORT_SECRET, Refused, Settings, check_exposure, weak_keys
+
+log = structlog.get_logger()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,13 +32,15 @@ def main(argv: list[str] | None = None) -> int:
         check_exposure(settings)
         check_files(settings)
     except ValidationError as error:
-        for fault in error.errors():
-            name = "TOKENRELAY_" + "_".join(map(str, fault["loc"])).upper()
-            print(f"{name}: {fault['msg']}", file=sys.stderr)
+        print("\n".join(faults(error)), file=sys.stderr)
         return 2
     except Refused as error:
         print(error, file=sys.stderr)
         return 2
+    logs.configure(settings.log_level, settings.log_format)
+    warn_of_unknown(os.environ)
+    for name in weak_keys(settings):
+        log.warning("short_secret", key=name, advice=f"use {SHORT_SECRET} characters or more; `tokenrelay keys add`")
     try:
         if arguments.processes == 1:
             process.run(settings, process.bind(settings))

@@ -160,7 +160,7 @@ class Edge:
 @contextlib.asynccontextmanager
 async def open_edge(settings: Settings, slot: Slot | None = None) -> AsyncIterator[Edge]:
     """An edge with its tasks; all of them end with the block. Redis need not be there yet: /readyz says so."""
-    redis = open_pool(settings.redis_url)
+    redis = open_pool(settings.redis_url, settings.redis_tls)
     edge = Edge(settings, redis, slot)
     try:
         async with edge.hub.running():

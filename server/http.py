@@ -156,7 +156,12 @@ class Call:
         return self.is_last or self.edge.is_draining
 
     def _cors(self) -> list[tuple[bytes, bytes]]:
-        return origin.answer_headers(self.headers, self.edge.settings)
+        return origin.answer_headers(self.headers, self.edge.settings, self.scheme)
+
+    @property
+    def scheme(self) -> str | None:
+        """How the caller reached the service, where a proxy that is trusted says so."""
+        return origin.scheme_of(self.scope.get("client"), self.headers, self.edge.settings)
 
 
 def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
@@ -198,7 +203,7 @@ class Endpoint:
         try:
             if scope["path"] not in SERVICE_PATHS:
                 raise_if_crowded(scope)
-            origin.check(call.headers, edge.settings)
+            origin.check(call.headers, edge.settings, call.scheme)
             if call.method == "OPTIONS" and "access-control-request-method" in call.headers:
                 await call.answer(204, b"", "", origin.preflight_headers(self._handlers))
                 return

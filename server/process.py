@@ -108,6 +108,7 @@ def run(settings: Settings, listener: socket.socket, slot: Slot | None = None) -
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # whom to believe is a setting (`access.origin`)
         ws_max_size=settings.max_body_bytes,
         # Deflate costs 34 KiB a connection and a quarter of the throughput; tokens are small.
         ws_per_message_deflate=False,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -12,6 +13,8 @@ from tokenrelay.protocol.runtime.settings import Shared
 from tokenrelay.protocol.wire.parts import Bounds
 
 MIN_SECRET: Final = 32
+SHORT_SECRET: Final = 16
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Settings(Shared):
@@ -33,6 +36,9 @@ class Settings(Shared):
     jwt_audience: str = Field("", description="required `aud` of a token; empty: any")
     ticket_rotate_s: int = Field(3_600, ge=60, description="how often edges change the secret that signs tickets")
     allowed_origins: str = Field("", description="other web origins that may call it; comma separated, `*`: all")
+    trusted_proxies: str = Field(
+        "", description="addresses or networks of proxies whose `X-Forwarded-Proto` counts; comma separated"
+    )
     max_queue: int = Field(10_000, ge=0, description="generations that may wait; one more is refused with `OVERLOADED`")
     key_concurrency: int = Field(0, ge=0, description="concurrent streams of one key; 0: no limit")
     key_rate: int = Field(0, ge=0, description="streams one key may start per minute; 0: no limit")
@@ -76,6 +82,8 @@ class Settings(Shared):
     @field_validator("jwt_secret")
     @classmethod
     def _long_enough(cls, value: str) -> str:
+        if value != value.strip():
+            raise ValueError("a secret does not begin or end with white space")
         if value and len(value) < MIN_SECRET:  # RFC 7518 section 3.2: as long as the hash at least
             raise ValueError(f"a secret has at least {MIN_SECRET} characters")
         return value
@@ -83,7 +91,36 @@ class Settings(Shared):
     @field_validator("api_keys")
     @classmethod
     def _pairs(cls, value: str) -> str:
-        parse_keys(value)
+        if value and not parse_keys(value):
+            raise ValueError("expected name:secret, or nothing at all: this holds no key")
+        return value
+
+    @field_validator("host")
+    @classmethod
+    def _one_host(cls, value: str) -> str:
+        if any(mark.isspace() or mark in ",/@" for mark in value):
+            raise ValueError("expected one address or host name")
+        return value
+
+    @field_validator("jwt_issuer", "jwt_audience")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if value != value.strip() or not value.isprintable():
+            raise ValueError("expected the value as tokens have it, without white space around it")
+        return value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, value: str) -> str:
+        if value and not parse_origins(value):
+            raise ValueError(f"{_ORIGIN}, or nothing at all")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        if value and not parse_networks(value):
+            raise ValueError(f"{_NETWORK}, or nothing at all")
         return value
 
     @property
@@ -107,12 +144,20 @@ class Refused(Exception):
 
 
 def check_exposure(settings: Settings) -> None:
-    """Raises Refused when there are no keys and the address is not loopback."""
+    """Raises Refused when there are no keys and the address is not loopback, or when what was set guards nothing."""
     if settings.is_open and not is_loopback(settings.host):
         raise Refused(
             f"TOKENRELAY_HOST={settings.host} is reachable from outside and TOKENRELAY_API_KEYS is empty: "
             "set keys (name:secret), TOKENRELAY_KEYS_FILE or TOKENRELAY_JWKS_FILE, or listen on 127.0.0.1"
         )
+    if settings.jwt_secret or settings.jwks_file is not None:
+        return
+    for name in ("jwt_issuer", "jwt_audience"):
+        if getattr(settings, name):
+            raise Refused(
+                f"TOKENRELAY_{name.upper()}: nothing verifies tokens; "
+                "set TOKENRELAY_JWKS_FILE or TOKENRELAY_JWT_SECRET as well"
+            )
 
 
 def is_loopback(host: str) -> bool:
@@ -122,6 +167,45 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+_ORIGIN: Final = "expected scheme://host[:port], comma separated, or *"
+_NETWORK: Final = "expected addresses or networks such as 10.0.0.0/8, comma separated"
+
+
+def parse_origins(text: str) -> frozenset[str]:
+    """Origins as browsers send them, in lower case. Raises ValueError."""
+    parts = _parts(text)
+    if not all(part == "*" or _is_origin(part) for part in parts):
+        raise ValueError(_ORIGIN)
+    return frozenset(part.rstrip("/").lower() for part in parts)
+
+
+def _is_origin(text: str) -> bool:
+    try:
+        split = urlsplit(text)
+        if split.port == 0 or not split.scheme or not split.hostname:
+            return False
+    except ValueError:  # "http://[::1", a port that is no number
+        return False
+    return not (split.path.strip("/") or split.query or split.fragment or "@" in split.netloc or "*" in text)
+
+
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Raises ValueError."""
+    try:
+        return tuple(ipaddress.ip_network(part) for part in _parts(text))
+    except ValueError:
+        raise ValueError(_NETWORK) from None
+
+
+def _parts(text: str) -> list[str]:
+    return [part for each in text.split(",") if (part := each.strip())]
+
+
+def weak_keys(settings: Settings) -> list[str]:
+    """Names of the keys whose secret is short enough to be guessed."""
+    return [name for name, secret in parse_keys(settings.api_keys).items() if len(secret) < SHORT_SECRET]
 
 
 def parse_keys(text: str) -> dict[str, str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 
 from pydantic import ValidationError
 
 from tokenrelay.protocol.models import catalogue
-from tokenrelay.protocol.runtime import children
+from tokenrelay.protocol.runtime import children, logs
+from tokenrelay.protocol.runtime.settings import faults, warn_of_unknown
 from tokenrelay.workers import metrics_endpoint, process
 from tokenrelay.workers.settings import Settings
 
@@ -24,14 +26,13 @@ def main(argv: list[str] | None = None) -> int:
         settings = Settings()
         catalogue.parse(settings.catalogue.read_text(encoding="utf-8"))
     except ValidationError as error:
-        for fault in error.errors():
-            name = "_".join(map(str, fault["loc"])).upper()
-            name = name if name.endswith("_API_KEY") else f"TOKENRELAY_{name}"
-            print(f"{name}: {fault['msg']}", file=sys.stderr)
+        print("\n".join(faults(error)), file=sys.stderr)
         return 2
     except (OSError, ValueError) as error:
         print(f"TOKENRELAY_CATALOGUE: {error}", file=sys.stderr)
         return 2
+    logs.configure(settings.log_level, settings.log_format)
+    warn_of_unknown(os.environ)
     try:
         if arguments.processes == 1:
             process.run(settings)

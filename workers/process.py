@@ -89,7 +89,7 @@ async def _main(settings: Settings, slot: Slot | None, listener: socket.socket |
 async def _open(settings: Settings, slot: Slot | None, stack: contextlib.AsyncExitStack) -> _Opened:
     """Everything that lives as long as the process; `stack` closes it in reverse."""
     worker_id = secrets.token_hex(6)
-    redis = open_pool(settings.redis_url, keys.WAITING)
+    redis = open_pool(settings.redis_url, keys.WAITING, settings.redis_tls)
     stack.push_async_callback(_close_redis, redis)
     models = catalogue.parse(settings.catalogue.read_text(encoding="utf-8"))
     # One pool for all providers. It bounds connections by the jobs that could want one; times are the providers' own.

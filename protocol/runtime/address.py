@@ -2,17 +2,32 @@
 
 redis://[[user]:password@]host:port/db     rediss:// for TLS, unix://path?db=0 for a socket: as redis-py reads them
 redis+sentinel://[[user]:password@]host:port[,host:port…]/service[/db][?sentinel_username=…&sentinel_password=…]
+rediss+sentinel://… the same with TLS, to the Sentinels as well
+A password's / # ? @ [ ] % are written %2F %23 %3F %40 %5B %5D %25.
 """
 
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import msgspec
 
-SENTINEL_SCHEME: Final = "redis+sentinel"
+SENTINEL_SCHEMES: Final = ("redis+sentinel", "rediss+sentinel")
+SCHEMES: Final = ("redis", "rediss", "unix", *SENTINEL_SCHEMES)
+EXPECTED: Final = (
+    "expected redis://[[user]:password@]host:port/db (or rediss://, unix://, redis+sentinel://, rediss+sentinel://); "
+    "in a password write / # ? @ [ ] as %2F %23 %3F %40 %5B %5D"
+)
 SENTINEL_PORT: Final = 26_379
+
+
+class Tls(msgspec.Struct, frozen=True):
+    """Paths, None for what is not set: certificates that vouch for Redis's, our own certificate, and its key."""
+
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
 
 
 class SentinelAddress(msgspec.Struct, frozen=True):
@@ -25,13 +40,30 @@ class SentinelAddress(msgspec.Struct, frozen=True):
     password: str | None = None
     sentinel_username: str | None = None
     sentinel_password: str | None = None
+    is_tls: bool = False
+
+
+def split(url: str) -> SplitResult:
+    """The parts of an address. Raises ValueError, which shows nothing of it, where a password was not encoded: a piece
+    of it would be taken for a host, a port or a database, and be printed as one."""
+    try:
+        parts = urlsplit(url)
+        places = parts.netloc.rpartition("@")[2]
+        is_bad = parts.netloc.count("@") > 1 or bool(parts.fragment) or "@" in parts.path + parts.query
+        if parts.scheme not in SENTINEL_SCHEMES:
+            is_bad = is_bad or (parts.port or 0) < 0 or "," in places
+    except ValueError:
+        raise ValueError(EXPECTED) from None
+    if is_bad or parts.scheme not in SCHEMES or any(mark in url for mark in " \t\r\n"):
+        raise ValueError(EXPECTED)
+    return parts
 
 
 def parse_sentinel(url: str) -> SentinelAddress | None:
     """None for an address that is not Sentinel's. Raises ValueError that shows no password."""
-    if not url.startswith(f"{SENTINEL_SCHEME}://"):
+    parts = split(url)
+    if parts.scheme not in SENTINEL_SCHEMES:
         return None
-    parts = urlsplit(url)
     credentials, _, places = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
     service, _, db = parts.path.strip("/").partition("/")
@@ -46,6 +78,7 @@ def parse_sentinel(url: str) -> SentinelAddress | None:
         password=unquote(password) or None,
         sentinel_username=query.get("sentinel_username"),
         sentinel_password=query.get("sentinel_password"),
+        is_tls=parts.scheme.startswith("rediss"),
     )
 
 
@@ -54,5 +87,5 @@ def _host(place: str) -> tuple[str, int]:
     if not colon or place.endswith("]"):
         host, port = place, str(SENTINEL_PORT)
     if not host or not port.isdigit():
-        raise ValueError(f"expected host:port, got {place!r}")
+        raise ValueError("expected redis+sentinel://host:port[,host:port]/service[/db]")
     return host.strip("[]"), int(port)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -26,11 +27,12 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tokenrelay.protocol.runtime.address import SentinelAddress, parse_sentinel
+from tokenrelay.protocol.runtime.address import EXPECTED, SentinelAddress, Tls, parse_sentinel
 from tokenrelay.protocol.store.scripts import Argument, Script
 
 COMMAND_TIMEOUT_S: Final = 5.0
 _SENTINEL_TIMEOUT_S: Final = 1.0
+NO_TLS: Final = Tls()
 
 
 class _CountsTrips:
@@ -51,10 +53,11 @@ class SentinelPool(_CountsTrips, SentinelConnectionPool):
     """The same behind Sentinel."""
 
 
-def open_pool(url: str, most: int) -> ConnectionPool:
+def open_pool(url: str, most: int, tls: Tls = NO_TLS) -> ConnectionPool:
     """At most so many connections; a caller beyond them waits for at most `COMMAND_TIMEOUT_S`.
 
-    A `redis+sentinel://` address (see `protocol.address`) follows the primary. Raises ValueError for a bad address.
+    A `redis+sentinel://` address (see `address`) follows the primary. Over TLS the certificate has to be for the name
+    that was asked for. Raises ValueError for a bad address, which shows nothing of it.
     """
     options: dict[str, Any] = {
         "socket_timeout": COMMAND_TIMEOUT_S,
@@ -68,24 +71,60 @@ def open_pool(url: str, most: int) -> ConnectionPool:
     sentinel = parse_sentinel(url)
     pool: ConnectionPool
     if sentinel is not None:
-        pool = _sentinel_pool(sentinel, options, most)
+        pool = _sentinel_pool(sentinel, options, most, tls)
     else:
         if url.startswith("unix:"):
             del options["socket_keepalive"]
+        if url.startswith("rediss:"):
+            options |= _tls_options(tls)
         pool = Pool.from_url(url, max_connections=most, timeout=COMMAND_TIMEOUT_S, **options)
     pool.connection_class = _steady(pool.connection_class)
     return pool
 
 
-def _sentinel_pool(address: SentinelAddress, options: dict[str, Any], most: int) -> SentinelConnectionPool:
+def _tls_options(tls: Tls) -> dict[str, Any]:
+    """redis-py checks the chain only, unless it is told to."""
+    given = {"ssl_ca_certs": tls.ca, "ssl_certfile": tls.cert, "ssl_keyfile": tls.key}
+    return {"ssl_check_hostname": True, **{name: path for name, path in given.items() if path is not None}}
+
+
+def _sentinel_pool(address: SentinelAddress, options: dict[str, Any], most: int, tls: Tls) -> SentinelConnectionPool:
+    secured = {"ssl": True, **_tls_options(tls)} if address.is_tls else {}
     own = {
         "socket_timeout": _SENTINEL_TIMEOUT_S,
         "username": address.sentinel_username,
         "password": address.sentinel_password,
+        **secured,
     }
     sentinel = Sentinel(list(address.hosts), sentinel_kwargs=own)  # type: ignore[no-untyped-call]
-    options |= {"db": address.db, "username": address.username, "password": address.password}
+    options |= {"db": address.db, "username": address.username, "password": address.password, **secured}
     return SentinelPool(address.service, sentinel, max_connections=most, **options)  # type: ignore[no-untyped-call]
+
+
+def check_address(url: str, tls: Tls) -> None:
+    """Before anything is opened: can the address be used? Raises ValueError, which names the setting and shows nothing
+    of its value."""
+    try:
+        pool = open_pool(url, 1, tls)
+        pool.make_connection()  # type: ignore[no-untyped-call]
+    except (ValueError, TypeError) as error:
+        said = str(error)
+        raise ValueError(f"TOKENRELAY_REDIS_URL: {said if said.startswith('expected ') else EXPECTED}") from None
+    if tls == NO_TLS:
+        return
+    if not url.startswith("rediss"):
+        raise ValueError("TOKENRELAY_REDIS_CA, _CERT and _KEY are for TLS: TOKENRELAY_REDIS_URL begins with rediss")
+    if (tls.cert is None) != (tls.key is None):
+        raise ValueError("TOKENRELAY_REDIS_CERT and TOKENRELAY_REDIS_KEY go together")
+    try:
+        ssl.create_default_context(cafile=tls.ca)
+    except (OSError, ssl.SSLError) as error:
+        raise ValueError(f"TOKENRELAY_REDIS_CA: {error.strerror or 'no certificates'}") from None
+    if tls.cert is not None:
+        try:
+            ssl.create_default_context().load_cert_chain(tls.cert, tls.key)
+        except (OSError, ssl.SSLError) as error:
+            raise ValueError(f"TOKENRELAY_REDIS_CERT, TOKENRELAY_REDIS_KEY: {error.strerror or 'no pair'}") from None
 
 
 def _steady(kind: type[AbstractConnection]) -> type[AbstractConnection]:

@@ -8,12 +8,13 @@ origin".
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
 from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.server.settings import Settings, is_loopback
+from tokenrelay.server.settings import Settings, is_loopback, parse_networks, parse_origins
 
 SECURITY_HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
@@ -39,21 +40,26 @@ _ASKED: Final = (
 _PREFLIGHT_S: Final = 600
 
 
-def check(headers: Mapping[str, str], settings: Settings) -> None:
-    """Raises TokenrelayError FORBIDDEN for a page that may not call. Programs send no `Origin` and are not meant."""
+def check(headers: Mapping[str, str], settings: Settings, scheme: str | None = None) -> None:
+    """Raises TokenrelayError FORBIDDEN for a page that may not call. Programs send no `Origin` and are not meant.
+
+    `scheme` as `scheme_of` has it.
+    """
     if _is_rebound(headers, settings):
         raise TokenrelayError("FORBIDDEN", "while no keys are set, call this server by a loopback name")
     origin = headers.get("origin")
-    if origin is not None and not _is_allowed(origin, headers.get("host", ""), settings):
+    if origin is not None and not _is_allowed(origin, headers.get("host", ""), settings, scheme):
         raise TokenrelayError("FORBIDDEN", "this origin may not call; TOKENRELAY_ALLOWED_ORIGINS names those that may")
 
 
-def answer_headers(headers: Mapping[str, str], settings: Settings) -> list[tuple[bytes, bytes]]:
+def answer_headers(
+    headers: Mapping[str, str], settings: Settings, scheme: str | None = None
+) -> list[tuple[bytes, bytes]]:
     """What lets the page of another, allowed origin read the answer (Fetch standard, CORS protocol)."""
     origin = headers.get("origin")
     if origin is None or _is_rebound(headers, settings):
         return []
-    if not _is_allowed(origin, headers.get("host", ""), settings):
+    if not _is_allowed(origin, headers.get("host", ""), settings, scheme):
         return []
     return [
         (b"access-control-allow-origin", origin.encode("latin-1", "replace")),
@@ -75,13 +81,27 @@ def _is_rebound(headers: Mapping[str, str], settings: Settings) -> bool:
     return settings.is_open and not is_loopback(_name(headers.get("host", "")))
 
 
-def _is_allowed(origin: str, host: str, settings: Settings) -> bool:
+def scheme_of(client: tuple[str, int] | None, headers: Mapping[str, str], settings: Settings) -> str | None:
+    """How the page's own server was called, where that is known: a proxy of `TOKENRELAY_TRUSTED_PROXIES` says so. An
+    edge itself has no TLS, and what is before it may have: None then, and only the host is compared."""
+    said = headers.get("x-forwarded-proto", "").strip().lower()
+    if client is None or not said or not settings.trusted_proxies:
+        return None
     try:
-        if urlsplit(origin).netloc.lower() == host.lower():
-            return True
+        address = ipaddress.ip_address(client[0])
+    except ValueError:  # a socket without an address
+        return None
+    return said if any(address in network for network in parse_networks(settings.trusted_proxies)) else None
+
+
+def _is_allowed(origin: str, host: str, settings: Settings, scheme: str | None) -> bool:
+    try:
+        page = urlsplit(origin)
     except ValueError:  # "http://[::1"
         return False
-    allowed = {part.strip().rstrip("/").lower() for part in settings.allowed_origins.split(",")} - {""}
+    if page.netloc.lower() == host.lower() and scheme in (None, page.scheme.lower()):
+        return True
+    allowed = parse_origins(settings.allowed_origins)
     return "*" in allowed or origin.lower() in allowed
 
 

@@ -16,6 +16,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.runtime import redis as runtime
+from tokenrelay.protocol.runtime.address import Tls
+from tokenrelay.protocol.runtime.redis import NO_TLS
 from tokenrelay.protocol.store.scripts import Argument, Script
 
 MAX_CONNECTIONS: Final = 32
@@ -30,9 +32,9 @@ _FIRST_PAUSE_S: Final = 0.05
 T = TypeVar("T")
 
 
-def open_pool(url: str) -> Redis:
+def open_pool(url: str, tls: Tls = NO_TLS) -> Redis:
     """A client with a bounded pool. Raises ValueError for a bad address."""
-    return Redis.from_pool(runtime.open_pool(url, MAX_CONNECTIONS))  # closing the client closes the pool
+    return Redis.from_pool(runtime.open_pool(url, MAX_CONNECTIONS, tls))  # closing the client closes the pool
 
 
 def live_connection(redis: Redis) -> AbstractConnection:

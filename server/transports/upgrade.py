@@ -75,7 +75,8 @@ class WebSocketEndpoint:
     async def _admit(self, scope: Scope) -> tuple[Identity, Dialect]:
         raise_if_crowded(scope)
         headers, query = Headers(scope=scope), QueryParams(scope["query_string"])
-        origin.check(headers, self._edge.settings)
+        settings = self._edge.settings
+        origin.check(headers, settings, origin.scheme_of(scope.get("client"), headers, settings))
         identity = await self._edge.auth.identify_with_ticket(headers.get("authorization"), query.get("ticket"))
         self._edge.raise_if_draining()
         offered = scope["subprotocols"]

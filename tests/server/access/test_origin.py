@@ -46,3 +46,29 @@ def test_who_may_call(settings: Settings, host: str, page: str | None, may: bool
         assert refusal.value.code == "FORBIDDEN"
     told = dict(origin.answer_headers(headers, settings))
     assert (b"access-control-allow-origin" in told) == (may and page is not None)
+
+
+BEHIND = Settings(api_keys="a:b", trusted_proxies="10.0.0.0/8, ::1")
+SCHEMES = [
+    # whose socket it is, what it says, the page, may it
+    (("10.1.2.3", 1), "https", "https://api.example", True),
+    (("10.1.2.3", 1), "https", "http://api.example", False),
+    (("::1", 1), "http", "https://api.example", False),
+    (("10.1.2.3", 1), "", "http://api.example", True),
+    (("192.0.2.1", 1), "https", "http://api.example", True),  # nobody who is to be believed
+    (None, "https", "http://api.example", True),
+]
+
+
+@pytest.mark.parametrize(("client", "said", "page", "may"), SCHEMES)
+def test_the_scheme_is_compared_where_a_trusted_proxy_tells_it(
+    client: tuple[str, int] | None, said: str, page: str, may: bool
+) -> None:
+    headers = {"host": "api.example", "origin": page, "x-forwarded-proto": said}
+    scheme = origin.scheme_of(client, headers, BEHIND)
+    assert bool(origin.answer_headers(headers, BEHIND, scheme)) == may
+    if may:
+        origin.check(headers, BEHIND, scheme)
+    else:
+        with pytest.raises(TokenrelayError):
+            origin.check(headers, BEHIND, scheme)
