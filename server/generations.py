@@ -1,4 +1,4 @@
-"""What callers ask of generations: begin one, find one, resume one, read one whole. Knows no transport."""
+"""What callers ask of generations: begin one, find one, resume one. Knows no transport."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from tokenrelay.protocol.store.scripts import Limits
 from tokenrelay.protocol.wire import cursor, request
 from tokenrelay.protocol.wire.cursor import Answer
 from tokenrelay.protocol.wire.request import ChatRequest
-from tokenrelay.protocol.wire.snapshot import Snapshot
 from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.edge import Edge
 from tokenrelay.server.live.hub import Channel
 from tokenrelay.server.store.log import Description
 from tokenrelay.server.timing import RequestTimer
+
+__all__ = ["Description", "Reading", "begin", "find", "resume"]
 
 log = structlog.get_logger()
 
@@ -101,14 +102,3 @@ async def resume(
         channel = await edge.hub.open(stream_id)
     edge.metrics.attached.labels(transport, "resume" if after else "join").inc()
     return Reading(Session(stream_id, after, is_compact=is_compact, now=time.monotonic()), channel)
-
-
-async def read_all(edge: Edge, found: Description) -> Snapshot:
-    """The log up to where the description saw it. Raises TokenrelayError STREAM_EXPIRED."""
-    snapshot = Snapshot()
-    while snapshot.last_id < found.last_id:
-        first, entries = await edge.reads.page(found.stream_id, snapshot.last_id)
-        if not entries:
-            raise TokenrelayError("STREAM_EXPIRED")
-        snapshot.take(first, entries[: found.last_id - snapshot.last_id])
-    return snapshot

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.types import Receive, Scope, Send
 
 from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.reading.feed import MAX_CHUNK_BYTES
 from tokenrelay.protocol.store.context import Context, of_headers
 from tokenrelay.protocol.wire import event_json
 from tokenrelay.server import drain
@@ -20,7 +21,7 @@ from tokenrelay.server.access import origin
 from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.access.limits import raise_if_crowded
 from tokenrelay.server.edge import Edge
-from tokenrelay.server.net import refusal
+from tokenrelay.server.net import peer, refusal
 from tokenrelay.server.timing import RequestTimer
 
 log = structlog.get_logger()
@@ -119,6 +120,30 @@ class Call:
     async def write(self, body: bytes, *, more: bool = True) -> None:
         await self.send({"type": "http.response.body", "body": body, "more_body": more})
 
+    async def write_bounded(self, body: bytes, *, more: bool = True) -> None:
+        """In pieces of a chunk, each of which the client has to accept within `TOKENRELAY_SEND_TIMEOUT_S`: what is not
+        written yet is all that a client that accepts nothing costs.
+
+        Raises Disconnected after the timeout; the connection is gone then.
+        """
+        if len(body) > MAX_CHUNK_BYTES:
+            peer.hold_little(self.send)
+        end = max(len(body), 1)
+        for start in range(0, end, MAX_CHUNK_BYTES):
+            piece = body[start : start + MAX_CHUNK_BYTES]
+            try:
+                async with asyncio.timeout(self.edge.settings.send_timeout_s):
+                    await self.write(piece, more=more or start + MAX_CHUNK_BYTES < end)
+            except TimeoutError as error:
+                self.edge.metrics.send_timeouts.labels("json").inc()
+                peer.abort(self.send)
+                raise Disconnected from error
+
+    async def start_of_unknown_length(self, status: int, headers: Mapping[str, str]) -> None:
+        """The head of a response that is written while it is made."""
+        await self.start(status, {**headers, "connection": "close"} if self._must_close else headers)
+        peer.hold_little(self.send)
+
     async def answer(
         self, status: int, body: bytes, content_type: str, headers: Mapping[str, str] | None = None
     ) -> None:
@@ -130,7 +155,7 @@ class Call:
         if self._must_close:
             both["connection"] = "close"
         await self.start(status, both)
-        await self.write(body, more=False)
+        await self.write_bounded(body, more=False)
 
     async def json(self, status: int, value: Any, headers: Mapping[str, str] | None = None) -> None:
         body = event_json.to_json(value).encode()
@@ -148,7 +173,7 @@ class Call:
             lines.append((b"connection", b"close"))
         self.has_begun = True
         await self.send({"type": "http.response.start", "status": answer.status, "headers": lines})
-        await self.write(answer.body, more=False)
+        await self.write_bounded(answer.body, more=False)
 
     @property
     def _must_close(self) -> bool:

@@ -63,7 +63,9 @@ class Metrics(Instruments):
         self.errors = self.counter("tokenrelay_errors_total", "Refusals by row of the error table", code=codes)
         self.cancels = self.counter("tokenrelay_cancels_total", "Stops asked for", transport=(*TRANSPORTS, "http"))
         self.send_timeouts = self.counter(
-            "tokenrelay_send_timeouts_total", "Clients closed because they accepted no data", transport=TRANSPORTS
+            "tokenrelay_send_timeouts_total",
+            "Clients closed because they accepted no data",
+            transport=(*TRANSPORTS, "json"),
         )
         self.vanished = self.counter(
             "tokenrelay_readers_vanished_total", "Connections whose other end had fallen silent", transport=TRANSPORTS

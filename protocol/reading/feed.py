@@ -121,7 +121,7 @@ class Feed:
             return Offer.KNOWN
         fresh = entries[last + 1 - first_id :] if first_id <= last else entries
         self._entries.extend(fresh)
-        self._bytes += sum(map(_bytes_of, fresh))
+        self._bytes += sum(map(entry_bytes, fresh))
         for slots in self._encoded.values():
             slots.extend([None] * len(fresh))
         self._memo.clear()
@@ -168,6 +168,17 @@ class Feed:
         self._memo[form.name] = (cursor, chunk)
         return chunk
 
+    def entries_after(self, cursor: int) -> Sequence[Entry]:
+        """The same unencoded, for a reader whose bytes depend on what came before: about as much as one write."""
+        index = cursor - self.floor
+        if index < 0 or index >= len(self._entries):
+            return ()
+        end, size = index, 0
+        while end < len(self._entries) and (end == index or size < MAX_CHUNK_BYTES):
+            size += entry_bytes(self._entries[end])
+            end += 1
+        return self._entries[index:end]
+
     def _encode_after(self, start: int, form: Format) -> Chunk:
         slots = self._encoded.get(form.name)
         if slots is None:
@@ -190,7 +201,7 @@ class Feed:
     def _weight(self, index: int) -> int:
         """Bytes that leave with an entry: its own and those of what it was encoded to."""
         encoded = (slots[index] for slots in self._encoded.values())
-        return _bytes_of(self._entries[index]) + sum(sys.getsizeof(part) for part in encoded if part is not None)
+        return entry_bytes(self._entries[index]) + sum(sys.getsizeof(part) for part in encoded if part is not None)
 
     def _hold(self, first_id: int, entries: Sequence[Entry]) -> None:
         if self._held_entries + len(entries) > MAX_HELD_ENTRIES:
@@ -200,7 +211,7 @@ class Feed:
         self._held_entries += len(entries)
 
 
-def _bytes_of(entry: Entry) -> int:
+def entry_bytes(entry: Entry) -> int:
     """What an entry takes in memory. Most are a model's text, which is then their fourth item: a short way."""
     if entry[0] == TOKEN or entry[0] == THINKING:
         return sys.getsizeof(entry[3]) + ENTRY_BYTES

@@ -14,8 +14,8 @@ from tokenrelay.protocol.wire import event_json
 class Snapshot:
     """Grows by entries in order; every field can be read at any time."""
 
-    def __init__(self) -> None:
-        self.last_id = 0
+    def __init__(self, last_id: int = 0) -> None:
+        self.last_id = last_id
         self._texts: list[str] = []
         self._thoughts: list[str] = []  # only where the request asked to be shown them
         self._data: list[dict[str, Any]] = []
@@ -62,6 +62,15 @@ class Snapshot:
         for entry in entries:
             self.last_id += 1
             self._take(entry)
+
+    def pass_on(self, entry_id: int, entry: Entry) -> str:
+        """The next entry, or several joined to one with the id of the last. A token's text is given back, not kept."""
+        self.last_id = entry_id
+        if entry[0] == TOKEN:
+            text: str = entry[3]
+            return text
+        self._take(entry)
+        return ""
 
     def _take(self, entry: Entry) -> None:
         if entry[0] == TOKEN:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 import time
 
 import msgspec
@@ -13,13 +11,16 @@ from tokenrelay.protocol.models.catalogue import NEUROSWITCH
 from tokenrelay.protocol.reading.session import Session
 from tokenrelay.protocol.wire import cursor, event_json, request, sse, websocket
 from tokenrelay.protocol.wire.request import ChatRequest
+from tokenrelay.protocol.wire.snapshot import Snapshot
 from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.api.streams import attach
-from tokenrelay.server.generations import begin, find, read_all
-from tokenrelay.server.http import Call, Disconnected
+from tokenrelay.server.generations import begin
+from tokenrelay.server.http import Call
 from tokenrelay.server.live.hub import Channel
 from tokenrelay.server.timing import RequestTimer
+from tokenrelay.server.transports import document
 from tokenrelay.server.transports.sse import SseResponse
+from tokenrelay.server.transports.whole import until_ended
 
 
 class _Begun(msgspec.Struct, frozen=True):
@@ -61,13 +62,11 @@ async def _deliver(call: Call, identity: Identity, begun: _Begun, timer: Request
     if channel is None and begun.is_streamed:
         after = cursor.parse(call.headers.get("last-event-id"))
         await attach(call, identity, stream_id, after, is_compact=True, first=_accepted(call, begun))
-    elif channel is None:
-        await _wait_for(call, identity, stream_id)
-    elif begun.is_streamed:
+    elif channel is not None and begun.is_streamed:
         session = Session(stream_id, 0, is_compact=True, now=time.monotonic())
         await SseResponse(edge, call, session, channel, timer).run(_accepted(call, begun))
     else:
-        await _answer(call, channel)
+        await _answer(call, identity, stream_id, channel)
 
 
 def _accepted(call: Call, begun: _Begun) -> bytes:
@@ -100,100 +99,21 @@ class _Asked(msgspec.Struct):
     stream: bool = False
 
 
-# -- without `stream`: one JSON at the end
-# -------------------------------------------------------------------------------
-
-
-class EndWaiter:
-    """A reader that only wants to know that it is over. Its cursor holds no window back."""
-
-    can_return = False
-
-    def __init__(self, stream_id: str, channel: Channel) -> None:
-        self.session = Session(stream_id, sys.maxsize, is_compact=True, now=0.0)
-        self._channel = channel
-        self.over = asyncio.Event()
-        self.must_leave = False  # the edge goes before the answer came
-
-    def is_stuck(self, _: float) -> bool:
-        """Never: its cursor is beyond everything."""
-        return False
-
-    def close_soon(self) -> None:
-        self.must_leave = True
-        self.over.set()
-
-    def tick(self, now: float) -> None:
-        """It writes nothing that could be due."""
-
-    def look(self) -> None:
-        """Nor anything that could be unacknowledged: the kernel probes such a connection."""
-
-    def wake(self) -> None:
-        # Behind an anchor the end may be in the log already; `_snapshot` looks.
-        if self._channel.feed.has_ended or self._channel.is_lost:
-            self.over.set()
-
-
-async def _wait_for(call: Call, identity: Identity, stream_id: str) -> None:
-    """The JSON of a generation that was there already."""
-    stream = await find(call.edge, identity, stream_id)
-    if stream.has_ended:
-        await _give(call, stream_id)
-        return
-    await _answer(call, await call.edge.hub.open(stream_id))
-
-
-async def _answer(call: Call, channel: Channel) -> None:
-    edge, stream_id = call.edge, channel.feed.stream_id
-    waiter = EndWaiter(stream_id, channel)
-    edge.hub.join(channel, waiter)
-    edge.enter(waiter)
-    watcher = asyncio.create_task(_watch(call))
-    over = asyncio.create_task(waiter.over.wait())
-    try:
-        if not await _has_ended(call, stream_id):
-            waiter.wake()
-            await asyncio.wait({watcher, over}, return_when=asyncio.FIRST_COMPLETED)
-        if watcher.done():
-            raise Disconnected
-        if waiter.must_leave and not await _has_ended(call, stream_id):
-            raise TokenrelayError(
-                "SERVICE_UNAVAILABLE", "this edge is being replaced; the answer goes on: read its stream, or ask again "
-                "with the same Idempotency-Key", retry_after=1, stream_id=stream_id,
-            )  # fmt: skip
-    finally:
-        watcher.cancel()
-        over.cancel()
-        edge.connections.discard(waiter)
-        edge.hub.leave(channel, waiter)
-    await _give(call, stream_id)
-
-
-async def _has_ended(call: Call, stream_id: str) -> bool:
-    """It may have ended between its description and our subscription."""
-    stream = await call.edge.reads.describe(stream_id)
-    return stream is None or stream.has_ended
-
-
-async def _give(call: Call, stream_id: str) -> None:
-    found = await call.edge.reads.describe(stream_id)
-    if found is None:
-        raise TokenrelayError("STREAM_EXPIRED", stream_id=stream_id)
-    snapshot = await read_all(call.edge, found)
+async def _answer(call: Call, identity: Identity, stream_id: str, channel: Channel | None) -> None:
+    """One JSON at the end."""
+    found = await until_ended(call, identity, stream_id, channel)
     headers = {"x-stream-id": stream_id, "location": f"/api/streams/{stream_id}"}
-    if snapshot.failure is not None:
-        failure = snapshot.failure
-        code = failure.code if failure.code in TABLE else "INTERNAL_ERROR"
-        raise TokenrelayError(
-            code, failure.message, stream_id=stream_id, retryable=failure.retryable, retry_after=failure.retry_after_s,
-            partial_response=snapshot.text or None,
-        )  # fmt: skip
-    if snapshot.completion is None:
-        raise TokenrelayError("STREAM_EXPIRED", stream_id=stream_id)
-    await call.json(200, snapshot.answer(stream_id), headers)
+    if (await document.last_of(call, found)).completion is None:
+        raise _failed(await document.read_all(call, found), stream_id)
+    await document.send(call, found, "response", lambda snapshot: snapshot.answer(stream_id), headers)
 
 
-async def _watch(call: Call) -> None:
-    while (await call.receive())["type"] != "http.disconnect":
-        pass
+def _failed(snapshot: Snapshot, stream_id: str) -> TokenrelayError:
+    failure = snapshot.failure
+    if failure is None:
+        return TokenrelayError("STREAM_EXPIRED", stream_id=stream_id)
+    code = failure.code if failure.code in TABLE else "INTERNAL_ERROR"
+    return TokenrelayError(
+        code, failure.message, stream_id=stream_id, retryable=failure.retryable, retry_after=failure.retry_after_s,
+        partial_response=snapshot.text or None,
+    )  # fmt: skip

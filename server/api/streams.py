@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from tokenrelay.protocol.wire import cursor, event_json, websocket
 from tokenrelay.server.access.auth import Identity
-from tokenrelay.server.generations import find, read_all, resume
+from tokenrelay.server.generations import find, resume
 from tokenrelay.server.http import Call
+from tokenrelay.server.transports import document
 from tokenrelay.server.transports.sse import SseResponse
 
 
@@ -17,7 +18,9 @@ async def stream(call: Call) -> None:
     stream_id = call.path["stream_id"]
     if call.accepts_json:
         found = await find(call.edge, identity, stream_id)
-        await call.json(200, (await read_all(call.edge, found)).state(stream_id, found.public_state, found.model))
+        await document.send(
+            call, found, "text", lambda snapshot: snapshot.state(stream_id, found.public_state, found.model)
+        )
         return
     is_compact = websocket.parse_replay(call.query.get("replay")) == "compact"
     # The header is the newer one: an EventSource sends it when it reconnects to the same URL. An empty one says nothing

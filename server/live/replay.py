@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Final, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from tokenrelay.protocol.reading.feed import Chunk, Format
+from tokenrelay.protocol.reading.feed import Chunk, Format, entry_bytes
 from tokenrelay.protocol.reading.session import PAGE_BYTES, PAGE_ENTRIES, Session
+from tokenrelay.protocol.store.entries import Entry, join_tokens
 from tokenrelay.server.store.log import LogReader
 
 AT_ONCE: Final = 2
@@ -32,10 +33,14 @@ KEPT_S: Final = 5.0
 """Long enough for a crowd that comes back within a few seconds, too short to outlive a stream's retention by much."""
 
 Key: TypeAlias = tuple[str, int, str, bool]
+Numbered: TypeAlias = list[tuple[int, Entry]]
+
+UNENCODED: Final = ""
+"""In place of a format's name, in the key of a page that is not encoded."""
 
 
 class _Page(msgspec.Struct, frozen=True):
-    chunks: list[Chunk]
+    future: asyncio.Future[Any]
     size: int
     read_at: float
 
@@ -47,7 +52,7 @@ class Replays:
         self._reads = reads
         self._on_read = on_read  # told how many entries each page had
         self._turn = asyncio.Semaphore(AT_ONCE)
-        self._under_way: dict[Key, asyncio.Task[list[Chunk]]] = {}
+        self._under_way: dict[Key, asyncio.Task[Any]] = {}
         self._kept: OrderedDict[Key, _Page] = OrderedDict()  # the oldest first
         self._bytes = 0
         self._fitting: OrderedDict[str, int] = OrderedDict()  # stream → entries that make a page; the oldest first
@@ -63,12 +68,27 @@ class Replays:
         reader lacks is no longer in the log.
         """
         key = (session.stream_id, session.cursor, form.name, session.is_compact)
+        return self._shared(key, lambda first, found: session.chunks(first, found, form))
+
+    def entries(self, session: Session) -> asyncio.Future[Numbered]:
+        """The same unencoded, with their ids: for a reader whose bytes depend on what it was told before. Tokens are
+        joined where the session is compact."""
+        cursor, is_compact = session.cursor, session.is_compact
+
+        def numbered(first: int, found: Sequence[Entry]) -> Numbered:
+            if not found or first != cursor + 1:
+                raise LookupError(f"expected entry {cursor + 1}, the log begins at {first}")
+            pairs = list(enumerate(found, first))
+            return join_tokens(pairs) if is_compact else pairs
+
+        return self._shared((session.stream_id, cursor, UNENCODED, is_compact), numbered)
+
+    def _shared(self, key: Key, made_of: Callable[[int, Sequence[Entry]], Any]) -> asyncio.Future[Any]:
+        """The page that is kept or under way, or a new one."""
         if (kept := self._kept.get(key)) is not None:
-            done: asyncio.Future[list[Chunk]] = asyncio.get_running_loop().create_future()
-            done.set_result(kept.chunks)
-            return done
+            return kept.future
         if (task := self._under_way.get(key)) is None:
-            task = self._under_way[key] = asyncio.create_task(self._read(key, session, form))
+            task = self._under_way[key] = asyncio.create_task(self._read(key, made_of))
         return task
 
     def forget_old(self, now: float) -> None:
@@ -82,19 +102,21 @@ class Replays:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _read(self, key: Key, session: Session, form: Format) -> list[Chunk]:
+    async def _read(self, key: Key, made_of: Callable[[int, Sequence[Entry]], Any]) -> Any:
+        stream_id, after, _, _ = key
         try:
             async with self._turn:
-                most = self._fitting.get(session.stream_id, FIRST_PAGE_ENTRIES)
-                first, entries = await self._reads.page(session.stream_id, key[1], most)
-                self._on_read(len(entries))
-                chunks = session.chunks(first, entries, form)
+                most = self._fitting.get(stream_id, FIRST_PAGE_ENTRIES)
+                first, found = await self._reads.page(stream_id, after, most)
+                self._on_read(len(found))
+                page = made_of(first, found)
         finally:
             del self._under_way[key]
-        if len(entries) == most:  # one that is not full may be longer the next time
-            self._keep(key, chunks)
-        self._learn(session.stream_id, len(entries), sum(len(chunk.body) for chunk in chunks))
-        return chunks
+        size = _size(page)
+        if len(found) == most:  # one that is not full may be longer the next time
+            self._keep(key, page, size)
+        self._learn(stream_id, len(found), size)
+        return page
 
     def _learn(self, stream_id: str, entries: int, size: int) -> None:
         """How many entries to read of this stream the next time: XRANGE bounds their number, not their bytes."""
@@ -104,9 +126,10 @@ class Replays:
         if len(self._fitting) > MOST_SIZES:
             self._fitting.popitem(last=False)
 
-    def _keep(self, key: Key, chunks: list[Chunk]) -> None:
-        size = sum(len(chunk.body) for chunk in chunks)
-        self._kept[key] = _Page(chunks, size, asyncio.get_running_loop().time())
+    def _keep(self, key: Key, page: Any, size: int) -> None:
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(page)
+        self._kept[key] = _Page(done, size, asyncio.get_running_loop().time())
         self._bytes += size
         while self._bytes > KEPT_BYTES:
             self._drop_oldest()
@@ -116,7 +139,12 @@ class Replays:
         self._bytes -= page.size
 
 
-async def shared(future: asyncio.Future[list[Chunk]]) -> list[Chunk]:
+def _size(page: list[Any]) -> int:
+    """Of chunks exactly; of entries what their text takes."""
+    return sum(len(item.body) if isinstance(item, Chunk) else entry_bytes(item[1]) for item in page)
+
+
+async def shared(future: asyncio.Future[list[Any]]) -> list[Any]:
     """Wait for a page without owning it. A page that is there already costs a turn of the loop all the same, so that
     one reader's thousand pages are a thousand turns for the others."""
     if future.done():
@@ -124,11 +152,11 @@ async def shared(future: asyncio.Future[list[Chunk]]) -> list[Chunk]:
     return await asyncio.shield(future)
 
 
-def forget(future: asyncio.Future[list[Chunk]]) -> None:
+def forget(future: asyncio.Future[list[Any]]) -> None:
     """The reader has gone; whatever becomes of the page is nobody's error."""
     future.add_done_callback(_retrieve)
 
 
-def _retrieve(future: asyncio.Future[list[Chunk]]) -> None:
+def _retrieve(future: asyncio.Future[list[Any]]) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         future.exception()

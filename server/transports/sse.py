@@ -6,13 +6,14 @@ import asyncio
 import random
 import time
 from collections import deque
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import structlog
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.lifecycle import TOLD_NOTHING
-from tokenrelay.protocol.reading.feed import Chunk
+from tokenrelay.protocol.reading.feed import Chunk, Feed
 from tokenrelay.protocol.reading.session import Session, Step
 from tokenrelay.protocol.store import entries
 from tokenrelay.protocol.wire import event_json, formats, sse
@@ -36,6 +37,7 @@ class SseResponse:
     """A reader of one stream on one response. `channel` is None for a stream that had ended when it came."""
 
     can_return = True
+    form = formats.SSE
 
     def __init__(
         self, edge: Edge, call: Call, session: Session, channel: Channel | None, start: RequestTimer | None = None
@@ -53,7 +55,7 @@ class SseResponse:
         self._is_closing = False  # the edge wants the client elsewhere
         self._leave_at = drain.rotation_at(edge.settings.rotate_s, time.monotonic())
         self._heartbeat_due = False
-        self._page: deque[Chunk] = deque()  # read and not yet written; let go when the client accepts nothing
+        self._page: deque[Any] = deque()  # read and not yet written; let go when the client accepts nothing
 
     def __repr__(self) -> str:
         return f"<SseResponse {self.session!r}>"
@@ -115,8 +117,7 @@ class SseResponse:
 
     async def _run(self, first: bytes) -> None:
         stream_id = self.session.stream_id
-        headers = {"x-stream-id": stream_id, "location": f"/api/streams/{stream_id}"}
-        await self._call.start(200, headers, *SSE_HEADERS)
+        await self._call.start(200, self._headers(), *SSE_HEADERS)
         peer.hold_little(self._call.send)
         if self._call.method == "HEAD":
             await self._call.write(b"", more=False)
@@ -126,16 +127,13 @@ class SseResponse:
         gauge = self._edge.metrics.sessions.labels("sse")
         gauge.inc()
         try:
-            await self._write(sse.encode_retry(random.randint(*RETRY_MS)) + first)  # noqa: S311
+            await self._write(self._opening() + first)
             try:
                 await self._pump()
             except entries.CorruptEntry as error:
                 log.error("log_corrupt", stream_id=stream_id, error=str(error))
                 await self._write_lost()
-            if self._is_closing and not self.session.has_ended:
-                await self._write(sse.encode_retry(drain.come_back_ms()))
-            if not self._is_gone:
-                await self._call.write(b"", more=False)
+            await self._end()
         finally:
             gauge.dec()
             feed = None if self._channel is None else self._channel.feed
@@ -143,17 +141,53 @@ class SseResponse:
             self._edge.connections.discard(self)
             watcher.cancel()
 
+    # -- what other dialects say otherwise -----------------------------------------------------------------------------
+
+    def _headers(self) -> dict[str, str]:
+        stream_id = self.session.stream_id
+        return {"x-stream-id": stream_id, "location": f"/api/streams/{stream_id}"}
+
+    def _opening(self) -> bytes:
+        return sse.encode_retry(random.randint(*RETRY_MS))  # noqa: S311
+
+    def _heartbeat(self) -> bytes:
+        return sse.HEARTBEAT
+
+    def _refusal(self, error: TokenrelayError) -> bytes:
+        return sse.encode_frame(event_json.to_json(error.event_data(self._call.request_id)))
+
+    def _next_of(self, feed: Feed) -> Chunk | None:
+        """What follows the cursor in the window."""
+        return feed.after(self.session.cursor, self.form)
+
+    async def _read_page(self) -> Sequence[Any]:
+        """A page of the log, as what `_chunk_of` takes."""
+        return await replay.shared(self._edge.replays.page(self.session, self.form))
+
+    def _chunk_of(self, item: Any) -> Chunk:
+        chunk: Chunk = item
+        return chunk
+
+    async def _end(self) -> None:
+        """The last of the response, after the stream's end or where the edge wants the client elsewhere."""
+        if self._is_closing and not self.session.has_ended:
+            await self._write(sse.encode_retry(drain.come_back_ms()))
+        if not self._is_gone:
+            await self._call.write(b"", more=False)
+
+    # -- reading and writing -------------------------------------------------------------------------------------------
+
     async def _pump(self) -> None:
         channel = self._channel
         feed = None if channel is None else channel.feed
         while not self._is_gone and not self._is_closing:
             step = self.session.next_step(feed)
             if step is Step.TAKE and channel is not None and feed is not None:
-                chunk = feed.after(self.session.cursor, formats.SSE)
+                chunk = self._next_of(feed)
                 if chunk is not None:
                     reached_at = channel.heard_at
                     if chunk.is_last and self._start is not None:
-                        chunk = self._start.told(chunk, feed, formats.SSE, reached_at)
+                        chunk = self._start.told(chunk, feed, self.form, reached_at)
                     self.session.took(chunk)
                     await self._write(chunk.body)
                     if self._start is not None or not chunk.cursor & SAMPLED:
@@ -170,22 +204,22 @@ class SseResponse:
                 await self._wait()
                 if self._heartbeat_due:
                     self._heartbeat_due = False
-                    await self._write(sse.HEARTBEAT)
+                    await self._write(self._heartbeat())
 
     async def _replay(self) -> bool:
         """One page of the log; False when the rest of it is not there."""
         try:
-            self._page.extend(await replay.shared(self._edge.replays.page(self.session, formats.SSE)))
+            self._page.extend(await self._read_page())
         except TokenrelayError:
             self._heartbeat_due = True  # Redis is away; stay, and try again
-            await self._write(sse.HEARTBEAT)
+            await self._write(self._heartbeat())
             await asyncio.sleep(0.5)
             return True
         except LookupError:
             await self._write_lost()
             return False
         while self._page:
-            chunk = self._page.popleft()
+            chunk = self._chunk_of(self._page.popleft())
             self.session.took(chunk)
             await self._write(chunk.body)
             if self._is_gone:
@@ -195,8 +229,7 @@ class SseResponse:
     async def _write_lost(self) -> None:
         """What the reader lacks is no longer anywhere: say so; this end is not in the log and has no id."""
         self._cause = "log_lost"
-        error = TokenrelayError("STREAM_EXPIRED", "what follows is no longer stored")
-        await self._write(sse.encode_frame(event_json.to_json(error.event_data(self._call.request_id))))
+        await self._write(self._refusal(TokenrelayError("STREAM_EXPIRED", "what follows is no longer stored")))
 
     async def _write(self, body: bytes) -> None:
         self.session.sending_since = time.monotonic()
