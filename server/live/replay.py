@@ -17,7 +17,7 @@ import msgspec
 
 from tokenrelay.protocol.reading.feed import Chunk, Format, entry_bytes
 from tokenrelay.protocol.reading.session import PAGE_BYTES, PAGE_ENTRIES, Session
-from tokenrelay.protocol.store.entries import Entry, join_tokens
+from tokenrelay.protocol.store.entries import Entry, join_pieces
 from tokenrelay.server.store.log import LogReader
 
 AT_ONCE: Final = 2
@@ -79,7 +79,7 @@ class Replays:
             if not found or first != cursor + 1:
                 raise LookupError(f"expected entry {cursor + 1}, the log begins at {first}")
             pairs = list(enumerate(found, first))
-            return join_tokens(pairs) if is_compact else pairs
+            return join_pieces(pairs) if is_compact else pairs
 
         return self._shared((session.stream_id, cursor, UNENCODED, is_compact), numbered)
 

@@ -13,13 +13,13 @@ from tests.wire import PATIENCE_S, Sse, call, start, text_of, whole, words
 STALLED = 20
 
 
-def stall(url: str, stream_id: str) -> socket.socket:
+def stall(url: str, stream_id: str, more: str = "") -> socket.socket:
     """A client that asks for a stream and never reads."""
     host, port = url.removeprefix("http://").split(":")
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect((host, int(port)))
-    client.sendall(f"GET /api/streams/{stream_id}?replay=exact HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    client.sendall(f"GET /api/streams/{stream_id}?replay=exact HTTP/1.1\r\nHost: {host}\r\n{more}\r\n".encode())
     return client
 
 
@@ -92,4 +92,33 @@ def test_a_socket_that_takes_nothing_is_closed() -> None:
         assert (await call("GET", f"{url}/healthz"))[0] == 200
 
     with Fleet(edges=1, workers=1, env={"TOKENRELAY_SEND_TIMEOUT_S": "2"}) as fleet:
+        asyncio.run(scene(fleet))
+
+
+def test_a_long_snapshot_is_whole_and_costs_little_while_nobody_reads_it() -> None:
+    """It is written a page at a time: 40 readers who accept nothing would otherwise hold the whole text each."""
+
+    async def scene(fleet: Fleet) -> None:
+        url, pid = fleet.urls[0], fleet.edges[0].pid
+        stream_id = await start(url, "scripted?tokens=150000&interval_ms=0")
+        assert text_of(await whole(url, stream_id, replay="compact")) == words(150000)
+        _, state, _ = await call("GET", f"{url}/api/streams/{stream_id}", headers={"Accept": "application/json"})
+        assert state["text"] == words(150000)
+        assert (state["state"], state["finish_reason"], state["usage"]["output_tokens"]) == (
+            "completed",
+            "stop",
+            150000,
+        )
+        before = resident_kib(pid)
+        clients = [stall(url, stream_id, "Accept: application/json\r\n") for _ in range(STALLED)]
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while await metric(url, 'tokenrelay_send_timeouts_total{transport="json"}') < STALLED:
+                    await asyncio.sleep(0.1)
+            assert resident_kib(pid) - before < STALLED * 256
+        finally:
+            for client in clients:
+                client.close()
+
+    with Fleet(edges=1, workers=1, env={"TOKENRELAY_SEND_TIMEOUT_S": "3"}) as fleet:
         asyncio.run(scene(fleet))
