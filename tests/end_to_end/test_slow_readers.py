@@ -18,6 +18,7 @@ def stall(url: str, stream_id: str, more: str = "") -> socket.socket:
     host, port = url.removeprefix("http://").split(":")
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)  # else loopback takes megabytes of it
     client.connect((host, int(port)))
     client.sendall(f"GET /api/streams/{stream_id}?replay=exact HTTP/1.1\r\nHost: {host}\r\n{more}\r\n".encode())
     return client
