@@ -167,7 +167,7 @@ def test_a_peer_that_answers_no_ping_is_given_up(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("code", "name"), [(1000, "SERVICE_UNAVAILABLE"), (1003, "INVALID_REQUEST"), (4401, "UNAUTHORIZED")]
+    ("code", "name"), [(4401, "UNAUTHORIZED"), (4403, "FORBIDDEN")]
 )
 def test_closes_after_which_a_client_does_not_come_back(code: int, name: str) -> None:
     async def scene() -> None:

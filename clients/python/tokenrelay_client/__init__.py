@@ -7,16 +7,30 @@
 
 from typing import Final
 
-from tokenrelay_client.answer import Event
 from tokenrelay_client.client import Client
 from tokenrelay_client.errors import Failed, Refused, TokenrelayError, Unreachable
-from tokenrelay_client.stream import State, Stream
+from tokenrelay_client.events import (
+    Accepted,
+    Completion,
+    Error,
+    Event,
+    Started,
+    Token,
+    ToolCall,
+    ToolResult,
+    TypedEvent,
+    Unknown,
+)
+from tokenrelay_client.options import Options
+from tokenrelay_client.progress import State
+from tokenrelay_client.stream import Stream
 from tokenrelay_client.sync import SyncClient, SyncStream
 from tokenrelay_client.transport import Choice, TransportName
 
 __all__ = [
-    "Choice", "Client", "Event", "Failed", "Refused", "State", "Stream", "SyncClient", "SyncStream", "TokenrelayError",
-    "TransportName", "Unreachable",
+    "Accepted", "Choice", "Client", "Completion", "Error", "Event", "Failed", "Options", "Refused", "Started", "State",
+    "Stream", "SyncClient", "SyncStream", "Token", "TokenrelayError", "ToolCall", "ToolResult", "TransportName",
+    "TypedEvent", "Unknown", "Unreachable",
 ]  # fmt: skip
 
 __version__: Final = "0.2.0"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
-Event: TypeAlias = tuple[int | None, dict[str, Any]]
-"""An event's id and its object (protocol/README.md, section 2). The id is None for what is not in the stream's log."""
+from tokenrelay_client.events import Event
 
 
 class Answer:
@@ -32,7 +31,7 @@ class Answer:
             return False
         if not self._may_lack_id(data) if event_id is None else event_id <= self.last_event_id:
             return False
-        self.events.append((event_id, data))
+        self.events.append(Event(event_id, data))
         # An unknown event is passed over, but it has a `token`, and its id counts (section 9).
         if token := data.get("token"):
             self._pieces.append(token)

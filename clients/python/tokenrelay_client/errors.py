@@ -1,25 +1,46 @@
 """What reading an answer can fail with; knows the error table of the wire, not where in the client it happened.
 
-Source: protocol/README.md, section 6. A code that is not in the table is judged by its HTTP status (section 9).
+Source: protocol/README.md, section 6. A code that is not in the table is judged by its HTTP status (section 9). The
+server has the table too; both are held to the test vectors of `protocol/vectors/errors.json`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from tokenrelay.protocol.errors import ROWS, TABLE
 
-FINAL_CLOSES: Final = {
-    1000: "SERVICE_UNAVAILABLE",
-    1003: "INVALID_REQUEST",
-    1007: "INVALID_REQUEST",
-    1009: "PAYLOAD_TOO_LARGE",
-    4401: "UNAUTHORIZED",
-    4403: "FORBIDDEN",
+class Row(NamedTuple):
+    """One kind of error: its HTTP status, and whether trying again can help."""
+
+    status: int
+    retryable: bool
+
+
+TABLE: Final = {
+    "INVALID_REQUEST": Row(400, False),
+    "INVALID_CURSOR": Row(400, False),
+    "UNAUTHORIZED": Row(401, False),
+    "FORBIDDEN": Row(403, False),
+    "NOT_FOUND": Row(404, False),
+    "METHOD_NOT_ALLOWED": Row(405, False),
+    "CURSOR_AHEAD": Row(409, False),
+    "STREAM_EXPIRED": Row(410, False),
+    "PAYLOAD_TOO_LARGE": Row(413, False),
+    "VALIDATION_ERROR": Row(422, False),
+    "RATE_LIMIT": Row(429, True),
+    "INTERNAL_ERROR": Row(500, True),
+    "PROVIDER_ERROR": Row(502, True),
+    "WORKER_LOST": Row(502, True),
+    "OVERLOADED": Row(503, True),
+    "SERVICE_UNAVAILABLE": Row(503, True),
+    "TIMEOUT": Row(504, True),
 }
-"""Closes of a socket after which a client does not come back (section 5), and what each of them says."""
+
+FINAL_CLOSES: Final = {1009: "PAYLOAD_TOO_LARGE", 4401: "UNAUTHORIZED", 4403: "FORBIDDEN"}
+"""Closes of a socket that are the server's last word, and what each of them says (section 5). Every other may be a
+proxy's, and is a drop."""
 
 
 class TokenrelayError(Exception):
@@ -59,20 +80,26 @@ class Failed(TokenrelayError):
 
 
 class Unreachable(TokenrelayError):
-    """No server for longer than the patience; what had come is kept, and `last_event_id` says how far."""
+    """No server answered; the message says why not. What had come is kept, and `last_event_id` says how far."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__("UNREACHABLE", message, status=0, retryable=True)
+    def __init__(self, message: str, *, retryable: bool = True) -> None:
+        super().__init__("UNREACHABLE", message, status=0, retryable=retryable)
+
+
+def is_ours(problem: Mapping[str, Any] | None) -> bool:
+    """Whether an answer's object is the server's word. A proxy's page has no `error_code`, and says nothing of a
+    stream."""
+    return problem is not None and isinstance(problem.get("error_code"), str)
 
 
 def refusal_of(problem: Mapping[str, Any], status: int | None, retry_after: str | None = None) -> Refused:
-    """The error of an HTTP answer, or of a message (`status` None). `problem` is empty where it is none of ours (a
-    proxy's page)."""
+    """The error of an HTTP answer that is ours, or of a message (`status` None)."""
     code = str(problem.get("error_code") or _code_of(status))
     message = str(problem.get("error") or f"the server answered {status}")
-    advice = _seconds(problem.get("retry_after", retry_after))
+    advice = seconds_of(problem.get("retry_after", retry_after))
     retryable = problem.get("retryable")
-    return Refused(code, message, status=status, retryable=retryable, retry_after=advice, details=problem)
+    known = retryable if isinstance(retryable, bool) else None
+    return Refused(code, message, status=status, retryable=known, retry_after=advice, details=problem)
 
 
 def failure_of(data: Mapping[str, Any]) -> Failed:
@@ -81,7 +108,7 @@ def failure_of(data: Mapping[str, Any]) -> Failed:
         str(data["error_code"]),
         str(data.get("error", "the answer failed")),
         retryable=data.get("retryable"),
-        retry_after=_seconds(data.get("retry_after")),
+        retry_after=seconds_of(data.get("retry_after")),
         details=data,
     )
 
@@ -96,10 +123,10 @@ def may_pass(error: TokenrelayError, is_cursor_ours: bool) -> bool:
 
 
 def _code_of(status: int | None) -> str:
-    return next((row.code for row in ROWS if row.status == status), "INTERNAL_ERROR")
+    return next((code for code, row in TABLE.items() if row.status == status), "INTERNAL_ERROR")
 
 
-def _seconds(value: Any) -> float | None:
+def seconds_of(value: Any) -> float | None:
     """`Retry-After` may also be a date, which only a proxy sends: then the wait is ours to choose."""
     try:
         seconds = float(value)

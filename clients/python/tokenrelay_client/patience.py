@@ -44,13 +44,19 @@ class Backoff:
 class Patience:
     """Counts what went wrong in a row, and says when it is enough."""
 
-    def __init__(self, backoff: Backoff, patience_s: float, first_patience_s: float) -> None:
+    def __init__(self, backoff: Backoff, patience_s: float, first_patience_s: float, hint: str = "") -> None:
         self._backoff = backoff
         self._patience_s = patience_s  # in waits added up
-        self._first_patience_s = first_patience_s  # the same, of a server that has never answered
+        self._first_patience_s = first_patience_s  # the same, of a server that has never answered; tries count too
+        self._hint = hint  # what to look at when no server has ever answered
         self._has_heard = False
         self._failures = self._refusals = 0
         self._waited_s = 0.0
+
+    @property
+    def failures(self) -> int:
+        """In a row, without an event between them."""
+        return self._failures
 
     def heard(self) -> None:
         """A server answered."""
@@ -62,21 +68,39 @@ class Patience:
         self._failures = self._refusals = 0
         self._waited_s = 0.0
 
-    def after(self, outcome: Dropped | Said, *, has_id: bool, is_cursor_ours: bool, has_other: bool = False) -> Wait:
-        """`has_other`: the next try goes over the other transport. Raises Refused, Unreachable: there is no point any
-        more."""
+    def after(
+        self,
+        outcome: Dropped | Said,
+        *,
+        has_id: bool,
+        is_cursor_ours: bool,
+        has_other: bool = False,
+        elapsed_s: float = 0.0,
+    ) -> Wait:
+        """`has_other`: the next try goes over the other transport. `elapsed_s`: since the stream was made. Raises
+        Refused, Unreachable: there is no point any more."""
         if isinstance(outcome, Said) and not (outcome.by_socket and has_other):
             wait = self._after_refusal(outcome.error, has_id, is_cursor_ours)
         else:
             wait = self._after_drop(outcome, has_other)
         self._failures += 1
-        self._waited_s += wait.seconds
-        patience_s = self._patience_s if self._has_heard else self._first_patience_s
-        if self._waited_s <= patience_s:
+        if wait.seconds == 0:  # the other transport is tried in any case
             return wait
-        if isinstance(outcome, Said):
-            raise outcome.error
-        raise Unreachable(f"no answer for {patience_s:.0f} s ({outcome.why})")
+        if self._has_heard:
+            is_enough = self._waited_s + wait.seconds > self._patience_s
+        else:
+            left_s = self._first_patience_s - max(self._waited_s, elapsed_s)
+            is_enough = left_s <= 0
+            wait = wait._replace(seconds=min(wait.seconds, max(left_s, 0.0)))
+        if is_enough:
+            raise outcome.error if isinstance(outcome, Said) else self._gone(outcome.why, elapsed_s)
+        self._waited_s += wait.seconds
+        return wait
+
+    def _gone(self, why: str, elapsed_s: float) -> Unreachable:
+        if self._has_heard:
+            return Unreachable(f"no answer for {self._patience_s:.0f} s: {why}")
+        return Unreachable(f"no server answered for {elapsed_s:.0f} s: {why}{self._hint}")
 
     def _after_refusal(self, error: TokenrelayError, has_id: bool, is_cursor_ours: bool) -> Wait:
         # A stream that is there goes on without us: nothing is lost by asking for it for as long as patience lasts.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Final
 
 from tokenrelay_client.api import CONNECT_TIMEOUT_S, Api
 from tokenrelay_client.transport import Outcome, Reader, Request, TransportName
 from tokenrelay_client.websocket import Socket
+
+DOUBT_S: Final = 300.0
+"""For so long a socket that came to nothing is remembered: networks change, and a proxy may be gone."""
 
 
 class Sockets:
@@ -19,8 +23,12 @@ class Sockets:
     def __init__(self, api: Api) -> None:
         self._api = api
         self._sockets: list[Socket] = []
-        self.is_doubtful = False
-        """The last one was never opened: a proxy may forbid them, and each try costs the reader time."""
+        self._doubtful_until = -math.inf  # by the loop's clock
+
+    @property
+    def is_doubtful(self) -> bool:
+        """The last one came to nothing: a proxy may forbid them, and each try costs the reader time."""
+        return asyncio.get_running_loop().time() < self._doubtful_until
 
     async def read(self, request: Request, reader: Reader) -> Outcome:
         return await self._socket(lambda socket: socket.has_room_for(request)).read(request, reader)
@@ -43,4 +51,5 @@ class Sockets:
 
     def _gone(self, socket: Socket) -> None:
         self._sockets.remove(socket)
-        self.is_doubtful = not socket.has_opened
+        if socket.is_suspect:
+            self._doubtful_until = asyncio.get_running_loop().time() + DOUBT_S

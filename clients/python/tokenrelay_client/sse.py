@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import AsyncExitStack
 from typing import Final
 from urllib.parse import quote
 
 import aiohttp
 
-from tokenrelay.protocol.wire.sse import Decoder
-from tokenrelay_client.api import DROPPED, Api, as_object, refusal
+from tokenrelay_client import api
+from tokenrelay_client.api import DROPPED, Api, NotOurs, as_object, raise_if_final, refusal, words_of
+from tokenrelay_client.decoder import Decoder
 from tokenrelay_client.transport import Dropped, Ended, Outcome, Reader, Request, Said, TransportName
 
 
@@ -21,24 +24,29 @@ class Sse:
         self._api = api
 
     async def read(self, request: Request, reader: Reader) -> Outcome:
-        """One connection, to its end, however it ends."""
+        """One connection, to its end, however it ends. Raises TokenrelayError: no second try can help."""
         was_open = False
         try:
-            async with self._open(request) as response:
-                if response.status == 204:
-                    return Ended()
-                if response.status != 200:
-                    return Said(await refusal(response))
+            async with AsyncExitStack() as stack:
+                async with asyncio.timeout(api.OPEN_TIMEOUT_S):
+                    response = await stack.enter_async_context(self._open(request))
+                    if response.status == 204:
+                        return Ended()
+                    if response.status != 200:
+                        return Said(await refusal(response))
                 if response.content_type != "text/event-stream":
-                    return Dropped("no events but a page")  # a portal's login page, say
+                    return Dropped(f"{response.url.origin()} answered with {response.content_type}, not with events")
                 was_open = True
                 reader.opened(response.headers.get("X-Stream-Id"))
                 return await _pump(response, reader)
+        except NotOurs as error:
+            return Dropped(words_of(error), after_s=error.after_s)
         except DROPPED as error:
-            return Dropped(type(error).__name__, was_open=was_open)
+            raise_if_final(error)
+            return Dropped(words_of(error), was_open=was_open)
 
     async def cancel(self, stream_id: str) -> None:
-        """Raises Refused, and what `DROPPED` names."""
+        """Raises TokenrelayError, and what `DROPPED` names."""
         await self._api.cancel(stream_id)
 
     def _open(self, request: Request) -> aiohttp.client._RequestContextManager:

@@ -7,14 +7,17 @@ every event again, and `cancel` or leaving the `with` block ends it.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, Unpack
 
-from tokenrelay_client.answer import Event
-from tokenrelay_client.client import PATIENCE_S, Client
-from tokenrelay_client.errors import TokenrelayError
-from tokenrelay_client.stream import State, Stream
+from tokenrelay_client.client import Client
+from tokenrelay_client.environment import Key
+from tokenrelay_client.events import Event
+from tokenrelay_client.options import Options
+from tokenrelay_client.progress import Facts
+from tokenrelay_client.stream import Stream
 from tokenrelay_client.transport import Choice, TransportName
 
 _T = TypeVar("_T")
@@ -24,18 +27,11 @@ _LOOK_S: Final = 0.5
 
 
 class SyncClient:
-    """`with SyncClient(url, key) as client: …`. Everything means what it means in `Client`; threads may share it."""
+    """`with SyncClient(url, key) as client: …`. Everything means what it means in `Client`; threads may share it. A
+    process that was forked makes a client of its own."""
 
-    def __init__(
-        self,
-        url: str,
-        key: str | Callable[[], str] | None = None,
-        *,
-        transport: Choice = "auto",
-        patience_s: float = PATIENCE_S,
-        first_patience_s: float | None = None,
-    ) -> None:
-        self._client = Client(url, key, transport=transport, patience_s=patience_s, first_patience_s=first_patience_s)
+    def __init__(self, url: str | None = None, key: Key | None = None, **options: Unpack[Options]) -> None:
+        self._client = Client(url, key, **options)
         self._thread: _LoopThread | None = None  # None outside the block
 
     def __enter__(self) -> SyncClient:
@@ -45,29 +41,22 @@ class SyncClient:
 
     def __exit__(self, *_: object) -> None:
         thread, self._thread = self._thread, None
-        if thread is not None:
-            try:
-                thread.run(self._client.__aexit__())
-            finally:
-                thread.close()
+        if thread is None or not thread.is_of_this_process:  # after a fork the parent closes what is the parent's
+            return
+        try:
+            thread.run(self._client.__aexit__())
+        finally:
+            thread.close()
 
     def chat(
         self, body: str | Mapping[str, Any], *, idempotency_key: str | None = None, transport: Choice | None = None
     ) -> SyncStream:
         """Start a generation. `body` as in `POST /api/chat`; a text is its `message`. Raises TypeError, ValueError."""
-
-        async def make() -> Stream:
-            return self._client.chat(body, idempotency_key=idempotency_key, transport=transport)
-
-        return SyncStream(self._running.run(make()), self._running)
+        return self._stream(lambda: self._client.chat(body, idempotency_key=idempotency_key, transport=transport))
 
     def resume(self, stream_id: str, after: int | str | None = 0, *, transport: Choice | None = None) -> SyncStream:
         """Read a generation that is there already. Raises Refused INVALID_CURSOR."""
-
-        async def make() -> Stream:
-            return self._client.resume(stream_id, after, transport=transport)
-
-        return SyncStream(self._running.run(make()), self._running)
+        return self._stream(lambda: self._client.resume(stream_id, after, transport=transport))
 
     def models(self) -> list[dict[str, Any]]:
         """The rows of `GET /api/models`."""
@@ -77,6 +66,10 @@ class SyncClient:
         """Stop a generation by its id; gives its state."""
         return self._running.run(self._client.stop(stream_id))
 
+    def _stream(self, make: Callable[[], Stream]) -> SyncStream:
+        thread = self._running
+        return SyncStream(thread.call(make), thread)
+
     @property
     def _running(self) -> _LoopThread:
         if self._thread is None:
@@ -84,58 +77,25 @@ class SyncClient:
         return self._thread
 
 
-class SyncStream:
+class SyncStream(Facts):
     """One generation being read. Iterate it as often as you like; each loop gives every event from the first on."""
 
     def __init__(self, stream: Stream, thread: _LoopThread) -> None:
+        super().__init__(stream._progress)  # noqa: SLF001  (the two tell the same of one stream)
         self._stream = stream
         self._thread = thread
         self._changed = threading.Condition()
         stream.subscribe(self._tell)
 
-    def __repr__(self) -> str:
-        return f"<Sync{repr(self._stream)[1:]}"
-
     @property
     def text(self) -> str:
         """The model's text so far."""
-        return "".join(data.get("token", "") for _, data in self.events)
+        return "".join(event.data.get("token", "") for event in self.events)
 
     @property
     def events(self) -> list[Event]:
-        """Every event so far."""
+        """Every event so far: a copy, since another thread adds to the stream's own."""
         return self._stream.events[:]
-
-    @property
-    def state(self) -> State:
-        return self._stream.state
-
-    @property
-    def is_over(self) -> bool:
-        return self._stream.is_over
-
-    @property
-    def error(self) -> TokenrelayError | None:
-        return self._stream.error
-
-    @property
-    def stream_id(self) -> str | None:
-        """None until the server has said it."""
-        return self._stream.stream_id
-
-    @property
-    def last_event_id(self) -> int:
-        """Where to resume; 0 before any event."""
-        return self._stream.last_event_id
-
-    @property
-    def transport(self) -> TransportName:
-        """The one in use, or tried next."""
-        return self._stream.transport
-
-    @property
-    def idempotency_key(self) -> str:
-        return self._stream.idempotency_key
 
     def __iter__(self) -> Iterator[Event]:
         events, position = self._stream.events, 0
@@ -146,43 +106,45 @@ class SyncStream:
                 position += 1
             if is_over:
                 break
-            with self._changed:
-                while position == len(events) and not self.is_over:
-                    self._changed.wait(_LOOK_S)
+            known = position
+            self._wait(lambda: self.is_over or known < len(events))  # noqa: B023  (called before `known` changes)
         if self.error is not None:
             raise self.error
 
     def completion(self) -> dict[str, Any] | None:
         """The completion event's object; None where the stream is not read to its end. Raises as a loop does."""
-        with self._changed:
-            while not self.is_over:
-                self._changed.wait(_LOOK_S)
+        self._wait(lambda: self.is_over)
         if self.error is not None:
             raise self.error
-        last = self.events[-1][1] if self.events else {}
+        last = self.events[-1].data if self.events else {}
         return last if last.get("done") else None
 
     def cancel(self) -> None:
-        """Stop the generation for good; returns once the server knows. Raises Refused."""
+        """Stop the generation for good; returns once the server knows. Raises Refused, Unreachable."""
         self._thread.run(self._stream.cancel())
 
     def use(self, name: TransportName) -> None:
         """Go on over another transport, from the same cursor, and stay with it. Raises Refused INVALID_REQUEST."""
-
-        async def use() -> None:
-            self._stream.use(name)
-
         if not self.is_over:
-            self._thread.run(use())
+            self._thread.call(lambda: self._stream.use(name))
+
+    def retry_now(self) -> None:
+        """Do not wait any longer for the next try."""
+        if not self.is_over:
+            self._thread.call(self._stream.retry_now)
 
     def detach(self) -> None:
         """Stop reading; the generation goes on and can be resumed."""
-
-        async def detach() -> None:
-            await self._stream.close()
-
         if not self.is_over:
-            self._thread.run(detach())
+            self._thread.run(self._stream.close())
+
+    def _wait(self, is_there: Callable[[], bool]) -> None:
+        self._thread.check()  # first: after a fork the lock may be held by a thread that is not here
+        with self._changed:
+            while not is_there():
+                self._changed.wait(_LOOK_S)
+                if not is_there():
+                    self._thread.check()
 
     def _tell(self) -> None:
         with self._changed:
@@ -194,15 +156,42 @@ class _LoopThread:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._pid = os.getpid()
         # A daemon: who forgets to leave the block can still end the program.
         self._thread = threading.Thread(target=self._loop.run_forever, name="tokenrelay", daemon=True)
         self._thread.start()
 
+    @property
+    def is_of_this_process(self) -> bool:
+        return self._pid == os.getpid()
+
+    def check(self) -> None:
+        """Raises RuntimeError: nobody would do what is waited for."""
+        if not self.is_of_this_process:
+            raise RuntimeError(
+                f"this client was made in process {self._pid}, before the fork, and its thread is not here: "
+                "make a client in each process"
+            )
+        if not self._thread.is_alive():
+            raise RuntimeError("the client is closed")
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("this is the client's own thread, which nothing may wait in")
+
+    def call(self, work: Callable[[], _T]) -> _T:
+        """What it returns, done in the loop."""
+
+        async def do() -> _T:
+            return work()
+
+        return self.run(do())
+
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Its result, waited for. A KeyboardInterrupt in between cancels it."""
-        if threading.current_thread() is self._thread or not self._thread.is_alive():
+        try:
+            self.check()
+        except RuntimeError:
             work.close()
-            raise RuntimeError("the client is closed, or this is its own thread")
+            raise
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             while True:
@@ -211,6 +200,7 @@ class _LoopThread:
                 except TimeoutError:
                     if future.done():
                         return future.result()
+                    self.check()
         except BaseException:
             future.cancel()
             raise

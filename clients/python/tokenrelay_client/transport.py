@@ -36,7 +36,7 @@ class Dropped(NamedTuple):
 
 
 class Said(NamedTuple):
-    """The server refused. `by_socket`: it was the socket that it refused, so the other transport may do."""
+    """It was refused. `by_socket`: it was the socket that was refused, so the other transport may do."""
 
     error: TokenrelayError
     by_socket: bool = False

@@ -17,10 +17,10 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from tokenrelay_client.answer import Event
+from tokenrelay_client.events import Event
 from tokenrelay_client.errors import TokenrelayError
 from tokenrelay_client.markdown import Block, blocks, final_length, without_controls
-from tokenrelay_client.stream import State
+from tokenrelay_client.progress import State
 
 STATES: Final[dict[State, str]] = {
     "connecting": "connecting…",
@@ -126,7 +126,7 @@ class Json(Plain):
         super().fail(error)
         if "done" not in error.details:  # the stream's own error has been written
             said = {"error": str(error), "error_code": error.code, "retryable": error.retryable}
-            self.take((None, {"token": "", "done": True, **said}))
+            self.take(Event(None, {"token": "", "done": True, **said}))
 
 
 class Pretty:

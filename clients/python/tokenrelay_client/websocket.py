@@ -14,7 +14,7 @@ from typing import Any, Final
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from tokenrelay_client.api import DROPPED, Api
+from tokenrelay_client.api import DROPPED, Api, NotOurs, words_of
 from tokenrelay_client.attachment import Attachment, messages_of, ref_of, seconds_of
 from tokenrelay_client.errors import FINAL_CLOSES, Refused, TokenrelayError, refusal_of
 from tokenrelay_client.transport import Dropped, Ended, Outcome, Reader, Request, Said
@@ -24,6 +24,12 @@ MAX_STREAMS: Final = 256
 
 LINGER_S: Final = 2.0
 """An idle socket stays a moment for the next question."""
+
+FIRST_WORD_TIMEOUT_S: Final = 5.0
+"""Open is not usable: some middleboxes pass the handshake and then no frame. The server answers a start at once."""
+
+ANSWER_TIMEOUT_S: Final = 15.0
+"""For `started` on a socket that has been heard already: a start may wait for Redis."""
 
 RETIRE_S: Final = 5.0
 """"The socket closes next": one that stays open is closed by us."""
@@ -45,7 +51,8 @@ class Socket:
         self._after_s: float | None = None  # the server's advice for after the close
         self._idle: asyncio.TimerHandle | None = None  # ends it; None while somebody needs it
         self.is_usable = True  # new streams may go on it
-        self.has_opened = False
+        self.is_suspect = False  # it came to nothing, and not because no server was there
+        self._has_heard = False  # a frame has come
         self._task = asyncio.create_task(self._run())
 
     def __repr__(self) -> str:
@@ -69,11 +76,20 @@ class Socket:
         self._asked[attachment.ref] = attachment
         self._say(attachment.text, attachment.ref)
         try:
-            return await attachment.outcome
+            return await self._answer_of(attachment)
+        except asyncio.CancelledError:
+            self._let_go(attachment)
+            raise
         finally:
-            if attachment.outcome.cancelled():
-                self._let_go(attachment)
             self._forget(attachment)
+
+    async def _answer_of(self, attachment: Attachment) -> Outcome:
+        """How it ends. One whose question is not answered in time is let go of: the reader asks elsewhere."""
+        await asyncio.wait({attachment.outcome}, timeout=ANSWER_TIMEOUT_S)
+        if not attachment.outcome.done() and not attachment.was_open:
+            self._let_go(attachment)
+            attachment.settle(Dropped("the socket gave no answer in time"))
+        return await attachment.outcome
 
     async def cancel(self, stream_id: str) -> None:
         """Returns once the server has obeyed: it takes messages in order, so the pong comes after. Raises Refused,
@@ -100,9 +116,15 @@ class Socket:
         try:
             how = await self._talk()
         except TokenrelayError as error:  # the handshake was refused
+            self.is_suspect = True
             how = Said(error, by_socket=True)
+        except NotOurs as error:
+            self.is_suspect = True
+            how = Dropped(words_of(error))
         except DROPPED as error:
-            how = Dropped(type(error).__name__)
+            # No server was there: that says nothing of sockets.
+            self.is_suspect = isinstance(error, TimeoutError) or not isinstance(error, OSError)
+            how = Dropped(words_of(error))
         except Exception as error:  # a fault, of the function that gives the key, say: who waits has to know
             how = error
         finally:
@@ -110,15 +132,21 @@ class Socket:
 
     async def _talk(self) -> Outcome:
         wire = await self._api.socket()
-        self.has_opened = True
         writing = asyncio.create_task(self._write(wire))
         try:
-            while (messages := messages_of(await wire.recv())) is not None:
-                for message in messages:
-                    self._hear(message)
+            async with asyncio.timeout(FIRST_WORD_TIMEOUT_S) as first:
+                while (messages := messages_of(await wire.recv())) is not None:
+                    first.reschedule(None)
+                    self._has_heard = True
+                    for message in messages:
+                        self._hear(message)
             return Dropped("a frame that is no message")  # nothing that such a server says can be trusted
         except ConnectionClosed as closed:
+            self.is_suspect = not self._has_heard
             return self._closed(None if closed.rcvd is None else closed.rcvd.code)
+        except TimeoutError:
+            self.is_suspect = True
+            return Dropped("the socket opened, and no word came over it")
         finally:
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)  # where it failed, reading has ended too
@@ -137,7 +165,7 @@ class Socket:
         self._something.set()
 
     def _closed(self, code: int | None) -> Outcome:
-        """ "A client comes back and resumes after every close but" the final ones."""
+        """ "A client comes back and resumes after every close but" the server's own last word."""
         final = FINAL_CLOSES.get(code or 0)
         if final is None:
             return Dropped(f"closed with {code}" if code else "the connection is gone")
@@ -146,7 +174,8 @@ class Socket:
             return Said(error, by_socket=True)
         # One question too large ends the socket of all: the largest that was not answered is to blame.
         if self._asked:
-            self._settle(max(self._asked.values(), key=lambda each: len(each.text)), Said(error))
+            largest = max(self._asked.values(), key=lambda each: len(each.text))
+            self._settle(largest, Said(error, by_socket=True))  # a proxy's limit may be lower than the server's
         return Dropped("closed with 1009")
 
     def _leave(self) -> None:
@@ -158,7 +187,7 @@ class Socket:
         self._stay()
         for attachment in self._all:
             if isinstance(how, Dropped):
-                self._settle(attachment, how._replace(after_s=self._after_s, was_open=attachment.was_open))
+                self._settle(attachment, how._replace(after_s=how.after_s or self._after_s, was_open=attachment.was_open))
             else:
                 self._settle(attachment, how)
         for question in self._questions.values():
