@@ -84,7 +84,10 @@ def chat(
     url: Annotated[
         str, typer.Option("--url", "--host", envvar="TOKENRELAY_URL", help="The server.")
     ] = "http://127.0.0.1:8000",
-    key: Annotated[str | None, typer.Option(envvar="TOKENRELAY_KEY", help="Where the server asks for one.")] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(envvar=["TOKENRELAY_API_KEY", "TOKENRELAY_KEY"], help="API key, where the server asks for one."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Model; the server chooses where none is named.")] = None,
     resume: Annotated[str | None, typer.Option(help="Carry on reading this stream.")] = None,
     transport: Annotated[

@@ -90,7 +90,7 @@ export class Pause {
     if (!this.#isFirm) this.#end?.();
   }
 
-  /** Nothing is waited for any more. */
+  /** Nothing is waited for any more: a person said so, or it is over. */
   end() {
     this.#end?.();
   }
@@ -107,20 +107,22 @@ export const isOffline = (page) => page.navigator?.onLine === false;
 
 /**
  * Calls back when a connection is worth another look: `online` after a network came (an old connection may be dead
- * without knowing), `shown` when the tab, the window or the machine woke up.
+ * without knowing), `shown` when the tab, the window or the machine woke up; `away` when the browser keeps the page for
+ * a way back (the back/forward cache) and cuts its connections, `back` when it is shown again.
  * @param {Page} page
- * @param {(why: "online" | "shown") => void} callback
+ * @param {(why: "online" | "shown" | "away" | "back") => void} callback
  * @returns {() => void} ends it
  */
 export function onWake(page, callback) {
-  const online = () => callback("online");
   const shown = () => page.document?.visibilityState !== "hidden" && callback("shown");
-  page.window?.addEventListener("online", online);
-  page.window?.addEventListener("pageshow", shown);
-  page.document?.addEventListener("visibilitychange", shown);
+  const heard = [
+    [page.window, "online", () => callback("online")],
+    [page.window, "pagehide", ({ persisted }) => persisted && callback("away")],
+    [page.window, "pageshow", ({ persisted }) => (persisted ? callback("back") : shown())],
+    [page.document, "visibilitychange", shown],
+  ];
+  for (const [target, name, listener] of heard) target?.addEventListener(name, listener);
   return () => {
-    page.window?.removeEventListener("online", online);
-    page.window?.removeEventListener("pageshow", shown);
-    page.document?.removeEventListener("visibilitychange", shown);
+    for (const [target, name, listener] of heard) target?.removeEventListener(name, listener);
   };
 }

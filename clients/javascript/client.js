@@ -15,6 +15,9 @@ export { TokenrelayError } from "./errors.js";
 /** How long, in waits added up, a server is looked for that cannot be reached. */
 const PATIENCE_MS = 5 * 60_000;
 
+/** The same for one that has never answered: the address is probably wrong. */
+const FIRST_PATIENCE_MS = 8_000;
+
 export class Client {
   #api;
   #context;
@@ -22,18 +25,27 @@ export class Client {
   #sse;
   #socket; // null where there is no WebSocket
   #streams = new Set(); // not over
+  #stops = new Set(); // promises of stops that the server does not know yet
+  #firstPatienceMs;
+  #isClosing = false;
 
   /** @param {import("./client.js").ClientOptions} [options] described in README.md and client.d.ts */
   constructor({
-    url = "", key, ticket, transport = "auto", patienceMs = PATIENCE_MS,
+    url, key, ticket, transport = "auto", patienceMs = PATIENCE_MS, firstPatienceMs,
     fetch = globalThis.fetch, WebSocket = globalThis.WebSocket, clock = SYSTEM_CLOCK, page = pageOfBrowser(),
   } = {}) {
     this.#api = new Api({ url, key, ticket, fetch: (...call) => fetch(...call) }); // `fetch` wants no `this`
     this.#sse = new FetchTransport(this.#api, clock);
     this.#socket = WebSocket ? new SocketTransport(this.#api, WebSocket, clock) : null;
     this.#preferred = transport;
+    // The page's own server has answered with the page; who names a patience means it.
+    const isKnown = this.#api.isOfPage || patienceMs !== PATIENCE_MS;
+    this.#firstPatienceMs = firstPatienceMs ?? (isKnown ? patienceMs : FIRST_PATIENCE_MS);
     this.#context = {
       clock, page, patienceMs,
+      hint: this.#api.hint,
+      ways: [this.#socket, this.#sse].filter((way) => way !== null), // by which a stop may go
+      keep: (stopping) => this.#keep(stopping),
       transportNamed: (name) => this.#transport(name),
       isOver: (stream) => this.#streams.delete(stream),
     };
@@ -45,11 +57,14 @@ export class Client {
    * @param {string | object} body as in `POST /api/chat`; a string is its `message`
    * @param {{transport?: string, idempotencyKey?: string}} [options]
    */
-  chat(body, { transport = this.#preferred, idempotencyKey = newKey() } = {}) {
+  chat(body, { transport = this.#preferred, idempotencyKey } = {}) {
     return this.#add({
+      // One that was asked before knows that there was a server.
+      firstPatienceMs: idempotencyKey === undefined ? this.#firstPatienceMs : this.#context.patienceMs,
       // A copy of what JSON makes of it: what cannot be sent is the caller's fault, and is said here and now.
       body: typeof body === "string" ? { message: body } : JSON.parse(JSON.stringify(body)),
-      streamId: null, after: 0, idempotencyKey, transports: this.#transports(transport, true),
+      streamId: null, after: 0, idempotencyKey: idempotencyKey ?? newKey(),
+      transports: this.#transports(transport, true),
     });
   }
 
@@ -66,10 +81,24 @@ export class Client {
     return this.#add({ body: null, streamId, after: cursor, idempotencyKey: newKey(), transports });
   }
 
-  /** Lets go of every stream and every socket; no generation is stopped. */
+  /** Lets go of every stream and every socket; no generation is stopped, but stops that were asked for are told. */
   close() {
+    this.#isClosing = true;
     for (const stream of [...this.#streams]) stream.detach();
-    this.#socket?.close();
+    this.#closeSockets();
+  }
+
+  #closeSockets() {
+    if (this.#isClosing && this.#stops.size === 0) this.#socket?.close();
+  }
+
+  /** A stop outlives its stream's reader. */
+  #keep(stopping) {
+    this.#stops.add(stopping);
+    stopping.catch(() => {}).finally(() => {
+      this.#stops.delete(stopping);
+      this.#closeSockets();
+    });
   }
 
   #add(what) {
@@ -84,6 +113,7 @@ export class Client {
     if (this.#socket === null) return [this.#sse];
     // A start over HTTP wants a key in a header; a ticket opens the socket only.
     if (isStart && this.#api.hasOnlyTicket) return [this.#socket];
+    if (this.#sse.isUnusable) return [this.#socket];
     return this.#socket.isDoubtful ? [this.#sse, this.#socket] : [this.#socket, this.#sse];
   }
 

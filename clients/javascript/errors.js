@@ -32,25 +32,31 @@ export const ERRORS = Object.freeze({
   UNREACHABLE: [0, true],
 });
 
-/** Closes of a socket after which a client does not come back, and what each of them says (section 5). */
+/**
+ * Closes of a socket that are the server's last word, and what each of them says (section 5). Every other may be a
+ * proxy's, and is a drop.
+ */
 export const FINAL_CLOSES = Object.freeze({
-  1000: "SERVICE_UNAVAILABLE",
-  1003: "INVALID_REQUEST",
-  1007: "INVALID_REQUEST",
   1009: "PAYLOAD_TOO_LARGE",
   4401: "UNAUTHORIZED",
   4403: "FORBIDDEN",
 });
 
+/** What Node.js says of a certificate that no second try makes trusted. */
+const UNTRUSTED = /^(CERT_|ERR_TLS_CERT|DEPTH_ZERO|SELF_SIGNED|UNABLE_TO_(GET_ISSUER|VERIFY)|HOSTNAME_MISMATCH)/;
+
+/** Of a proxy's `Retry-After`. */
+const MAX_ADVICE_MS = 60_000;
+
 export class TokenrelayError extends Error {
   /**
    * @param {string} code a row of the table, or one that is newer than this client
    * @param {string} message a sentence for people
-   * @param {{status?: number, retryable?: boolean, retryAfter?: number | null, details?: Problem}} [facts]
-   *   `retryAfter` in seconds
+   * @param {{status?: number, retryable?: boolean, retryAfter?: number | null, details?: Problem, cause?: unknown}}
+   *   [facts] `retryAfter` in seconds
    */
-  constructor(code, message, { status, retryable, retryAfter = null, details = {} } = {}) {
-    super(message);
+  constructor(code, message, { status, retryable, retryAfter = null, details = {}, cause } = {}) {
+    super(message, cause === undefined ? undefined : { cause });
     const [knownStatus, knownRetryable] = ERRORS[code] ?? [status ?? 500, (status ?? 500) >= 500 || status === 429];
     this.name = "TokenrelayError";
     this.code = code;
@@ -80,11 +86,50 @@ export function errorOf(problem, status, retryAfterHeader = null) {
   });
 }
 
-/** The error of an answer that is none of events. @param {Response} response */
+/** An answer that is not the server's: a proxy's error page, say. A connection that brings one was dropped. */
+export class NotOurs extends Error {
+  /** @param {string} message @param {number} [afterMs] the wait that it asks for */
+  constructor(message, afterMs) {
+    super(message);
+    this.afterMs = afterMs;
+  }
+}
+
+/**
+ * The error of an answer that is none of events. Only one with an `error_code` is the server's word.
+ * @param {Response} response
+ * @returns {Promise<TokenrelayError | NotOurs>}
+ */
 export async function refusalOf(response) {
-  const problem = await response.json().catch(() => ({})); // a proxy's own page is not JSON
-  const isObject = typeof problem === "object" && problem !== null;
-  return errorOf(isObject ? problem : {}, response.status, response.headers.get("retry-after"));
+  const problem = await response.json().catch(() => null); // a proxy's own page is not JSON
+  const advice = response.headers.get("retry-after");
+  if (typeof problem?.error_code === "string") return errorOf(problem, response.status, advice);
+  const seconds = secondsOf(advice);
+  const afterMs = seconds === null ? undefined : Math.min(seconds * 1000, MAX_ADVICE_MS);
+  return new NotOurs(`the address answered ${response.status}, and not as Tokenrelay does`, afterMs);
+}
+
+/**
+ * How a connection ended that failed with this.
+ * @param {any} error
+ * @param {boolean} wasOpen
+ * @returns {import("./fetch.js").Outcome}
+ */
+export function outcomeOf(error, wasOpen) {
+  if (error?.name === "TokenrelayError") return { kind: "refused", error };
+  const code = error?.cause?.code ?? error?.code;
+  if (typeof code === "string" && UNTRUSTED.test(code)) {
+    const message = `the server's certificate is not trusted: ${wordsOf(error)}`;
+    return { kind: "refused", error: new TokenrelayError("UNREACHABLE", message, { retryable: false, cause: error }) };
+  }
+  return { kind: "dropped", wasOpen, afterMs: error?.afterMs, cause: error, why: wordsOf(error) };
+}
+
+/** What went wrong, for people: Node.js says it in the cause. @param {any} error */
+export function wordsOf(error) {
+  if (error?.name === "AbortError") return "no answer in time";
+  const texts = [error?.message, error?.cause?.message || error?.cause?.code].filter(Boolean);
+  return texts.join(": ") || String(error);
 }
 
 function codeOf(status) {

@@ -9,13 +9,13 @@
  * @property {(ms: number) => void} retry
  * @property {() => void} heard
  *
- * @typedef {{kind: "ended"} | {kind: "dropped", afterMs?: number, wasOpen: boolean}
- *   | {kind: "refused", error: import("./errors.js").TokenrelayError, byClose?: boolean}} Outcome How a connection
+ * @typedef {{kind: "ended"} | {kind: "dropped", afterMs?: number, wasOpen: boolean, why?: string, cause?: unknown}
+ *   | {kind: "refused", error: import("./errors.js").TokenrelayError, byTransport?: boolean}} Outcome How a connection
  *   ended: `ended` when nothing follows; `dropped` when more may follow, after `afterMs` milliseconds if the server
- *   said so; `byClose`: it was a socket's close code that refused, so the other transport may do.
+ *   said so (`why` for people); `byTransport`: it is the transport that will not do, so the other one may.
  */
 
-import { refusalOf } from "./errors.js";
+import { NotOurs, TokenrelayError, outcomeOf, refusalOf } from "./errors.js";
 import { Watchdog } from "./liveness.js";
 import { SSEDecoder } from "./sse.js";
 
@@ -28,8 +28,16 @@ const STALE_MS = 20_000;
 /** The head of an answer leaves the server before the model does anything. */
 export const OPEN_MS = 15_000;
 
+/** A cancel is answered at once. */
+const CANCEL_MS = 5_000;
+
+/** A call that has waited so long may wait for one of the six connections that a browser opens with HTTP/1.1. */
+const RELEASE_MS = 1_000;
+
 export class FetchTransport {
   name = "sse";
+  /** `fetch` gives no body while it comes: events cannot be read. */
+  isUnusable = false;
   #api;
   #clock;
 
@@ -56,20 +64,27 @@ export class FetchTransport {
       watchdog.set(OPEN_MS);
       const response = await this.#open(request, connection.signal);
       if (response.status === 204) return { kind: "ended" };
-      if (!response.ok) return { kind: "refused", error: await refusalOf(response) };
-      if (!isEvents(response)) return { kind: "dropped", wasOpen }; // a portal's login page, say
+      if (!response.ok) throw await refusalOf(response);
+      if (!isEvents(response)) throw new NotOurs("the address answered with a page, not with events"); // a portal, say
+      if (typeof response.body?.getReader !== "function") return this.#unusable();
       wasOpen = true;
       reader.opened(response.headers.get("x-stream-id"));
       await this.#pump(response.body, reader, watchdog);
     } catch (error) {
-      if (error?.name === "TokenrelayError") return { kind: "refused", error }; // the caller's own key or ticket call
-      // Anything else: the connection is gone, and the cursor knows where to go on.
+      return outcomeOf(error, wasOpen);
     } finally {
       watchdog.stop();
       signal.removeEventListener("abort", abort);
       connection.abort();
     }
-    return { kind: "dropped", wasOpen };
+    return { kind: "dropped", wasOpen, why: "the connection ended" };
+  }
+
+  #unusable() {
+    this.isUnusable = true;
+    const message = "the `fetch` in use gives no streaming body (React Native's does not): "
+      + "use the transport `websocket`, or another `fetch` (both are options)";
+    return { kind: "refused", byTransport: true, error: new TokenrelayError("INVALID_REQUEST", message) };
   }
 
   /** Whether a connection that may be dead is given up: nothing can ask an SSE server whether it is there. */
@@ -77,11 +92,20 @@ export class FetchTransport {
     return why === "online" || silentMs > STALE_MS;
   }
 
-  /** Resolves once the server knows. @param {string} streamId @throws {TokenrelayError} or whatever `fetch` throws */
-  async cancel(streamId) {
+  /**
+   * Resolves once the server knows.
+   * @param {string} streamId
+   * @param {() => void} [release] lets go of a connection, for this call may be waiting for one
+   * @throws {TokenrelayError} or whatever `fetch` throws
+   */
+  async cancel(streamId, release = () => {}) {
     const connection = new AbortController();
-    const watchdog = new Watchdog(this.#clock, () => connection.abort());
-    watchdog.set(OPEN_MS);
+    const watchdog = new Watchdog(this.#clock, () => {
+      release();
+      watchdog.onBite = () => connection.abort();
+      watchdog.set(CANCEL_MS);
+    });
+    watchdog.set(RELEASE_MS);
     try {
       const path = `/api/streams/${encodeURIComponent(streamId)}/cancel`;
       const response = await this.#api.call("POST", path, { signal: connection.signal });
@@ -118,6 +142,7 @@ export class FetchTransport {
         const id = frame.id !== last && /^[0-9]+$/.test(frame.id) ? Number(frame.id) : null;
         last = frame.id;
         const data = JSON.parse(frame.data);
+        if (data === null || typeof data !== "object") throw new NotOurs("an event that is no object");
         reader.event(id, data);
         if (data.done) return;
       }

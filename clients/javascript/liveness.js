@@ -12,17 +12,18 @@ const PROBE_MS = 5_000;
 /** Calls back once after so long without `set`. */
 export class Watchdog {
   #clock;
-  #bite;
   #timer = null;
+  /** What it calls back. */
+  onBite;
 
   constructor(clock, bite) {
     this.#clock = clock;
-    this.#bite = bite;
+    this.onBite = bite;
   }
 
   set(ms) {
     this.stop();
-    this.#timer = this.#clock.setTimeout(this.#bite, ms);
+    this.#timer = this.#clock.setTimeout(() => this.onBite(), ms);
   }
 
   get isSet() {

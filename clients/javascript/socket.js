@@ -3,7 +3,7 @@
  */
 
 import { Attachment } from "./attachment.js";
-import { FINAL_CLOSES, errorOf } from "./errors.js";
+import { FINAL_CLOSES, errorOf, outcomeOf, wordsOf } from "./errors.js";
 import { Heartbeat, Watchdog } from "./liveness.js";
 
 const SUBPROTOCOL = "tokenrelay.v1.json";
@@ -11,7 +11,13 @@ const SUBPROTOCOL = "tokenrelay.v1.json";
 /** "256 streams can be attached to one socket." */
 export const MAX_STREAMS = 256;
 
-const OPEN_MS = 8_000;
+const OPEN_MS = 5_000;
+
+/** Open is not usable: some middleboxes pass the handshake and then no frame. The server answers a start at once. */
+const FIRST_WORD_MS = 5_000;
+
+/** For `started` on a socket that has been heard already: a start may wait for Redis. */
+const ANSWER_MS = 15_000;
 
 /** "The socket closes next": one that stays open is closed by us. */
 const RETIRE_MS = 5_000;
@@ -36,24 +42,28 @@ export class Socket {
   #opens; // Watchdogs: what may last only so long
   #lingers;
   #retires;
-  #hasOpened = false;
+  #clock;
+  #hasHeard = false; // a frame has come
   #isGone = false;
+  #why = "the socket did not open"; // or what happened to it since
+  #cause;
 
   /**
    * @param {(signal: AbortSignal) => Promise<string>} address
    * @param {typeof WebSocket} WebSocket
    * @param {import("./backoff.js").Clock} clock
-   * @param {(hasOpened: boolean) => void} gone
+   * @param {(hasHeard: boolean) => void} gone
    */
   constructor(address, WebSocket, clock, gone) {
     this.#gone = gone;
+    this.#clock = clock;
     this.#heartbeat = new Heartbeat(clock, () => this.#say({ type: "ping" }), () => this.#lose());
     [this.#opens, this.#lingers, this.#retires] = [0, 1, 2].map(() => new Watchdog(clock, () => this.#lose()));
     this.#opens.set(OPEN_MS);
     address(this.#opening.signal).then(
       (url) => !this.#isGone && this.#connect(new WebSocket(url, [SUBPROTOCOL])),
-      (error) => this.#lose(error?.name === "TokenrelayError" ? { kind: "refused", error } : undefined),
-    ).catch(() => this.#lose());
+      (error) => this.#lose(outcomeOf(error, false)),
+    ).catch((error) => this.#lose(outcomeOf(error, false)));
   }
 
   /** New streams may go on it. */
@@ -79,7 +89,9 @@ export class Socket {
   /** @returns {Promise<import("./fetch.js").Outcome>} */
   read(request, reader, signal) {
     return new Promise((resolve) => {
+      const answers = new Watchdog(this.#clock, () => this.#isUnanswered(attachment));
       const settle = (outcome) => {
+        answers.stop();
         signal.removeEventListener("abort", abort);
         this.#forget(attachment);
         resolve(outcome);
@@ -87,11 +99,17 @@ export class Socket {
       const attachment = new Attachment(this.#newRef(), request, reader, settle);
       const abort = () => this.#letGo(attachment);
       signal.addEventListener("abort", abort);
+      answers.set(ANSWER_MS);
       this.#lingers.stop();
       this.#asked.set(attachment.ref, attachment);
       this.#say(attachment.message);
       if (signal.aborted) abort();
     });
+  }
+
+  /** Its reader asks elsewhere. */
+  #isUnanswered(attachment) {
+    if (!attachment.wasOpen) this.#letGo(attachment, "the socket gave no answer in time");
   }
 
   /** Resolves once the server has obeyed: it takes messages in order, so the pong comes after. */
@@ -127,13 +145,16 @@ export class Socket {
     socket.onopen = () => this.#opened();
     socket.onmessage = ({ data }) => !this.#isGone && this.#hearFrame(data);
     socket.onclose = ({ code }) => this.#closed(code);
-    socket.onerror = () => {}; // a close follows, and says more
+    socket.onerror = (event) => { // a close follows; Node.js says here what went wrong
+      this.#cause = event?.error ?? event?.message;
+      if (this.#cause) this.#why = wordsOf(this.#cause);
+    };
   }
 
   #opened() {
     if (this.#isGone) return;
-    this.#opens.stop();
-    this.#hasOpened = true;
+    this.#why = "the socket opened, and no word came over it";
+    this.#opens.set(FIRST_WORD_MS);
     for (const message of this.#waiting.splice(0)) this.#say(message);
     this.#heartbeat.start();
   }
@@ -145,17 +166,18 @@ export class Socket {
 
   /** "A client comes back and resumes after every close but" these. */
   #closed(code) {
+    if (this.#cause === undefined) this.#why = `the socket was closed (${code})`;
     const final = FINAL_CLOSES[code];
     if (final === undefined) return this.#lose();
     const error = errorOf({ error_code: final, error: `the server closed the socket (${code})`, retryable: false });
     if (code === 1009) this.#settleTooBig(error);
-    this.#lose(code === 1009 ? undefined : { kind: "refused", error, byClose: true });
+    this.#lose(code === 1009 ? undefined : { kind: "refused", error, byTransport: true });
   }
 
   /** One question too large ends the socket of all: the largest that was not answered is to blame. */
   #settleTooBig(error) {
     const [largest] = [...this.#asked.values()].sort((one, other) => other.size - one.size);
-    largest?.settle({ kind: "refused", error });
+    largest?.settle({ kind: "refused", error, byTransport: true }); // a proxy's limit may be lower than the server's
   }
 
   #lose(outcome) {
@@ -163,10 +185,9 @@ export class Socket {
     this.#isGone = true;
     this.#opening.abort();
     for (const timer of [this.#heartbeat, this.#opens, this.#lingers, this.#retires]) timer.stop();
-    this.#gone(this.#hasOpened);
-    for (const { settle, wasOpen } of this.#all) {
-      settle(outcome ?? { kind: "dropped", afterMs: this.#afterMs, wasOpen });
-    }
+    this.#gone(this.#hasHeard);
+    const dropped = { kind: "dropped", afterMs: this.#afterMs, why: this.#why, cause: this.#cause };
+    for (const { settle, wasOpen } of this.#all) settle(outcome ?? { ...dropped, wasOpen });
     for (const { reject } of this.#questions.values()) reject(outcome?.error ?? new Error("the connection is gone"));
     this.#socket?.close(1000);
   }
@@ -175,6 +196,9 @@ export class Socket {
 
   #hearFrame(frame) {
     this.#heartbeat.heard();
+    this.#opens.stop();
+    this.#hasHeard = true;
+    this.#why = "the socket is gone";
     let messages;
     try {
       messages = [JSON.parse(frame)].flat();
@@ -244,12 +268,12 @@ export class Socket {
 
   // -- letting go ----------------------------------------------------------------------------------------------------
 
-  #letGo(attachment) {
+  #letGo(attachment, why) {
     const { ref, request, streamId, wasOpen, settle } = attachment;
     this.#waiting = this.#waiting.filter((message) => message.ref !== ref);
     if (streamId !== null) this.#say({ type: "detach", stream_id: streamId });
     else this.#orphans.set(ref, request.idempotencyKey);
-    settle({ kind: "dropped", wasOpen });
+    settle({ kind: "dropped", wasOpen, why });
   }
 
   #forget(attachment) {

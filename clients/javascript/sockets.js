@@ -2,12 +2,18 @@
  * The sockets of one client: one, unless a stream is read twice or there are very many. Knows no message.
  */
 
+import { Watchdog } from "./liveness.js";
 import { Socket } from "./socket.js";
+
+/** For so long a socket that came to nothing is remembered: networks change, and a proxy may be gone. */
+const DOUBT_MS = 5 * 60_000;
+
+/** A cancel is answered at once. */
+const CANCEL_MS = 5_000;
 
 export class SocketTransport {
   name = "websocket";
-  /** The last one was never opened: a proxy may forbid them, and each try costs the reader time. */
-  isDoubtful = false;
+  #doubtfulUntil = -Infinity; // by the clock
   #api;
   #WebSocket;
   #clock;
@@ -18,6 +24,11 @@ export class SocketTransport {
     this.#api = api;
     this.#WebSocket = WebSocket;
     this.#clock = clock;
+  }
+
+  /** The last one came to nothing: a proxy may forbid them, and each try costs the reader time. */
+  get isDoubtful() {
+    return this.#clock.now() < this.#doubtfulUntil;
   }
 
   /**
@@ -34,12 +45,25 @@ export class SocketTransport {
   /** @throws {TokenrelayError | Error} the latter when the connection went */
   async cancel(streamId) {
     const carrier = [...this.#sockets].find((socket) => socket.carries(streamId));
-    await (carrier ?? this.#socket((socket) => socket.isUsable)).cancel(streamId);
+    const late = new Error("the socket gave no answer in time");
+    const watchdog = new Watchdog(this.#clock, () => {});
+    const tooLate = new Promise((_, reject) => (watchdog.onBite = () => reject(late)));
+    watchdog.set(CANCEL_MS);
+    try {
+      await Promise.race([(carrier ?? this.#socket((socket) => socket.isUsable)).cancel(streamId), tooLate]);
+    } finally {
+      watchdog.stop();
+    }
   }
 
   wake() {
     for (const socket of this.#sockets) socket.probe();
     return false; // a socket can be asked
+  }
+
+  /** The page is put away: a socket that is open would keep the browser from that, or be cut. */
+  suspend() {
+    this.close();
   }
 
   close() {
@@ -50,9 +74,9 @@ export class SocketTransport {
     const found = [...this.#sockets].find(fits);
     if (found) return found;
     const address = (signal) => this.#api.socketUrl(signal);
-    const opened = new Socket(address, this.#WebSocket, this.#clock, (hasOpened) => {
+    const opened = new Socket(address, this.#WebSocket, this.#clock, (hasHeard) => {
       this.#sockets.delete(opened);
-      this.isDoubtful = !hasOpened;
+      this.#doubtfulUntil = hasHeard ? -Infinity : this.#clock.now() + DOUBT_MS;
     });
     this.#sockets.add(opened);
     return opened;

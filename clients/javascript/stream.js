@@ -8,20 +8,24 @@ import { Answer } from "./answer.js";
 import { Backoff, Pause, isOffline, onWake } from "./backoff.js";
 import { errorOf } from "./errors.js";
 import { Patience } from "./patience.js";
+import { stop } from "./stop.js";
 
 export class Stream {
   #answer;
   #request; // {body, idempotencyKey}; body null for a stream that is resumed
   #transports; // in the order in which they are tried
-  #context; // {clock, page, patienceMs, isOver(stream)}
+  #context; // what it shares with the client's others: see client.js
   #backoff;
   #patience;
   #pause;
   #connection = new AbortController(); // of the connection under way
   #isHurried = false; // it was ended by us, to open another at once
   #heardAt;
-  #wantsStop = false;
-  #cancelling = null; // the promise of a cancel under way
+  #beganAt;
+  #cancelling = null; // the promise of a stop under way
+  #lost = null; // why its id never came, of one that was left
+  #isReading = false;
+  #away = null; // ends the wait for a page that the browser has put away; null while it is there
   #listeners = new Set();
   #stopListening;
   #settle;
@@ -30,27 +34,30 @@ export class Stream {
   state = "connecting";
   /** Null until the server has said it. @type {string | null} */
   streamId;
+  /** Connections that came to nothing, in a row; 0 while all is well. */
+  attempts = 0;
+  /** When the next one is tried, by the client's clock (`Date.now()`); null where none is waited for. */
+  retryAt = null;
   /** Why it failed; null unless `state` is `failed`. @type {import("./errors.js").TokenrelayError | null} */
   error = null;
   /** The completion event's object; null where it is not read to the end. @type {Promise<object | null>} */
   done;
 
   /** Made by a client: `client.chat`, `client.resume`. */
-  constructor({ body, streamId, after, idempotencyKey, transports }, context) {
+  constructor({ body, streamId, after, idempotencyKey, transports, firstPatienceMs }, context) {
     this.#answer = new Answer(after);
     this.#request = { body, idempotencyKey };
     this.#transports = transports;
     this.#context = context;
     this.#backoff = new Backoff(context.clock.random);
-    this.#patience = new Patience(this.#backoff, context.patienceMs);
+    this.#patience = new Patience(this.#backoff, context.patienceMs, firstPatienceMs, context.hint);
     this.#pause = new Pause(context.clock);
-    this.#heardAt = context.clock.now();
+    this.#heardAt = this.#beganAt = context.clock.now();
     this.streamId = streamId;
     this.done = new Promise((resolve, reject) => (this.#settle = { resolve, reject }));
     this.done.catch(() => {}); // who does not look at it reads `state`, or iterates
     this.#stopListening = onWake(context.page, (why) => this.#wake(why));
-    // Whatever a transport does that it must not: a stream ends, and never hangs.
-    this.#run().catch((error) => this.isOver || this.#finish("failed", error));
+    this.#read();
   }
 
   get text() {
@@ -100,15 +107,27 @@ export class Stream {
     return () => this.#listeners.delete(listener);
   }
 
-  /** Stops the generation for good, for all who read it. Resolves once the server knows. @throws {TokenrelayError} */
+  /**
+   * Stops the generation for good, for all who read it. Resolves once the server knows. The wish lives on when the
+   * stream is detached, and a start that is not answered yet is stopped when it is.
+   * @throws {TokenrelayError}
+   */
   cancel() {
-    this.#cancelling ??= this.#cancel().finally(() => (this.#cancelling = null));
+    if (this.#cancelling === null) {
+      this.#cancelling = this.#cancel().finally(() => (this.#cancelling = null));
+      this.#context.keep(this.#cancelling);
+    }
     return this.#cancelling;
   }
 
   /** Stops reading; the generation goes on and can be resumed. */
   detach() {
     if (!this.isOver) this.#finish("detached");
+  }
+
+  /** Does not wait any longer for the next try. */
+  retryNow() {
+    this.#pause.end();
   }
 
   /** Goes on over another transport, from the same cursor. @param {"sse" | "websocket"} name */
@@ -120,17 +139,31 @@ export class Stream {
 
   // -- reading -------------------------------------------------------------------------------------------------------
 
+  #read() {
+    this.#isReading = true;
+    // Whatever a transport does that it must not: a stream ends, and never hangs.
+    this.#run().catch((error) => this.#finish("failed", error)).finally(() => {
+      this.#isReading = false;
+      this.#tell();
+    });
+  }
+
   async #run() {
     await null; // who made it can subscribe first
-    while (!this.isOver) {
+    while (!this.#isSettled) {
       const { signal } = (this.#connection = new AbortController());
       const before = this.events.length;
       const outcome = await this.#transports[0].read(this.#asked, this.#reader(signal), signal);
-      if (this.isOver) break;
+      if (this.#isSettled) break;
       if (outcome.kind === "ended") return this.#finish("done");
       if (this.events.length > before) this.#patience.reset();
       await this.#between(outcome);
     }
+  }
+
+  /** It is over, and no stop wants to know its id. */
+  get #isSettled() {
+    return this.isOver && !(this.#cancelling !== null && this.streamId === null);
   }
 
   get #asked() {
@@ -139,7 +172,7 @@ export class Stream {
 
   /** What a connection tells; one that has been given up tells nothing any more. */
   #reader(signal) {
-    const ifCurrent = (tell) => (...facts) => signal.aborted || this.isOver || tell(...facts);
+    const ifCurrent = (tell) => (...facts) => signal.aborted || this.#isSettled || tell(...facts);
     return {
       opened: ifCurrent((streamId) => this.#opened(streamId)),
       event: ifCurrent((id, data) => this.#take(id, data)),
@@ -150,13 +183,23 @@ export class Stream {
 
   #opened(streamId) {
     this.#heardAt = this.#context.clock.now();
-    this.streamId ??= streamId;
-    this.#show(this.#answer.hasStarted ? "streaming" : "queued");
+    this.#patience.heard();
+    if (this.#learn(streamId)) this.#show(this.#answer.hasStarted ? "streaming" : "queued");
+  }
+
+  /** Whether it is still read. One that was left has been read on for its id alone. */
+  #learn(streamId) {
+    this.streamId ??= streamId ?? null;
+    if (!this.isOver) return true;
+    if (this.streamId !== null) this.#connection.abort();
+    this.#tell();
+    return false;
   }
 
   #take(id, data) {
-    if (!this.#answer.take(id, data)) return;
-    this.streamId ??= data.stream_id ?? null; // the header may be hidden from a page of another origin
+    // The header may be hidden from a page of another origin.
+    if (!this.#learn(data.stream_id) || !this.#answer.take(id, data)) return;
+    this.attempts = 0;
     const { end } = this.#answer;
     if (end === null) this.#show(this.#answer.hasStarted ? "streaming" : "queued");
     else this.#finish(end.error_code === undefined ? "done" : "failed", end.error_code && errorOf(end));
@@ -164,24 +207,57 @@ export class Stream {
 
   /** After a connection that was not the last. */
   async #between(outcome) {
+    if (this.#away !== null) return this.#away.promise;
     if (this.#isHurried) return void (this.#isHurried = false);
-    if (this.#wantsStop && this.streamId === null && outcome.kind === "refused") return this.#finish("done");
+    if (this.#cancelling !== null && this.streamId === null && outcome.kind === "refused" && !outcome.byTransport) {
+      return this.#finish("done"); // it was not begun, and shall not be
+    }
+    if (outcome.kind === "refused" && !outcome.byTransport) this.#patience.heard();
     const offline = isOffline(this.#context.page);
     const decision = this.#patience.after(outcome, {
       hasId: this.streamId !== null,
       isCursorOurs: this.#answer.isCursorOurs,
       isOffline: offline,
       hasOther: this.#transports.length > 1,
+      elapsedMs: this.#context.clock.now() - this.#beganAt,
     });
     if ("error" in decision) return this.#finish("failed", decision.error);
-    if (outcome.kind === "dropped" || outcome.byClose) this.#transports.push(this.#transports.shift());
-    if (this.state !== "connecting") this.#show("reconnecting");
+    if (outcome.kind === "dropped" || outcome.byTransport) this.#useOther();
+    this.attempts = this.#patience.failures;
+    this.retryAt = this.#context.clock.now() + decision.waitMs;
+    if (!this.isOver) this.#show(this.state === "connecting" ? "connecting" : "reconnecting");
     if (decision.waitMs > 0) await this.#pause.wait(decision.waitMs, decision.isFirm);
+    this.retryAt = null;
+  }
+
+  /** The next try goes over the other transport, if that can be used at all. */
+  #useOther() {
+    const usable = this.#transports.filter(({ isUnusable }) => !isUnusable);
+    if (usable.length < this.#transports.length && usable.length > 0) this.#transports = usable;
+    else this.#transports.push(this.#transports.shift());
   }
 
   #wake(why) {
+    if (why === "away") return this.#leavePage();
+    if (why === "back" && this.#away !== null) return this.#comeBack();
     this.#pause.nudge();
     if (this.#transports[0].wake(why, this.#context.clock.now() - this.#heardAt)) this.#reconnect();
+  }
+
+  /** The browser cuts the connections of a page that it puts away: better let go of them, without a word. */
+  #leavePage() {
+    if (this.#away !== null) return;
+    this.#away = {};
+    this.#away.promise = new Promise((resolve) => (this.#away.end = resolve));
+    this.#connection.abort();
+    this.#pause.end();
+    for (const transport of this.#transports) transport.suspend?.();
+  }
+
+  #comeBack() {
+    const { end } = this.#away;
+    this.#away = null;
+    end();
   }
 
   /** Now: neither the connection nor a pause is waited for. */
@@ -195,32 +271,47 @@ export class Stream {
   // -- the end -------------------------------------------------------------------------------------------------------
 
   async #cancel() {
-    this.#wantsStop = true;
+    await null; // `#cancelling` is set
     this.#pause.nudge();
-    while (this.streamId === null && !this.isOver) await new Promise((resolve) => this.#once(resolve));
-    const pause = new Pause(this.#context.clock);
-    for (let failures = 0; this.#canBeStopped; failures += 1) {
-      try {
-        return await this.#transports[failures % this.#transports.length].cancel(this.streamId);
-      } catch (error) {
-        if (error?.name === "TokenrelayError" && !error.retryable) throw error;
-      }
-      const over = this.subscribe(() => this.isOver && pause.end());
-      await pause.wait(this.#backoff.delayMs(failures));
-      over();
+    // It was left before its id had come: the same Idempotency-Key leads to it.
+    if (this.streamId === null && this.state === "detached" && !this.#isReading) this.#read();
+    while (this.streamId === null && this.#isReading) await new Promise((resolve) => this.#once(resolve));
+    if (this.streamId === null) { // it never began, unless nobody could be asked
+      const error = this.error ?? this.#lost;
+      if (error?.code === "UNREACHABLE") throw error;
+      return;
     }
-  }
-
-  get #canBeStopped() {
-    return this.streamId !== null && this.state !== "done" && this.state !== "failed";
+    const { clock, ways, patienceMs } = this.#context;
+    await stop({
+      streamId: this.streamId,
+      // Those in use first, then every other one: a stop takes any way there is.
+      ways: () => [...this.#transports, ...ways.filter((way) => !this.#transports.includes(way))],
+      hasEnded: () => this.#answer.end !== null || this.state === "done",
+      rest: async (ms) => {
+        const pause = new Pause(clock);
+        const over = this.subscribe(() => (this.#answer.end !== null || this.state === "done") && pause.end());
+        await pause.wait(ms);
+        over();
+      },
+      release: () => this.isOver || this.transport !== "sse" || this.#reconnect(),
+      backoff: this.#backoff,
+      patienceMs,
+    });
   }
 
   #finish(state, error = null) {
+    if (this.isOver) { // it was left, and read on for its id alone
+      this.#lost = error;
+      return;
+    }
     this.error = error;
     this.#stopListening();
     this.#show(state);
-    this.#connection.abort();
-    this.#pause.end();
+    if (this.#isSettled) {
+      this.#connection.abort();
+      this.#pause.end();
+      this.#away?.end();
+    }
     this.#context.isOver(this);
     if (error !== null) this.#settle.reject(error);
     else this.#settle.resolve(state === "done" ? this.#answer.end : null);
@@ -228,6 +319,10 @@ export class Stream {
 
   #show(state) {
     this.state = state;
+    this.#tell();
+  }
+
+  #tell() {
     for (const listener of [...this.#listeners]) {
       try {
         listener();

@@ -166,9 +166,7 @@ def test_a_peer_that_answers_no_ping_is_given_up(monkeypatch: pytest.MonkeyPatch
     play(scene())
 
 
-@pytest.mark.parametrize(
-    ("code", "name"), [(4401, "UNAUTHORIZED"), (4403, "FORBIDDEN")]
-)
+@pytest.mark.parametrize(("code", "name"), [(4401, "UNAUTHORIZED"), (4403, "FORBIDDEN")])
 def test_closes_after_which_a_client_does_not_come_back(code: int, name: str) -> None:
     async def scene() -> None:
         async with Service([talks([STARTED, told(1)], close=code)]) as service, socketed(service) as client:

@@ -1,8 +1,8 @@
 """The Python client against the conformance cases that the JavaScript client reads too (`protocol/vectors`), over both
 transports.
 
-`sse_decode.json` is read by tests/protocol/test_sse.py: the decoder is the one of `protocol`. In JavaScript all five
-are read by clients/javascript/tests/vectors.test.js and stream.test.js.
+The server reads the same files in tests/protocol, and JavaScript in clients/javascript/tests/vectors.test.js and
+stream.test.js: three implementations, one set of cases.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenrelay_client import Choice, Client, Failed, Refused
-from tokenrelay_client.errors import refusal_of
+from tokenrelay_client import Choice, Client, Failed, Refused, cursor
+from tokenrelay_client.decoder import Decoder
+from tokenrelay_client.errors import TABLE, refusal_of
 
 from tests.clients.service import (
     COME_BACK,
@@ -128,6 +129,41 @@ def test_a_refusal_is_typed(case: dict[str, Any], transport: Choice) -> None:
 def test_the_table_of_errors_is_known(row: dict[str, Any]) -> None:
     error = refusal_of({"error_code": row["code"]}, row["status"])
     assert (error.code, error.status, error.retryable) == (row["code"], row["status"], row["retryable"])
+
+
+def test_the_table_of_errors_is_the_servers() -> None:
+    rows = {row["code"]: (row["status"], row["retryable"]) for row in read("errors")["rows"]}
+    assert {code: tuple(row) for code, row in TABLE.items()} == rows
+
+
+@pytest.mark.parametrize("case", cases("sse_decode"))
+def test_bytes_are_decoded_as_the_vector_says(case: dict[str, Any]) -> None:
+    def decode(chunks: list[bytes]) -> dict[str, Any]:
+        decoder = Decoder()
+        frames = [frame for chunk in chunks for frame in decoder.feed(chunk)]
+        return {
+            "frames": [{"data": frame.data, "event": frame.event, "id": frame.event_id} for frame in frames],
+            "retry": decoder.retry_ms,
+            "last_event_id": decoder.last_event_id,
+        }
+
+    expected = {name: case[name] for name in ("frames", "retry", "last_event_id")}
+    chunks = [chunk.encode("latin-1") for chunk in case["chunks"]]
+    whole = b"".join(chunks)
+    assert decode(chunks) == expected
+    if case["each_byte"]:
+        assert decode([whole[at : at + 1] for at in range(len(whole))]) == expected
+    for cut in range(len(whole)):
+        assert decode([whole[:cut], whole[cut:]]) == expected
+
+
+@pytest.mark.parametrize("case", cases("cursors"))
+def test_a_cursor_is_read_as_the_vector_says(case: dict[str, Any]) -> None:
+    if case.get("error") == "INVALID_CURSOR":
+        with pytest.raises(Refused, match="a cursor is an event id"):
+            cursor.parse(case["text"])
+    else:
+        assert case.get("after") in (None, cursor.parse(case["text"]))
 
 
 @both

@@ -33,7 +33,7 @@ class Client:
         self._preferred: Choice = options.get("transport", "auto")
         self._check(self._preferred)  # said here, not at the first question
         self._patience_s = options.get("patience_s", PATIENCE_S)
-        self._first_patience_s = options.get("first_patience_s")
+        self._first_patience_s = options.get("first_patience_s", options.get("patience_s"))
         self._stop_timeout_s = options.get("stop_timeout_s", STOP_TIMEOUT_S)
         self._streams: set[Stream] = set()  # not over
         self._stops: set[asyncio.Task[None]] = set()  # not known to the server yet
@@ -88,7 +88,7 @@ class Client:
             raise RuntimeError("a client is used inside its `with` block")
         first_s = self._first_patience_s
         if first_s is None:
-            first_s = min(FIRST_PATIENCE_S, self._patience_s) if is_new else self._patience_s
+            first_s = FIRST_PATIENCE_S if is_new else self._patience_s
         transports = self._transports(choice or self._preferred)
         stream = Stream(asked, transports, self._around, self._patience_s, first_s)
         self._streams.add(stream)

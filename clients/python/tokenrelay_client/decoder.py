@@ -1,7 +1,7 @@
 """Server-Sent Events from bytes, incrementally. Knows the WHATWG rules, not Tokenrelay's events, and opens nothing.
 
-Source: https://html.spec.whatwg.org/multipage/server-sent-events.html, sections 9.2.5 and 9.2.6. The server has a decoder
-of its own; both read the test vectors of `protocol/vectors/sse_decode.json`.
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html, sections 9.2.5 and 9.2.6. The server has
+a decoder of its own; both read the test vectors of `protocol/vectors/sse_decode.json`.
 """
 
 from __future__ import annotations
@@ -53,10 +53,8 @@ class Decoder:
         self._after_cr = chunk.endswith(b"\r")
         lines = _split(chunk)
         tail = lines.pop()
-        frames: list[Frame] = []
-        for line in lines:
-            if (frame := self._take_line(self._whole(line))) is not None:
-                frames.append(frame)
+        taken = [self._take_line(self._whole(line)) for line in lines]
+        frames = [frame for frame in taken if frame is not None]
         self._hold(tail)
         return frames
 

@@ -69,7 +69,8 @@ def proxy_for(url: str, proxy: Proxy) -> str | None:
     found = proxy if "://" in proxy else f"http://{proxy}"  # as curl reads it
     if _split(found) is None:
         scheme = found.partition("://")[0]
-        message = f"a proxy is http://… or https://…, got {scheme}://…: see http_proxy, https_proxy, all_proxy, no_proxy"
+        names = "see http_proxy, https_proxy, all_proxy, no_proxy"
+        message = f"a proxy is http://… or https://…, got {scheme}://…: {names}"
         raise Refused("INVALID_REQUEST", message)
     return found
 

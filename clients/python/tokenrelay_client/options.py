@@ -19,8 +19,8 @@ class Options(TypedDict, total=False):
 
     `transport`: `sse`, a connection for each stream; `websocket`, one for all; `auto`, the socket, and the other one
     where a connection breaks. `patience_s`: how long, in waits added up, a server is looked for that cannot be reached;
-    `first_patience_s`: how long one that has never answered (None: 8 s for a new question, `patience_s` for one that
-    was asked before). `proxy`: its address; True: as the environment says; None: none. `stop_timeout_s`: how long
+    `first_patience_s`: how long one that has never answered (left out: `patience_s` if that was given, else 8 s for a
+    new question). `proxy`: its address; True: as the environment says; None: none. `stop_timeout_s`: how long
     leaving the block waits for stops that the server does not know yet.
     """
 

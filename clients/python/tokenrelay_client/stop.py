@@ -40,8 +40,10 @@ async def stop(
                     refusals.append(error)
             except DROPPED as error:
                 why = words_of(error)
-        if len(refusals) == len(tried):
-            raise refusals[0]
+        # Who may not come this way may come another: only what the server says of the stream itself counts for all.
+        final = [error for error in refusals if error.status not in (401, 403)]
+        if final or len(refusals) == len(tried):
+            raise (final or refusals)[0]
         delay_s = backoff.delay_s(failures)
         waited_s += delay_s
         if waited_s > patience_s:

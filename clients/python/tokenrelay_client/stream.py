@@ -155,7 +155,6 @@ class Stream(Facts):
                     return
                 if len(self.events) > before:
                     self._patience.reset()
-                    self._progress.attempts = 0
                 if outcome is not None and not self._is_settled:
                     await self._between(outcome)
         except TokenrelayError as error:
@@ -266,6 +265,7 @@ class Stream(Facts):
         self._learn(data.get("stream_id"))
         if self.is_over or not self._answer.take(event_id, data):
             return
+        self._progress.attempts = 0
         end = self._answer.end
         if end is None:
             self._show("streaming" if self._answer.has_started else "queued")

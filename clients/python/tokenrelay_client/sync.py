@@ -139,7 +139,9 @@ class SyncStream(Facts):
             self._thread.run(self._stream.close())
 
     def _wait(self, is_there: Callable[[], bool]) -> None:
-        self._thread.check()  # first: after a fork the lock may be held by a thread that is not here
+        if is_there():
+            return
+        self._thread.check()  # before the lock: after a fork it may be held by a thread that is not here
         with self._changed:
             while not is_there():
                 self._changed.wait(_LOOK_S)

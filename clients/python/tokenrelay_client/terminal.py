@@ -203,7 +203,7 @@ class Chat:
                 async for event in events:
                     view.take(event)
         except TokenrelayError as error:
-            hint = " (--key or TOKENRELAY_KEY)" if error.status == 401 else ""
+            hint = " (--key or TOKENRELAY_API_KEY)" if error.status == 401 else ""
             where = f"{self._url}: " if error.code == "UNREACHABLE" else ""
             view.fail(_told(error, f"{where}{error}{hint}"))
 

@@ -17,8 +17,8 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from tokenrelay_client.events import Event
 from tokenrelay_client.errors import TokenrelayError
+from tokenrelay_client.events import Event
 from tokenrelay_client.markdown import Block, blocks, final_length, without_controls
 from tokenrelay_client.progress import State
 

@@ -187,12 +187,13 @@ class Socket:
         self._stay()
         for attachment in self._all:
             if isinstance(how, Dropped):
-                self._settle(attachment, how._replace(after_s=how.after_s or self._after_s, was_open=attachment.was_open))
+                after_s = how.after_s or self._after_s
+                self._settle(attachment, how._replace(after_s=after_s, was_open=attachment.was_open))
             else:
                 self._settle(attachment, how)
         for question in self._questions.values():
             if not question.done():
-                question.set_exception(ConnectionError("the socket is gone"))
+                question.set_exception(how.error if isinstance(how, Said) else ConnectionError("the socket is gone"))
         self._gone(self)
 
     # -- what the server says ------------------------------------------------------------------------------------------
