@@ -100,7 +100,7 @@ class Patience:
     def _gone(self, why: str, elapsed_s: float) -> Unreachable:
         if self._has_heard:
             return Unreachable(f"no answer for {self._patience_s:.0f} s: {why}")
-        return Unreachable(f"no server answered for {elapsed_s:.0f} s: {why}{self._hint}")
+        return Unreachable(f"no answer for {elapsed_s:.0f} s: {why}{self._hint}")
 
     def _after_refusal(self, error: TokenrelayError, has_id: bool, is_cursor_ours: bool) -> Wait:
         # A stream that is there goes on without us: nothing is lost by asking for it for as long as patience lasts.

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-import aiohttp
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tokenrelay_client.api import DROPPED, words_of
 from tokenrelay_client.client import Client
-from tokenrelay_client.errors import Refused, TokenrelayError
+from tokenrelay_client.errors import Refused, TokenrelayError, Unreachable
 from tokenrelay_client.keyboard import silent
 from tokenrelay_client.markdown import document, without_controls
 from tokenrelay_client.stream import Stream
@@ -27,6 +30,9 @@ _T = TypeVar("_T")
 
 FIRST_PATIENCE_S: Final = 5.0
 """How long a server is looked for that has never answered: the address is probably wrong."""
+
+STOP_TIMEOUT_S: Final = 2.0
+"""How long leaving an answer waits for a server that shall stop it."""
 
 STOPPED: Final = 130
 """Exit code of who was ended by Ctrl-C: 128 + SIGINT, as shells count."""
@@ -64,7 +70,24 @@ def run(
 
     0: the answer is whole; 1: it is not; 130: it was stopped by Ctrl-C.
     """
-    chat = Chat(url, key, model, json_output, transport)
+    if not _can_write():
+        return 1
+    try:
+        code = _run(Chat(url, key, model, json_output, transport), resume, json_output, message)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has gone
+        code = 1
+    except OSError as error:  # a full disk, say
+        Console(stderr=True, highlight=False).print(f"tokenrelay: the answer cannot be written: {error}", style="red")
+        code = 1
+    except KeyboardInterrupt:  # where the loop cannot catch it
+        code = STOPPED
+    if code:
+        _drop_output()
+    return code
+
+
+def _run(chat: Chat, resume: str | None, json_output: bool, message: str | None) -> int:
     is_person = sys.stdin.isatty()
     if resume is not None:
         code = chat.read(resume)
@@ -72,7 +95,35 @@ def run(
     if message is None and is_person:
         return chat.talk()
     piped = "" if is_person else sys.stdin.read()
-    return chat.ask("\n\n".join(part for part in (message, piped) if part and part.strip()))
+    question = "\n\n".join(part for part in (message, piped) if part and part.strip())
+    if not question:
+        return chat.complain("there is no question: give one as an argument, or pipe it in")
+    return chat.ask(question)
+
+
+def _can_write() -> bool:
+    """Whether there is a standard output. What its encoding does not have is written as `?`, and read as U+FFFD."""
+    nowhere = Path(os.devnull)  # in place of what is closed, for as long as the process lasts
+    sys.stderr = sys.stderr or nowhere.open("w", encoding="utf-8")
+    sys.stdin = sys.stdin or nowhere.open(encoding="utf-8")
+    if sys.stdout is None:
+        sys.stderr.write("tokenrelay: standard output is closed: there is nowhere to write the answer\n")
+        return False
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # it may be another's, in a test say
+            stream.reconfigure(errors="replace")
+    return True
+
+
+def _drop_output() -> None:
+    """What could not be written is not tried again at the end of the process, which would say so with a traceback."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 class Chat:
@@ -165,8 +216,8 @@ class Chat:
 
         try:
             return asyncio.run(call())
-        except (TokenrelayError, aiohttp.ClientError, TimeoutError) as error:
-            self._complain(str(error) or "no answer")
+        except (TokenrelayError, *DROPPED) as error:
+            self.complain(words_of(error) if not isinstance(error, TokenrelayError) else str(error))
         except KeyboardInterrupt:
             pass
         return None
@@ -179,18 +230,23 @@ class Chat:
             return asyncio.run(self._show(make))
         except KeyboardInterrupt:  # where the loop cannot catch it
             return STOPPED, None
-        except BrokenPipeError:  # whoever read our output has gone
-            return 1, None
         except TokenrelayError as error:  # the address is none
-            self._complain(str(error))
-            return 1, None
+            return self.complain(str(error)), None
 
     async def _show(self, make: Callable[[Client], Stream]) -> tuple[int, Stream]:
-        transport = self._transport
-        async with Client(self._url, self._key, transport=transport, first_patience_s=FIRST_PATIENCE_S) as client:
+        client = Client(
+            self._url, self._key, transport=self._transport,
+            first_patience_s=FIRST_PATIENCE_S, stop_timeout_s=STOP_TIMEOUT_S,
+        )  # fmt: skip
+        async with client:
             stream = make(client)
             with silent(), self._view() as view:
-                stream.subscribe(lambda: view.state(stream.state, stream.stream_id))
+
+                def tell() -> None:
+                    view.state(stream.state, stream.stream_id)
+                    view.waiting(stream.attempts, stream.retry_at)
+
+                stream.subscribe(tell)
                 with _interruptible(stream, view) as interrupts, _ticking(view):
                     await self._read(stream, view)
             if stream.events:  # it is there
@@ -200,12 +256,16 @@ class Chat:
     async def _read(self, stream: Stream, view: View) -> None:
         try:
             async with contextlib.aclosing(aiter(stream)) as events:
+                rested_at = time.monotonic()
                 async for event in events:
                     view.take(event)
+                    # Events that are there already are given without a wait: keys and the screen have their turn.
+                    if time.monotonic() - rested_at > 1 / FRAMES_PER_S:
+                        await asyncio.sleep(0)
+                        rested_at = time.monotonic()
         except TokenrelayError as error:
             hint = " (--key or TOKENRELAY_API_KEY)" if error.status == 401 else ""
-            where = f"{self._url}: " if error.code == "UNREACHABLE" else ""
-            view.fail(_told(error, f"{where}{error}{hint}"))
+            view.fail(_told(error, f"{error}{hint}"))
 
     def _finish(self, stream: Stream, is_interrupted: bool) -> int:
         """The last line, and the exit code."""
@@ -229,8 +289,10 @@ class Chat:
         facts += ["cut at the limit"] if end["finish_reason"] == "length" else []
         self._note(" · ".join([*facts, str(stream.stream_id)]))
 
-    def _complain(self, text: str) -> None:
+    def complain(self, text: str) -> int:
+        """Gives the exit code."""
         self._tell(Text(f"tokenrelay: {without_controls(text)}", style="red"))
+        return 1
 
     def _note(self, text: str) -> None:
         self._tell(Text(without_controls(text), style="dim"))
@@ -248,20 +310,24 @@ class Chat:
 
 @contextlib.contextmanager
 def _interruptible(stream: Stream, view: View) -> Iterator[list[asyncio.Task[None]]]:
-    """Ctrl-C stops the generation, from the first moment on; a second one stops waiting for that. Gives what it did."""
+    """Ctrl-C stops the generation, from the first moment on; a second one stops waiting for that, and so does the first
+    where the server cannot be reached: it is told once more while the answer is left. Gives what it did."""
     loop = asyncio.get_running_loop()
     tasks: list[asyncio.Task[None]] = []
 
     async def stop() -> None:
-        with contextlib.suppress(Refused):  # one that is over already cannot be stopped
+        with contextlib.suppress(Refused, Unreachable):  # one that is over already cannot be stopped
             await stream.cancel()
 
     def interrupt() -> None:
         if tasks:
             stream.detach()
             return
-        view.note(STOPPING)
+        is_gone = stream.state == "reconnecting"
+        view.note("the server cannot be reached: the answer is left" if is_gone else STOPPING)
         tasks.append(loop.create_task(stop()))
+        if is_gone:
+            loop.call_soon(stream.detach)  # once the stop is asked for
 
     with contextlib.suppress(NotImplementedError):  # no signals in this loop (Windows): Ctrl-C ends the program there
         loop.add_signal_handler(signal.SIGINT, interrupt)

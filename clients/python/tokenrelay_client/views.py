@@ -19,7 +19,7 @@ from rich.text import Text
 
 from tokenrelay_client.errors import TokenrelayError
 from tokenrelay_client.events import Event
-from tokenrelay_client.markdown import Block, blocks, final_length, without_controls
+from tokenrelay_client.markdown import Growing, Piece, block_of, without_controls
 from tokenrelay_client.progress import State
 
 STATES: Final[dict[State, str]] = {
@@ -48,6 +48,9 @@ class View(Protocol):
     def take(self, event: Event) -> None: ...
     def state(self, state: State, stream_id: str | None, /) -> None:
         """Told at every change, not only at those of the state. `stream_id`: None until the server has said it."""
+
+    def waiting(self, attempts: int, retry_at: float | None, /) -> None:
+        """How many connections came to nothing, and when the next is tried, by `time.monotonic`."""
 
     def note(self, text: str) -> None:
         """A word beside the answer."""
@@ -86,6 +89,9 @@ class Plain:
         if state == "reconnecting":  # said once a drop, not once a try
             self.note("reconnecting…")
         self._state = state
+
+    def waiting(self, attempts: int, retry_at: float | None, /) -> None:
+        pass
 
     def note(self, text: str) -> None:
         self._end_line()
@@ -134,8 +140,13 @@ class Pretty:
 
     def __init__(self, screen: Console) -> None:
         self._screen = screen
-        self._text = ""  # of the blocks that are not final
+        self._growing = Growing()
+        self._drawn: tuple[Piece, int, RenderableType] | None = (
+            None  # what is open, for how many lines, and how it looks
+        )
         self._word = STATES["connecting"]
+        self._attempts = 0
+        self._retry_at: float | None = None  # None: nothing is waited for
         self._stopping = False
         self._model = ""
         self._began_at = time.monotonic()
@@ -152,9 +163,9 @@ class Pretty:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        rest, self._text = self._text, ""
+        rest = self._growing.end()
         self._live.stop()
-        self._print_blocks(rest)
+        self._print_all(rest)
 
     def tick(self) -> None:
         self._live.refresh()
@@ -163,10 +174,7 @@ class Pretty:
         _, data = event
         self._model = str(data.get("model") or self._model)
         if token := data.get("token"):
-            self._text += without_controls(token)
-            # A block ends with a line, and only then is it worth looking.
-            if "\n" in token and (length := final_length(self._text)):
-                self._settle(length)
+            self._print_all(self._growing.add(without_controls(token)))
         elif word := tool_word(data):
             self.note(f"⚙ {word}")
         elif word := routing_word(data):
@@ -175,31 +183,29 @@ class Pretty:
     def state(self, state: State, _: str | None, /) -> None:
         self._word = STATES[state]
 
+    def waiting(self, attempts: int, retry_at: float | None, /) -> None:
+        self._attempts, self._retry_at = attempts, retry_at
+
     def note(self, text: str) -> None:
         if text == STOPPING:
             self._stopping = True
             return
-        self._settle(len(self._text))
+        self._print_all(self._growing.end())
         self._print(Text(without_controls(text), style="dim"), "note")
 
     def fail(self, error: TokenrelayError) -> None:
-        self._settle(len(self._text))
+        self._print_all(self._growing.end())
         self._print(Text(f"tokenrelay: {without_controls(str(error))}", style="red"), "note")
 
-    def _settle(self, length: int) -> None:
-        done, self._text = self._text[:length], self._text[length:]
-        self._print_blocks(done)
+    def _print_all(self, pieces: list[Piece]) -> None:
+        for piece in pieces:
+            self._print(block_of(piece), "block", continues=piece.continues)
 
-    def _print_blocks(self, text: str) -> None:
-        for block in blocks(text):
-            if block.strip():
-                self._print(Block(block), "block")
-
-    def _print(self, what: RenderableType, kind: Literal["block", "note"]) -> None:
+    def _print(self, what: RenderableType, kind: Literal["block", "note"], *, continues: bool = False) -> None:
         """For good, with a blank line between one thing and the next."""
         if self._live.is_started:
             self._live.refresh()  # what is printed stands above it, and must not stand in it as well
-        if self._above and (kind, self._above) != ("note", "note"):
+        if self._above and not continues and (kind, self._above) != ("note", "note"):
             self._screen.print()
         self._screen.print(what)
         self._above = kind
@@ -208,14 +214,23 @@ class Pretty:
         """What is still being written, and what is going on. What may be cut off for want of room stands last."""
         model = without_controls(self._model)
         hint = "Ctrl-C again leaves" if self._stopping else "Ctrl-C stops"
-        facts = [STOPPING if self._stopping else self._word, f"{time.monotonic() - self._began_at:.0f} s", hint, model]
+        word = STOPPING if self._stopping else self._word
+        facts = [word, self._next_try(), f"{time.monotonic() - self._began_at:.0f} s", hint, model]
         line = Text(" · ".join(fact for fact in facts if fact), style="dim")
         line.truncate(max(1, self._screen.width - 3), overflow="ellipsis")  # the spinner and its space before it
         self._spinner.update(text=line)
-        if not self._text.strip():
+        piece, height = self._growing.open, max(1, self._screen.height - 3)
+        if piece is None:
             return self._spinner
-        gap = [Text()] if self._above else []
-        return Group(*gap, Block(self._text, max(1, self._screen.height - 3)), self._spinner)
+        if self._drawn is None or self._drawn[:2] != (piece, height):
+            self._drawn = (piece, height, block_of(piece, height))
+        gap = [Text()] if self._above and not piece.continues else []
+        return Group(*gap, self._drawn[2], self._spinner)
+
+    def _next_try(self) -> str:
+        if self._retry_at is None or self._attempts == 0:
+            return ""
+        return f"try {self._attempts + 1} in {max(0.0, self._retry_at - time.monotonic()):.0f} s"
 
 
 STOPPING: Final = "stopping…"
