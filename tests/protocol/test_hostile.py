@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import time
+import tracemalloc
 from typing import Any
 
 import msgpack
@@ -247,6 +248,9 @@ BOMBS_OF_MSGPACK: list[tuple[str, bytes]] = [
     ("bytes of four billion", b"\xc6\xff\xff\xff\xff"),
     ("an extension of four billion", b"\xc9\xff\xff\xff\xff\x05"),
     ("lists of many in each other", b"\xdd\x00\x0f\xff\xff" * 1000),
+    ("heads that promise what could be there", b"\xdc\x3e\x80" * 900 + b"\xc0" * 13_300),
+    ("the same, side by side", b"\xdc\x03\xe8" + (b"\xdc\x03\xe7\xc0") * 1000),
+    ("the same of maps", b"\xde\x0f\xa0\xa1a" * 900 + b"\xc0" * 11_500),
     ("a map with a list for a name", b"\x81\x91\x01\x01"),
     ("a map with a number for a name", b"\x81\x01\x01"),
     ("a map with nothing for a name", b"\x81\xc0\x01"),
@@ -265,6 +269,17 @@ def test_a_bomb_of_msgpack_is_refused_soon(raw: bytes) -> None:
     assert isinstance(command, Bad)
     has_a_row(command.error)
     soon(began)
+
+
+@pytest.mark.parametrize("raw", [raw for _, raw in BOMBS_OF_MSGPACK], ids=[name for name, _ in BOMBS_OF_MSGPACK])
+def test_a_frame_costs_memory_in_proportion_to_its_size(raw: bytes) -> None:
+    tracemalloc.start()
+    try:
+        websocket.parse_frame(raw, websocket.MSGPACK)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 500_000 + 100 * len(raw)  # an empty list of one byte takes 56
 
 
 def test_of_a_name_that_stands_twice_the_last_counts_in_every_decoder() -> None:
