@@ -22,8 +22,8 @@ WINDOW_SHARE: Final = 0.8
 LATE_S: Final = 1.0
 """A call that was under way when the drain began becomes a reader after it: it has at most this long."""
 
-ROTATION_SPREAD: Final = 0.2
-"""Connections that were opened together, after a deploy say, must not be rotated together."""
+AGE_SPREAD: Final = 0.2
+"""Connections that were opened together, after a deploy say, must not end together."""
 
 
 def refusal() -> TokenrelayError:
@@ -50,8 +50,8 @@ def late_s(left_s: float) -> float:
     return random.uniform(0, max(0.0, min(LATE_S, left_s)))  # noqa: S311
 
 
-def rotation_at(rotate_s: float, now: float) -> float:
-    """When a connection that begins now has lasted long enough; infinity for a `rotate_s` of 0."""
-    if not rotate_s:
+def end_of_age(max_connection_age_s: float, now: float) -> float:
+    """When a connection that begins now has lasted long enough; infinity for an age of 0."""
+    if not max_connection_age_s:
         return math.inf
-    return now + rotate_s * random.uniform(1 - ROTATION_SPREAD, 1 + ROTATION_SPREAD)  # noqa: S311
+    return now + max_connection_age_s * random.uniform(1 - AGE_SPREAD, 1 + AGE_SPREAD)  # noqa: S311

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import AliasChoices, Field, field_validator
 
 from tokenrelay.protocol.runtime.settings import Shared
 from tokenrelay.protocol.wire.parts import Bounds
@@ -49,10 +49,12 @@ class Settings(Shared):
         ge=0,
         description="SIGTERM: the window over which an edge closes its connections",
     )
-    rotate_s: float = Field(
+    max_connection_age_s: float = Field(
         3_600,
         ge=0,
-        description="maximum age of a connection, plus or minus a fifth; the client reconnects; 0: no limit",
+        validation_alias=AliasChoices("TOKENRELAY_MAX_CONNECTION_AGE_S", "TOKENRELAY_ROTATE_S"),
+        description="maximum age of a connection, plus or minus a fifth; the client reconnects; 0: no limit. "
+        "`TOKENRELAY_ROTATE_S` is an alias",
     )
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="largest request body and WebSocket message")
     max_parts: int = Field(20, ge=0, description="pictures, files and sounds in one request")

@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
+from pydantic import AliasChoices, SecretStr
 from pydantic_settings import BaseSettings
 
 from tokenrelay.loadtest.bench import output
@@ -46,7 +46,8 @@ def settings_table() -> str:
         assert issubclass(kind, BaseSettings)
         for name, field in kind.model_fields.items():
             row = [_default(field.default), field.description or "", role]
-            variable = field.validation_alias or f"TOKENRELAY_{name.upper()}"
+            alias = field.validation_alias
+            variable = alias.choices[0] if isinstance(alias, AliasChoices) else alias or f"TOKENRELAY_{name.upper()}"
             known = rows.setdefault(str(variable), row)
             if known is not row:
                 assert known[:2] == row[:2], f"{name} means two things"

@@ -23,7 +23,7 @@ _NAMES: Final = """
 REDIS_URL REDIS_CA REDIS_CERT REDIS_KEY CATALOGUE RETENTION_S LOG_LEVEL LOG_FORMAT
 HOST PORT API_KEYS KEYS_FILE JWT_SECRET JWKS_FILE JWT_ISSUER JWT_AUDIENCE TICKET_ROTATE_S ALLOWED_ORIGINS
 TRUSTED_PROXIES MAX_QUEUE KEY_CONCURRENCY KEY_RATE QUEUE_TIMEOUT_S SEND_TIMEOUT_S
-DRAIN_S ROTATE_S MAX_BODY_BYTES READ_TIMEOUT_S MAX_CONNECTIONS KEY_CONNECTIONS MESSAGE_RATE
+DRAIN_S MAX_CONNECTION_AGE_S ROTATE_S MAX_BODY_BYTES READ_TIMEOUT_S MAX_CONNECTIONS KEY_CONNECTIONS MESSAGE_RATE
 MAX_OUTPUT_TOKENS HEARTBEAT_S
 SCRIPTED LOCAL WARM OPENAI_BASE_URL ANTHROPIC_BASE_URL GEMINI_BASE_URL METRICS_HOST METRICS_PORT MAX_JOBS
 CONNECT_TIMEOUT_S FIRST_TOKEN_TIMEOUT_S FIRST_TOKEN_BUDGET_S MAX_ATTEMPTS BETWEEN_TOKENS_TIMEOUT_S
@@ -82,8 +82,9 @@ def faults(error: ValidationError) -> list[str]:
     lines = []
     for fault in error.errors(include_url=False, include_input=False, include_context=False):
         name = "_".join(map(str, fault["loc"])).upper()
+        is_whole = name.startswith(PREFIX) or name.endswith("_API_KEY")
         text = fault["msg"].removeprefix("Value error, ")
-        lines.append(text if not name else f"{name if name.endswith('_API_KEY') else PREFIX + name}: {text}")
+        lines.append(text if not name else f"{name if is_whole else PREFIX + name}: {text}")
     return lines
 
 

@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from tokenrelay.protocol.runtime.die_with_parent import tied
 from tokenrelay.protocol.runtime.launcher import importable, role_command
 from tokenrelay.protocol.runtime.redis_server import RedisUnavailable
+from tokenrelay.protocol.runtime.settings import faults
 from tokenrelay.server.access.auth import check_files
 from tokenrelay.server.settings import Refused, Settings, check_exposure, parse_keys
 from tokenrelay.server.stack.embedded_redis import EmbeddedRedis
@@ -75,7 +76,7 @@ def main(plan: Plan) -> int:
         return asyncio.run(up(plan, settings))
     except ValidationError as error:
         # Not the error as it prints itself: that shows what was given, and one of the settings is secret.
-        trouble = [f"TOKENRELAY_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
+        trouble = faults(error)
     except (CannotStart, Refused, RedisUnavailable) as error:
         trouble = [str(error)]
     print("\n".join(f"tokenrelay: {line}" for line in trouble), file=sys.stderr)

@@ -53,7 +53,7 @@ class SseResponse:
         self._was_woken = False
         self._is_gone = False  # the client has closed
         self._is_closing = False  # the edge wants the client elsewhere
-        self._leave_at = drain.rotation_at(edge.settings.rotate_s, time.monotonic())
+        self._leave_at = drain.end_of_age(edge.settings.max_connection_age_s, time.monotonic())
         self._heartbeat_due = False
         self._page: deque[Any] = deque()  # read and not yet written; let go when the client accepts nothing
 

@@ -57,7 +57,7 @@ class Socket:
         self._closing: tuple[Close, str] | None = None  # set once: why the socket is to be closed
         self._is_read = False  # nothing more will come: the client has gone, or it broke the rules
         self._sending_since: float | None = None
-        self._leave_at = drain.rotation_at(edge.settings.rotate_s, time.monotonic())
+        self._leave_at = drain.end_of_age(edge.settings.max_connection_age_s, time.monotonic())
         self._cause = "client"  # why sessions end with the socket
         self._timed = Frame(edge.metrics)
 

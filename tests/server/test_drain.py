@@ -40,10 +40,10 @@ def test_nobody_and_no_window() -> None:
 
 
 def test_connections_that_began_together_rotate_apart_and_with_zero_never() -> None:
-    ends = [drain.rotation_at(100.0, 1_000.0) for _ in range(50)]
+    ends = [drain.end_of_age(100.0, 1_000.0) for _ in range(50)]
     assert 1_080 <= min(ends) < max(ends) <= 1_120
     assert len(set(ends)) > 40
-    assert drain.rotation_at(0, 1_000.0) == math.inf
+    assert drain.end_of_age(0, 1_000.0) == math.inf
 
 
 def test_a_reader_is_back_before_its_generation_takes_it_for_gone() -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import structlog
+from pydantic import AliasChoices, ValidationError
 
 from tokenrelay.protocol.runtime import logs
-from tokenrelay.protocol.runtime.settings import KNOWN, unknown
+from tokenrelay.protocol.runtime.settings import KNOWN, faults, unknown
 from tokenrelay.server import __main__ as entry
 from tokenrelay.server import process
 from tokenrelay.server.settings import Settings, weak_keys
@@ -105,6 +106,8 @@ def test_passwords_with_odd_characters_can_be_written() -> None:
 def test_the_names_that_are_known_are_those_that_somebody_reads() -> None:
     fields = {**Settings.model_fields, **WorkerSettings.model_fields}
     read = {f"TOKENRELAY_{name.upper()}" for name, field in fields.items() if not field.validation_alias}
+    choices = [field.validation_alias for field in fields.values() if isinstance(field.validation_alias, AliasChoices)]
+    read |= {str(name) for each in choices for name in each.choices}
     assert read | {"TOKENRELAY_URL", "TOKENRELAY_KEY", "TOKENRELAY_SCREENSHOTS"} == KNOWN
 
 
@@ -143,3 +146,24 @@ def test_a_short_secret_is_warned_of_by_name_and_the_start_goes_on(
         ("unknown_setting", "TOKENRELAY_HOST"), ("short_secret", "alice"),
     ]  # fmt: skip
     assert MARK not in str(said)
+
+
+@pytest.mark.parametrize("name", ["TOKENRELAY_MAX_CONNECTION_AGE_S", "TOKENRELAY_ROTATE_S"])
+def test_the_age_of_a_connection_has_two_names(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "7")
+    assert Settings().max_connection_age_s == 7
+
+
+def test_of_both_the_newer_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENRELAY_ROTATE_S", "1")
+    monkeypatch.setenv("TOKENRELAY_MAX_CONNECTION_AGE_S", "2")
+    assert Settings().max_connection_age_s == 2
+    assert Settings(max_connection_age_s=3).max_connection_age_s == 3
+
+
+@pytest.mark.parametrize("name", ["TOKENRELAY_MAX_CONNECTION_AGE_S", "TOKENRELAY_PORT"])
+def test_a_fault_names_its_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "-1")
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    assert [line.partition(":")[0] for line in faults(refused.value)] == [name]
