@@ -77,7 +77,7 @@ def _accepted(call: Call, begun: _Begun) -> bytes:
 
 async def _body(call: Call, identity: Identity) -> ChatRequest:
     """The request; and whether errors are to be events, which is asked for in it."""
-    raw = call.raw = await call.body(identity)
+    raw = await call.body(identity)
     try:
         body = request.parse_json(raw)
     except TokenrelayError:

@@ -135,6 +135,7 @@ class Socket:
             except websocket.BadFrame as error:
                 self._close(error.close, error.reason)
                 return
+            del message, text  # an idle socket does not keep its last frame
 
     async def _read_frame(self, frame: str | bytes) -> None:
         """Raises BadFrame."""
