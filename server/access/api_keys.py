@@ -8,11 +8,16 @@ digested as well.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import hmac
 import os
 import re
 import secrets
+import stat
+import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -106,7 +111,7 @@ class ApiKeys:
     def __init__(self, given: dict[str, str], file: Path | None) -> None:
         self._given = {name: Key(name, digest_of(secret), "-") for name, secret in given.items()}
         # None: there are only those of the settings.
-        self._file = None if file is None else Watched(file, self._with_given, (BadKeys, OSError))
+        self._file = None if file is None else Watched(file, self._with_given, self._still_there)
 
     def __repr__(self) -> str:
         return f"<ApiKeys {len(self._keys())} keys>"
@@ -131,43 +136,109 @@ class ApiKeys:
     def _keys(self) -> dict[str, Key]:
         return self._given if self._file is None else self._file.value()
 
-    def _with_given(self, text: str) -> dict[str, Key]:
-        return {**{key.name: key for key in parse(text)}, **self._given}
+    @property
+    def trouble(self) -> str:
+        """Why the file cannot be read now; "" when it can."""
+        return "" if self._file is None else self._file.trouble
+
+    def _with_given(self, raw: bytes) -> dict[str, Key]:
+        return {**{key.name: key for key in parse(text_of(raw))}, **self._given}
+
+    def _still_there(self, before: dict[str, Key], raw: bytes) -> dict[str, Key]:
+        """Of a file with a line that cannot be read: no key is new; one whose line is gone, or has another secret now,
+        is gone. Else it would depend on luck, on what else was done to the file, whether a revocation counts. A slip in
+        a key's own line locks nobody out."""
+        lines = [line.split(b"#", 1)[0].split() for line in raw.splitlines()]
+        digests = {words[0]: words[1] if len(words) > 1 else b"" for words in lines if words}
+        return {name: key for name, key in before.items() if name in self._given or _is_there(key, digests)}
+
+
+def _is_there(key: Key, digests: dict[bytes, bytes]) -> bool:
+    digest = digests.get(key.name.encode())
+    if digest is None:
+        return False
+    return digest == key.digest.encode() or not _DIGEST.match(digest.decode("latin-1"))
 
 
 def add(file: Path, name: str, limits: KeyLimits = KeyLimits()) -> str:  # noqa: B008  it is frozen
     """A new key in the file, which is made if need be; gives the secret, which is nowhere else. Raises BadKeys."""
     if not _NAME.match(name):
         raise BadKeys("a name has 1 to 64 letters, digits, dots, dashes or underscores")
-    keys = read_file(file)
-    if any(key.name == name for key in keys):
-        raise BadKeys(f"there is a key called {name!r} already; revoke it first")
     secret = PREFIX + secrets.token_urlsafe(32)
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    _write(file, [*keys, Key(name, digest_of(secret), created, limits)])
+    with _changing(file) as keys:
+        if any(key.name == name for key in keys):
+            raise BadKeys(f"there is a key called {name!r} already; revoke it first")
+        keys.append(Key(name, digest_of(secret), created, limits))
     return secret
 
 
 def revoke(file: Path, name: str) -> None:
     """Away with a key; edges notice within about a second. Raises BadKeys when there is none of that name."""
-    keys = read_file(file)
-    left = [key for key in keys if key.name != name]
-    if len(left) == len(keys):
-        raise BadKeys(f"there is no key called {name!r}")
-    _write(file, left)
+    with _changing(file) as keys:
+        found = [key for key in keys if key.name == name]
+        if not found:
+            raise BadKeys(f"there is no key called {name!r}")
+        keys.remove(found[0])
 
 
 def read_file(file: Path) -> list[Key]:
-    return parse(file.read_text(encoding="utf-8")) if file.exists() else []
+    return parse(text_of(file.read_bytes())) if file.exists() else []
+
+
+def text_of(raw: bytes) -> str:
+    """A file's text. Raises BadKeys that names the line with a byte that is no UTF-8."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise BadKeys(f"line {line}: a byte that is no UTF-8") from None
+
+
+@contextlib.contextmanager
+def _changing(file: Path) -> Iterator[list[Key]]:
+    """The keys of the file, written back when the block ends well. One process at a time: two that changed it at once
+    would lose one change."""
+    file = file.resolve()  # behind a link: the link stays one
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # of the folder: the file itself is replaced
+        keys = read_file(file)
+        yield keys
+        _write(file, keys)
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _write(file: Path, keys: list[Key]) -> None:
-    """In one step, so that no edge reads half of it; for its owner's eyes only."""
+    """In one step, so that no edge reads half of it. Owner and mode stay, whoever does this; a new file is for its
+    owner's eyes only. Raises BadKeys where the owner cannot be kept: the edge would read it no more."""
     text = f"# Keys of Tokenrelay: {_FORM}\n" + "".join(f"{key.line}\n" for key in keys)
-    fresh = file.with_name(f".{file.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    fresh.replace(file)
+    descriptor, fresh = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+            if file.exists():
+                before = file.stat()
+                _keep_owner(out.fileno(), before)
+                os.fchmod(out.fileno(), stat.S_IMODE(before.st_mode))
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        Path(fresh).replace(file)
+    except BaseException:
+        Path(fresh).unlink(missing_ok=True)
+        raise
+
+
+def _keep_owner(descriptor: int, before: os.stat_result) -> None:
+    now = os.fstat(descriptor)
+    if (now.st_uid, now.st_gid) == (before.st_uid, before.st_gid):
+        return
+    try:
+        os.fchown(descriptor, before.st_uid, before.st_gid)
+    except PermissionError:
+        raise BadKeys(
+            f"the file belongs to user {before.st_uid}, group {before.st_gid}, which only they or root can keep so; "
+            "nothing was changed"
+        ) from None

@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.server.access import jwt
-from tokenrelay.server.access.api_keys import ApiKeys, BadKeys, Key, KeyLimits
-from tokenrelay.server.access.jwt import OWNER_PREFIX, BadKeySet, Tokens
+from tokenrelay.server.access.api_keys import ApiKeys, Key, KeyLimits
+from tokenrelay.server.access.jwt import OWNER_PREFIX, Tokens
 from tokenrelay.server.access.tickets import TicketClaims, Tickets
 from tokenrelay.server.settings import Refused, Settings, parse_keys
 
@@ -21,11 +21,11 @@ def check_files(settings: Settings) -> None:
     """Before anything is served: can the files be used? Raises Refused, which names the setting."""
     try:
         ApiKeys({}, settings.keys_file)
-    except (BadKeys, OSError) as error:
+    except (ValueError, OSError) as error:
         raise Refused(f"TOKENRELAY_KEYS_FILE: {error}") from error
     try:
         Tokens("", settings.jwks_file, "", "")
-    except (BadKeySet, OSError) as error:
+    except (ValueError, OSError) as error:
         raise Refused(f"TOKENRELAY_JWKS_FILE: {error}") from error
 
 
@@ -39,6 +39,12 @@ class Identity(msgspec.Struct, frozen=True):
     only_stream: str | None = None
     expires_at: float | None = None
     key: Key | None = None
+    signed_by: str = ""  # of a token: a digest of what verified it
+
+    @property
+    def made_with(self) -> str:
+        """A digest of the secret behind it, for a ticket; "" where none was needed."""
+        return self.signed_by if self.key is None else self.key.digest
 
     def may_read(self, stream_id: str) -> bool:
         return self.only_stream is None or self.only_stream == stream_id
@@ -75,7 +81,7 @@ class Auth:
             return Identity(key.name, "key", key=key)
         if self._tokens.is_on and scheme.lower() == "bearer" and secret.count(".") == 2:
             bearer = self._tokens.verify(secret)
-            return Identity(bearer.owner, "token", expires_at=bearer.expires_at)
+            return Identity(bearer.owner, "token", expires_at=bearer.expires_at, signed_by=bearer.signed_by)
         raise TokenrelayError("UNAUTHORIZED", "this key is not known here")
 
     async def identify_with_ticket(self, authorization: str | None, ticket: str | None) -> Identity:
@@ -84,8 +90,12 @@ class Auth:
             return self.identify(authorization)
         found = await self._tickets.read(ticket)
         key = self._keys.named(found.owner)
-        identity = Identity(found.owner, "ticket", found.stream_id, found.until, key)
-        if (None if key is None else key.created) != found.key_created or self.has_ended(identity):
+        signed_by = ""
+        if found.owner.startswith(OWNER_PREFIX):  # a ticket's owner tells what it was made with
+            signed_by = next((each for each in self._tokens.digests if self._tickets.fits(found, each)), "")
+        identity = Identity(found.owner, "ticket", found.stream_id, found.until, key, signed_by)
+        is_same = self._tickets.fits(found, identity.made_with)
+        if not is_same or (None if key is None else key.created) != found.key_created or self.has_ended(identity):
             raise TokenrelayError("UNAUTHORIZED", "what this ticket was made with is not valid any more")
         return identity
 
@@ -93,7 +103,9 @@ class Auth:
         """A ticket for a minute, for one stream or for all the owner's. What is opened with it lasts no longer than the
         key or the token it was made with. Raises TokenrelayError SERVICE_UNAVAILABLE."""
         created = None if identity.key is None else identity.key.created
-        return await self._tickets.write(TicketClaims(identity.owner, stream_id, identity.expires_at, created))
+        return await self._tickets.write(
+            TicketClaims(identity.owner, stream_id, identity.expires_at, created, identity.made_with)
+        )
 
     def has_ended(self, identity: Identity) -> bool:
         """Whether a connection that was opened so has to close: the token has expired; the key was revoked, though its
@@ -103,8 +115,14 @@ class Auth:
         if identity.key is not None:
             return not identity.key.is_same(self._keys.named(identity.owner))
         if identity.owner.startswith(OWNER_PREFIX):  # a ticket's owner tells what it was made with
-            return not self._tokens.is_on
+            return not self._tokens.knows(identity.signed_by)
         return self._keys.is_needed or self._tokens.is_on
+
+    @property
+    def trouble(self) -> list[str]:
+        """Files that cannot be read now: what they said before holds, but for keys whose line is gone."""
+        named = (("TOKENRELAY_KEYS_FILE", self._keys.trouble), ("TOKENRELAY_JWKS_FILE", self._tokens.trouble))
+        return [name for name, words in named if words]
 
     def raise_if_ended(self, identity: Identity) -> None:
         """Raises TokenrelayError UNAUTHORIZED when it has ended."""

@@ -7,6 +7,7 @@ public key of the set its own algorithm, so that neither `alg: none` nor a publi
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Final
 import jwt
 import msgspec
 import structlog
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.server.access.watched_file import Watched
@@ -42,6 +44,7 @@ class Bearer(msgspec.Struct, frozen=True):
 
     owner: str
     expires_at: float
+    signed_by: str  # a digest of the key that verified it
 
 
 class Tokens:
@@ -52,7 +55,7 @@ class Tokens:
         self._secret = secret
         self._issuer = issuer or None  # None: any
         self._audience = audience or None  # the same
-        self._keys = None if jwks_file is None else Watched(jwks_file, parse_key_set, (BadKeySet, OSError))
+        self._keys = None if jwks_file is None else Watched(jwks_file, parse_key_set)
 
     def __repr__(self) -> str:
         return f"<Tokens{' HS256' if self._secret else ''}{f' {self._keys!r}' if self._keys else ''}>"
@@ -65,7 +68,7 @@ class Tokens:
         """Raises TokenrelayError UNAUTHORIZED; what is wrong is said as far as it helps whoever holds the token."""
         try:
             header = jwt.get_unverified_header(token)
-            key, algorithm = self._key_for(header)
+            key, algorithm, signed_by = self._key_for(header)
             claims = jwt.decode(
                 token,
                 key,
@@ -83,12 +86,28 @@ class Tokens:
         subject = claims["sub"]
         if not subject or len(subject) > MAX_SUBJECT or not subject.isprintable():  # a lone surrogate is not, either
             raise TokenrelayError("UNAUTHORIZED", f"a token's sub has 1 to {MAX_SUBJECT} printable characters")
-        return Bearer(OWNER_PREFIX + subject, expires_at)
+        return Bearer(OWNER_PREFIX + subject, expires_at, signed_by)
 
-    def _key_for(self, header: dict[str, Any]) -> tuple[Any, str]:
+    @property
+    def trouble(self) -> str:
+        """Why the set cannot be read now; "" when it can."""
+        return "" if self._keys is None else self._keys.trouble
+
+    @property
+    def digests(self) -> list[str]:
+        """Of every key that verifies now."""
+        ours = [_digest(self._secret.encode())] if self._secret else []
+        return ours + ([] if self._keys is None else [_digest_of_key(key) for key in self._keys.value()])
+
+    def knows(self, signed_by: str) -> bool:
+        """Whether the key that verified a token is still one of ours."""
+        return signed_by in self.digests
+
+    def _key_for(self, header: dict[str, Any]) -> tuple[Any, str, str]:
+        """The key, its algorithm, and its digest."""
         algorithm = header.get("alg")
         if algorithm == "HS256" and self._secret:
-            return self._secret, "HS256"
+            return self._secret, "HS256", _digest(self._secret.encode())
         if self._keys is None or algorithm not in PUBLIC:
             raise jwt.InvalidAlgorithmError
         fitting = [key for key in self._keys.value() if key.algorithm_name == algorithm]
@@ -96,10 +115,10 @@ class Tokens:
         named = [key for key in fitting if key.key_id == kid] if kid is not None else fitting
         if len(named) != 1:  # a token without a kid is taken where only one key can be meant
             raise jwt.InvalidKeyError
-        return named[0].key, str(algorithm)
+        return named[0].key, str(algorithm), _digest_of_key(named[0])
 
 
-def parse_key_set(text: str) -> list[jwt.PyJWK]:
+def parse_key_set(text: str | bytes) -> list[jwt.PyJWK]:
     """The public keys of a JSON Web Key Set (RFC 7517 section 5) that can be used here; others are left out, as that
     section wants. Raises BadKeySet."""
     try:
@@ -126,6 +145,15 @@ def _public_key(item: dict[str, Any]) -> jwt.PyJWK | None:
     if key.algorithm_name == "RS256" and key.key.key_size < MIN_RSA_BITS:
         raise BadKeySet(f"the set holds an RSA key of {key.key.key_size} bits; expected {MIN_RSA_BITS} at least")
     return key if key.algorithm_name in PUBLIC else None
+
+
+def _digest_of_key(key: jwt.PyJWK) -> str:
+    encoded: bytes = key.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return _digest(encoded)
+
+
+def _digest(key: bytes) -> str:
+    return hashlib.sha256(key).hexdigest()
 
 
 def has_expired(expires_at: float) -> bool:

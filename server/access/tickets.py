@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import secrets
 import time
 from typing import Any, Final
@@ -40,6 +41,9 @@ class TicketClaims(msgspec.Struct, frozen=True):
     stream_id: str | None
     until: float | None
     key_created: str | None = None
+    made_with: str = ""
+    """A digest of the key's secret, or of what verified the token; "" where neither was needed. In a ticket that was
+    read, a keyed hash of it for `Tickets.fits`: whoever holds a ticket learns nothing of the secret."""
 
 
 class Tickets:
@@ -66,7 +70,10 @@ class Tickets:
             claims["until"] = granted.until
         if granted.key_created is not None:
             claims["key"] = granted.key_created
-        return jwt.encode(claims, await self._make(period), algorithm="HS256", headers={"kid": str(period)})
+        secret = await self._make(period)
+        if granted.made_with:
+            claims["with"] = _proof(granted.made_with, secret)
+        return jwt.encode(claims, secret, algorithm="HS256", headers={"kid": str(period)})
 
     async def read(self, ticket: str) -> TicketClaims:
         """Raises TokenrelayError UNAUTHORIZED, SERVICE_UNAVAILABLE."""
@@ -77,7 +84,14 @@ class Tickets:
             claims = await self._verified(ticket, period)
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise TokenrelayError("UNAUTHORIZED", "this ticket is not valid or has expired") from error
-        return TicketClaims(claims["sub"], claims.get("stream"), claims.get("until"), claims.get("key"))
+        return TicketClaims(
+            claims["sub"], claims.get("stream"), claims.get("until"), claims.get("key"), claims.get("with", "")
+        )
+
+    def fits(self, claims: TicketClaims, made_with: str) -> bool:
+        """Whether a ticket that was read was made with this. One of an edge that does not say so yet fits all."""
+        proofs = [_proof(made_with, secret) for secret in self._secrets.values()]
+        return not claims.made_with or any(hmac.compare_digest(claims.made_with, proof) for proof in proofs)
 
     async def _verified(self, ticket: str, period: int) -> dict[str, Any]:
         arrived_at = time.monotonic()
@@ -130,6 +144,10 @@ class Tickets:
         kept = {known: other for known, other in self._secrets.items() if abs(known - current) <= 1}
         self._secrets = {**kept, period: bytes(value)}
         return bytes(value)
+
+
+def _proof(made_with: str, secret: bytes) -> str:
+    return hmac.new(secret, made_with.encode(), "sha256").hexdigest()[:32]
 
 
 def _decode(ticket: str, secret: bytes) -> dict[str, Any]:

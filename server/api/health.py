@@ -34,7 +34,7 @@ async def ready(call: Call) -> None:
     redis, code = await _redis(call)
     probe_age = edge.hub.probe_age_s
     live_ok = probe_age <= PROBE_AGE_S
-    is_ready = redis == "ok" and live_ok and not edge.in_trouble and not edge.is_draining
+    is_ready = redis == "ok" and live_ok and not (edge.in_trouble or edge.auth.trouble or edge.is_draining)
     body = {
         "status": "ready" if is_ready else "not ready",
         "redis": redis,
@@ -42,6 +42,7 @@ async def ready(call: Call) -> None:
         "live_feed_probe_age_s": round(probe_age, 3) if math.isfinite(probe_age) else None,
         "draining": edge.is_draining,
         "tasks_in_trouble": sorted(edge.in_trouble),
+        "files_in_trouble": edge.auth.trouble,
         "workers": edge.models.workers,
         "edge": repr(edge),
     }

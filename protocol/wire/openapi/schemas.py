@@ -324,6 +324,8 @@ SCHEMAS: Final[dict[str, Json]] = {
          "draining": {"type": "boolean", "description": "On its way out."},
          "tasks_in_trouble": {"type": "array", "items": {"type": "string"},
                               "description": "Those of the edge's own tasks that a fault ended a moment ago."},
+         "files_in_trouble": {"type": "array", "items": {"type": "string"},
+                              "description": "Settings whose file cannot be read now."},
          "workers": count("Living workers."), "edge": text("For people.")},
         {"redis_error": text("The code of Redis's error reply, where it refuses writes.")},
     ),
