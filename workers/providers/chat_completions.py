@@ -17,6 +17,7 @@ from tokenrelay.protocol.wire.sse import Frame
 from tokenrelay.workers.conversation import ModelRequest, Piece
 from tokenrelay.workers.providers.base import Accepts
 from tokenrelay.workers.providers.chat_completions_request import encode_request
+from tokenrelay.workers.providers.chat_completions_request import takes as takes_part
 from tokenrelay.workers.providers.concessions import CHAT_COMPLETIONS, Wishes
 from tokenrelay.workers.providers.faults import Envelope, Fault, fault_in
 from tokenrelay.workers.providers.jsontext import UNREADABLE, decode
@@ -286,6 +287,7 @@ class ChatCompletions(Upstream):
     `extra` is what one provider takes beside the reference, for every request.
     """
 
+    takes_part = staticmethod(takes_part)
     parser = Parser
     concessions = CHAT_COMPLETIONS
     # https://platform.openai.com/docs/api-reference/debugging-requests
