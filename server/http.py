@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 import structlog
@@ -19,7 +20,7 @@ from tokenrelay.protocol.wire import event_json
 from tokenrelay.server import drain
 from tokenrelay.server.access import origin
 from tokenrelay.server.access.auth import Identity
-from tokenrelay.server.access.limits import raise_if_crowded
+from tokenrelay.server.access.limits import LARGE_BYTES_A_SECOND, Place, raise_if_crowded
 from tokenrelay.server.edge import Edge
 from tokenrelay.server.net import peer, refusal
 from tokenrelay.server.timing import RequestTimer
@@ -29,6 +30,12 @@ log = structlog.get_logger()
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 SERVICE_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """Answered to connections beyond the bound too: a probe that fails under load gets the process killed."""
+
+
+READ_ON_S: Final = 1.0
+READ_ON_BYTES: Final = 64 * 1024 * 1024
+"""How long and how much of a body that nobody wants is read after the answer: a connection that is closed on unread
+bytes is reset, and the answer lost with it (RFC 9112 section 9.6)."""
 
 
 class Disconnected(Exception):
@@ -54,6 +61,8 @@ class Call:
         self.identity: Identity | None = None  # None until it is known who asks
         self.has_begun = False  # the status line is out
         self.is_last = False  # the connection is to end with this answer
+        self._is_whole = not self._has_body  # all of the body was received
+        self._is_wanted = False  # it was asked for: a client that waits for `100 Continue` has got it
 
     @property
     def method(self) -> str:
@@ -67,8 +76,13 @@ class Call:
     def accepts_json(self) -> bool:
         return "application/json" in self.headers.get("accept", "")
 
-    async def body(self, identity: Identity) -> bytes:
-        """The body of one who is known: nobody else's is read.
+    @property
+    def _has_body(self) -> bool:
+        return "transfer-encoding" in self.headers or self.headers.get("content-length", "0") != "0"
+
+    async def body(self, identity: Identity, place: Place | None = None) -> bytes:
+        """The body of one who is known: nobody else's is read. With a `place` among the large ones it may be as large
+        as its parts may be in base64, and then takes that place.
 
         Raises TokenrelayError UNSUPPORTED_MEDIA_TYPE, PAYLOAD_TOO_LARGE as soon as that is known, INVALID_REQUEST when
         it does not come in time, OVERLOADED when too many are coming at once; Disconnected.
@@ -79,33 +93,57 @@ class Call:
             raise TokenrelayError(
                 "UNSUPPORTED_MEDIA_TYPE", f"Content-Encoding: {encoding[:40]} is not taken; send it plain"
             )
-        declared = self.headers.get("content-length", "0")
-        if int(declared) > settings.max_body_bytes:
-            raise _too_large(settings.max_body_bytes)
-        parts: list[bytes] = []
+        most = settings.max_body_bytes if place is None else settings.max_large_bytes
+        declared = int(self.headers.get("content-length", "0"))
+        if declared > most:
+            raise _too_large(most)
+        if place is not None and declared > settings.max_body_bytes:
+            place.take()
+        pieces: list[bytes] = []
+        counted: list[int] = []  # bytes that count as buffered: a large body has its place instead
         try:
-            async with asyncio.timeout(settings.read_timeout_s):
-                await self._read(parts, owner, settings.max_body_bytes)
+            async with asyncio.timeout(settings.read_timeout_s) as deadline:
+                began = asyncio.get_running_loop().time()
+                size = 0
+                async for piece in self._pieces():
+                    size += len(piece)
+                    if size > most:
+                        raise _too_large(most)
+                    if place is not None and size > settings.max_body_bytes:
+                        place.take()
+                    if place is not None and place.is_taken:
+                        deadline.reschedule(began + settings.read_timeout_s + size / LARGE_BYTES_A_SECOND)
+                    else:
+                        self.edge.limits.buffer(owner, len(piece))
+                        counted.append(len(piece))
+                    pieces.append(piece)
         except TimeoutError as error:
             raise TokenrelayError("INVALID_REQUEST", "the body did not arrive in time") from error
         finally:
-            self.edge.limits.release(owner, sum(map(len, parts)))
-        return b"".join(parts)
+            self.edge.limits.release(owner, sum(counted))
+        return b"".join(pieces)
 
-    async def _read(self, parts: list[bytes], owner: str, most: int) -> None:
-        """What is in `parts` counts as buffered."""
-        size, is_more = 0, True
-        while is_more:
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        """The body as it comes. Raises Disconnected."""
+        self._is_wanted = True
+        while not self._is_whole:
             message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise Disconnected
-            part = message.get("body", b"")
-            size += len(part)
-            if size > most:
-                raise _too_large(most)
-            self.edge.limits.buffer(owner, len(part))
-            parts.append(part)
-            is_more = message.get("more_body", False)
+            self._is_whole = not message.get("more_body", False)
+            yield message.get("body", b"")
+
+    async def _read_on(self) -> None:
+        """Let the client send, and throw away, so that it comes to read what it was answered."""
+        if "expect" in self.headers and not self._is_wanted:
+            return  # it waits for us
+        left = READ_ON_BYTES
+        with contextlib.suppress(TimeoutError, Disconnected):
+            async with asyncio.timeout(READ_ON_S):
+                async for piece in self._pieces():
+                    left -= len(piece)
+                    if left < 0:
+                        return
 
     async def start(self, status: int, headers: Mapping[str, str] | None = None, *raw: tuple[bytes, bytes]) -> None:
         """The status line and headers; `x-request-id` and the security headers are always there."""
@@ -169,11 +207,15 @@ class Call:
         as_event = self.wants_sse_error and not self.accepts_json
         answer = (refusal.as_event if as_event else refusal.as_json)(error, self.request_id)
         lines = [*answer.headers, *self._cors(), *_encoded(headers or {})]
-        if self._must_close and not as_event:
+        is_unread = not self._is_whole
+        if (self._must_close or is_unread) and not as_event:
             lines.append((b"connection", b"close"))
         self.has_begun = True
         await self.send({"type": "http.response.start", "status": answer.status, "headers": lines})
-        await self.write_bounded(answer.body, more=False)
+        await self.write_bounded(answer.body, more=is_unread)
+        if is_unread:
+            await self._read_on()
+            await self.write(b"", more=False)
 
     @property
     def _must_close(self) -> bool:

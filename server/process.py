@@ -109,7 +109,7 @@ def run(settings: Settings, listener: socket.socket, slot: Slot | None = None) -
         access_log=False,
         server_header=False,
         proxy_headers=False,  # whom to believe is a setting (`access.origin`)
-        ws_max_size=settings.max_body_bytes,
+        ws_max_size=settings.max_large_bytes,
         # Deflate costs 34 KiB a connection and a quarter of the throughput; tokens are small.
         ws_per_message_deflate=False,
         ws_ping_interval=settings.heartbeat_s,
@@ -121,6 +121,8 @@ def run(settings: Settings, listener: socket.socket, slot: Slot | None = None) -
     config.max_connections = limits.connections(settings)
     config.read_timeout_s = settings.read_timeout_s
     config.max_body_bytes = settings.max_body_bytes
+    config.max_large_bytes = settings.max_large_bytes
+    config.large_bodies = limits.LargeBodies(settings.max_large_bodies)
     server = _Server(config)
     servers.append(server)
     signal.signal(signal.SIGINT, server.handle_exit)

@@ -99,8 +99,8 @@ class BadFrame(Exception):
         self.reason = reason
 
 
-def parse_frame(frame: str | bytes, dialect: Dialect) -> list[Command]:
-    """The commands in a frame, in order.
+def parse_frame(frame: str | bytes, dialect: Dialect, bounds: request.Bounds = request.DEFAULT_BOUNDS) -> list[Command]:
+    """The commands in a frame, in order; the parts of each request within `bounds`.
 
     A frame that cannot be read at all gives one `Bad`. Raises BadFrame when text comes where binary was agreed, or
     the reverse.
@@ -117,7 +117,7 @@ def parse_frame(frame: str | bytes, dialect: Dialect) -> list[Command]:
     if not 1 <= len(messages) <= MAX_MESSAGES_PER_FRAME:
         issue = f"a frame has 1 to {MAX_MESSAGES_PER_FRAME} messages, got {len(messages)}"
         return [Bad(None, TokenrelayError("INVALID_REQUEST", issue))]
-    return [_command(message) for message in messages]
+    return [_command(message, bounds) for message in messages]
 
 
 def _decode(frame: str | bytes) -> Any:
@@ -136,22 +136,22 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _command(message: Any) -> Command:
+def _command(message: Any, bounds: request.Bounds) -> Command:
     if not isinstance(message, dict):
         return Bad(None, TokenrelayError("INVALID_REQUEST", f"a message is an object, got {type(message).__name__}"))
     given, ref = message.get("ref"), None
     try:
         ref = _ref(given)
-        return _of_type(message.get("type"), message, ref)
+        return _of_type(message.get("type"), message, ref, bounds)
     except TokenrelayError as error:
         return Bad(ref, error)
 
 
-def _of_type(kind: Any, message: dict[str, Any], ref: str | int | None) -> Command:
+def _of_type(kind: Any, message: dict[str, Any], ref: str | int | None, bounds: request.Bounds) -> Command:
     match kind:
         case "start":
             body = {name: value for name, value in message.items() if name not in ("type", "ref", "idempotency_key")}
-            return Start(ref, request.from_object(body), idempotency_key(message.get("idempotency_key")))
+            return Start(ref, request.from_object(body, bounds), idempotency_key(message.get("idempotency_key")))
         case "resume":
             return Resume(ref, _stream_id(message), cursor.parse(message.get("after")), _is_exact(message))
         case "cancel":

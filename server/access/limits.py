@@ -24,6 +24,9 @@ MESSAGE_BURST: Final = 512
 BYTES_A_MESSAGE: Final = 16_384
 """A frame counts as one message more for each of these: reading it takes as long."""
 
+LARGE_BYTES_A_SECOND: Final = 128 * 1024
+"""A large request gets a second more for each of these."""
+
 SPARE_FILES: Final = 128
 """Descriptors an edge needs beside its clients: Redis, the listener, logs."""
 
@@ -64,6 +67,59 @@ class Bucket:
         return max(0.0, (1 - self._level) / self.rate) if self.rate > 0 else 0.0
 
 
+class LargeBodies:
+    """Requests beyond the usual size that are read at once, each of which may take a hundred MiB until it is stored."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held = Counter[str]()  # by owner
+
+    def __repr__(self) -> str:
+        return f"<LargeBodies {self._held.total()} of {self._most}>"
+
+    @contextlib.contextmanager
+    def place(self, owner: str) -> Iterator[Place]:
+        """A place that is taken only once it is asked for, and free again with the block."""
+        place = Place(self, owner)
+        try:
+            yield place
+        finally:
+            place.leave()
+
+    def enter(self, owner: str) -> None:
+        """Raises TokenrelayError OVERLOADED where all places are taken, or half of them by this owner."""
+        if self._held.total() >= self._most or self._held[owner] >= max(1, self._most // 2):
+            raise TokenrelayError(
+                "OVERLOADED", "too many large requests are arriving at once; try again", retry_after=2
+            )
+        self._held[owner] += 1
+
+    def leave(self, owner: str) -> None:
+        self._held[owner] -= 1
+        if not self._held[owner]:
+            del self._held[owner]
+
+
+class Place:
+    """One of `LargeBodies`, for one request."""
+
+    def __init__(self, bodies: LargeBodies, owner: str) -> None:
+        self._bodies = bodies
+        self._owner = owner
+        self.is_taken = False
+
+    def take(self) -> None:
+        """Again and again, but only one. Raises TokenrelayError OVERLOADED."""
+        if not self.is_taken:
+            self._bodies.enter(self._owner)
+            self.is_taken = True
+
+    def leave(self) -> None:
+        if self.is_taken:
+            self.is_taken = False
+            self._bodies.leave(self._owner)
+
+
 class Limits:
     """One per process."""
 
@@ -73,6 +129,7 @@ class Limits:
         self._arriving = Counter[str]()  # bytes of bodies that are arriving, by owner
         self._buffered = 0  # of all
         self._held = Counter[str]()  # connections by owner
+        self.large_bodies = LargeBodies(settings.max_large_bodies)
 
     def __repr__(self) -> str:
         return f"<Limits {self._held.total()} connections of {len(self._held)} keys | {self._buffered} bytes arriving>"

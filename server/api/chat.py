@@ -9,10 +9,12 @@ import msgspec
 from tokenrelay.protocol.errors import TABLE, TokenrelayError
 from tokenrelay.protocol.models.catalogue import NEUROSWITCH
 from tokenrelay.protocol.reading.session import Session
-from tokenrelay.protocol.wire import cursor, event_json, request, sse, websocket
+from tokenrelay.protocol.wire import cursor, event_json, sse, websocket
 from tokenrelay.protocol.wire.request import ChatRequest
 from tokenrelay.protocol.wire.snapshot import Snapshot
+from tokenrelay.server.access import bodies
 from tokenrelay.server.access.auth import Identity
+from tokenrelay.server.access.limits import Place
 from tokenrelay.server.api.streams import attach
 from tokenrelay.server.generations import begin
 from tokenrelay.server.http import Call
@@ -50,9 +52,10 @@ async def chat(call: Call) -> None:
 
 
 async def _begin(call: Call, identity: Identity, timer: RequestTimer) -> _Begun:
-    body = await _body(call, identity)
-    key = websocket.idempotency_key(call.headers.get("idempotency-key"))
-    stream_id, channel = await begin(call.edge, identity, body, key, timer)
+    with call.edge.limits.large_bodies.place(identity.owner) as place:
+        body = await _body(call, identity, place)
+        key = websocket.idempotency_key(call.headers.get("idempotency-key"))
+        stream_id, channel = await begin(call.edge, identity, body, key, timer)
     call.edge.metrics.started.labels("sse" if body.stream else "json").inc()
     return _Begun(stream_id, channel, body.stream, body.model or NEUROSWITCH)
 
@@ -75,13 +78,14 @@ def _accepted(call: Call, begun: _Begun) -> bytes:
     return sse.encode_frame(event_json.to_json(data))
 
 
-async def _body(call: Call, identity: Identity) -> ChatRequest:
+async def _body(call: Call, identity: Identity, place: Place) -> ChatRequest:
     """The request; and whether errors are to be events, which is asked for in it."""
-    raw = await call.body(identity)
+    raw = await call.body(identity, place)
     try:
-        body = request.parse_json(raw)
-    except TokenrelayError:
-        call.wants_sse_error = _asks_for_events(raw, call)
+        body = await bodies.parsed(raw, call.edge.settings)
+    except TokenrelayError as error:
+        if error.code != "PAYLOAD_TOO_LARGE":  # of one that is too large only the head counts, read or not
+            call.wants_sse_error = _asks_for_events(raw, call)
         raise
     call.wants_sse_error = body.stream
     return body
@@ -115,5 +119,5 @@ def _failed(snapshot: Snapshot, stream_id: str) -> TokenrelayError:
     code = failure.code if failure.code in TABLE else "INTERNAL_ERROR"
     return TokenrelayError(
         code, failure.message, stream_id=stream_id, retryable=failure.retryable, retry_after=failure.retry_after_s,
-        partial_response=snapshot.text or None,
+        partial_response=snapshot.text or None, **event_json.used(failure),
     )  # fmt: skip

@@ -18,7 +18,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.server.access.limits import CROWDED
+from tokenrelay.server.access.limits import CROWDED, LARGE_BYTES_A_SECOND
 from tokenrelay.server.net import framing, peer, refusal
 from tokenrelay.server.net.bounds import Config
 from tokenrelay.server.net.lean_event import LeanEvent
@@ -157,8 +157,18 @@ class HttpProtocol(HttpToolsProtocol):
         if self._is_in_head and self._came > MAX_HEAD_BYTES:
             self._fault = _too_large(MAX_HEAD_BYTES, "a request's head")
             self._refuse()
-        elif self._came > MAX_HEAD_BYTES + MAX_OVERHEAD * self._bounds.max_body_bytes:
+        elif self._came > self._most_bytes and not self._is_answering:
             self.transport.abort()
+
+    @property
+    def _most_bytes(self) -> int:
+        return MAX_HEAD_BYTES + MAX_OVERHEAD * self._bounds.max_body_bytes + self._bounds.max_large_bytes
+
+    @property
+    def _is_answering(self) -> bool:
+        """The handler reads on for a while, so that the client comes to read its answer; what nobody reads pauses."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and cycle.response_started and not cycle.response_complete
 
     def _feed(self, data: bytes) -> bytes:
         """Parse; gives back what is to be parsed after a head that offered an upgrade."""
@@ -225,7 +235,16 @@ class HttpProtocol(HttpToolsProtocol):
         self._begin(version)
         if len(self.pipeline) > MAX_PIPELINED:
             self._stop(TokenrelayError("INVALID_REQUEST", "too many requests at once on one connection"))
-        self._expect(self._bounds.read_timeout_s + BODY_GRACE_S)
+        self._expect(self._bounds.read_timeout_s + BODY_GRACE_S + self._more_time_s())
+
+    def _more_time_s(self) -> float:
+        """What a body beyond the usual size may take longer, if one is announced; its handler looks more closely."""
+        said = dict(self.headers)
+        size = int(said.get(b"content-length", b"0"))
+        if b"transfer-encoding" in said:
+            size = self._bounds.max_large_bytes
+        is_large = self._bounds.max_body_bytes < size <= self._bounds.max_large_bytes
+        return size / LARGE_BYTES_A_SECOND if is_large else 0.0
 
     def _begin(self, version: str) -> None:
         """Hand the request to the application, or queue it behind those before it; uvicorn's, with our cycle."""

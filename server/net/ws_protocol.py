@@ -21,7 +21,7 @@ from websockets.server import ServerProtocol
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.wire.websocket import Close
 from tokenrelay.server import drain
-from tokenrelay.server.access.limits import Bucket
+from tokenrelay.server.access.limits import LARGE_BYTES_A_SECOND, Bucket, Place
 from tokenrelay.server.net import peer, refusal
 from tokenrelay.server.net.bounds import Config
 from tokenrelay.server.net.lean_event import LeanEvent, LeanQueue
@@ -75,8 +75,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     # As above: uvicorn has 40. Ours, and those of uvicorn's that differ from one connection to the next.
     __slots__ = (
-        "_after_close", "_bounds", "_control", "_deadline", "_early", "_is_deaf", "client", "close_sent",
-        "close_timer", "conn",
+        "_after_close", "_bounds", "_came", "_control", "_deadline", "_due", "_early", "_is_deaf", "_place", "client",
+        "close_sent", "close_timer", "conn",
         "frames", "last_ping_rtt", "pending_ping_payload", "ping_sent_at", "ping_timer", "pong_timer", "queue",
         "read_paused", "request", "response", "scope", "server", "transport", "writable",
     )  # fmt: skip
@@ -94,6 +94,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._deadline: asyncio.TimerHandle | None = None  # while a message has begun that has not ended
         self._after_close = 0  # bytes that came although we have said goodbye
         self._early = b""  # what came before the handshake was answered
+        self._due = 0.0  # when the message that has begun should be whole, by the loop's clock
+        self._came = 0  # bytes since the last whole message
+        self._place: Place | None = None  # among the large messages, while one arrives
         self._is_deaf = False  # a flood: what comes is not looked at
 
     def shutdown(self) -> None:
@@ -118,6 +121,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
                 self.transport.abort()
         for start in range(0, len(data), SLICE_BYTES):
             if self._is_deaf or self.transport.is_closing():
+                return
+            self._came += min(SLICE_BYTES, len(data) - start)
+            if self._came > self._bounds.max_body_bytes and not self._has_place():
                 return
             super().data_received(data[start : start + SLICE_BYTES])
         if not self.handshake_initiated and self.conn.handshake_exc is not None:
@@ -169,12 +175,14 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if not self._control.take(self.loop.time()) or not self.writable.is_set():
             self._flood("too many pings")
             return
+        self._forget_control()
         super().handle_ping()
 
     def handle_pong(self, event: Frame) -> None:
         if not self._control.take(self.loop.time()):
             self._flood("too many pongs")
             return
+        self._forget_control()
         super().handle_pong(event)
 
     def send_receive_event_to_app(self) -> None:
@@ -190,14 +198,40 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def _begin(self, event: Frame) -> None:
         if not event.fin:
             self._deadline = self.loop.call_later(self._bounds.read_timeout_s, self._late)
+            self._due = self.loop.time() + self._bounds.read_timeout_s
+
+    def _forget_control(self) -> None:
+        """What came was a ping or a pong; between the fragments of a message it counts all the same, within bounds."""
+        if self._deadline is None:
+            self._came = 0
+
+    def _has_place(self) -> bool:
+        """False: too many large messages are arriving already; the client shall come back."""
+        if self._place is None:
+            # Before its first message a client is known to be known, but not to us: one owner for each socket.
+            self._place = Place(self._bounds.large_bodies, f"{id(self):x}")
+        try:
+            self._place.take()
+        except TokenrelayError as error:
+            self._refuse(Close.TRY_LATER, error.message)
+            return False
+        return True
 
     def _whole(self) -> None:
+        self._came = 0
+        if self._place is not None:
+            self._place.leave()
+            self._place = None
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
     def _late(self) -> None:
         self._deadline = None
+        more_s = self._due + self._came / LARGE_BYTES_A_SECOND - self.loop.time()
+        if self._place is not None and more_s > 0:
+            self._deadline = self.loop.call_later(more_s, self._late)
+            return
         if self.read_paused:  # it is not the peer who is late
             self._deadline = self.loop.call_later(self._bounds.read_timeout_s, self._late)
             return

@@ -18,8 +18,9 @@ from tokenrelay.protocol.store.context import Context, for_stream
 from tokenrelay.protocol.wire import websocket
 from tokenrelay.protocol.wire.websocket import Close, Dialect
 from tokenrelay.server import drain
+from tokenrelay.server.access import bodies
 from tokenrelay.server.access.auth import Identity
-from tokenrelay.server.access.limits import BYTES_A_MESSAGE, too_many_messages
+from tokenrelay.server.access.limits import BYTES_A_MESSAGE, Place, too_many_messages
 from tokenrelay.server.edge import Edge
 from tokenrelay.server.generations import begin, find, resume
 from tokenrelay.server.live import replay
@@ -33,6 +34,8 @@ MAX_STREAMS: Final = 256
 
 MAX_OUTBOX: Final = 1_024
 """Answers waiting on one socket; a client that asks more without reading is closed."""
+
+_TOO_BIG: Final = "a message is larger than the server takes"
 
 log = structlog.get_logger()
 
@@ -139,12 +142,40 @@ class Socket:
 
     async def _read_frame(self, frame: str | bytes) -> None:
         """Raises BadFrame."""
+        if len(frame) > BYTES_A_MESSAGE and bodies.may_have_parts(frame):
+            with self._edge.limits.large_bodies.place(self._identity.owner) as place:
+                await self._read_large(frame, place)
+            return
+        if len(frame) > self._edge.settings.max_body_bytes:
+            raise websocket.BadFrame(Close.TOO_BIG, _TOO_BIG)
         # Reading a large one costs what many small ones cost: it is refused unread.
         if len(frame) > BYTES_A_MESSAGE and not self._may_say(None, len(frame) // BYTES_A_MESSAGE):
             return
         for command in websocket.parse_frame(frame, self._dialect):
-            if self._may_say(command.ref, 1):
-                await self._obey(command)
+            await self._obey_if_may(command)
+
+    async def _read_large(self, frame: str | bytes, place: Place) -> None:
+        """One that may be large by its parts, which are not counted: what is beside them is. Raises BadFrame."""
+        settings = self._edge.settings
+        try:
+            if len(frame) > settings.max_body_bytes:
+                place.take()
+        except TokenrelayError as error:
+            self._refuse(error)
+            return
+        commands = await bodies.commands(frame, self._dialect, settings)
+        rest = bodies.rest_of(frame, commands, settings)
+        if rest > settings.max_body_bytes:
+            raise websocket.BadFrame(Close.TOO_BIG, _TOO_BIG)
+        if rest > BYTES_A_MESSAGE and not self._may_say(None, rest // BYTES_A_MESSAGE):
+            return
+        del frame
+        for command in commands:
+            await self._obey_if_may(command)
+
+    async def _obey_if_may(self, command: websocket.Command) -> None:
+        if self._may_say(command.ref, 1):
+            await self._obey(command)
 
     def _may_say(self, ref: str | int | None, count: int) -> bool:
         """False: too much at once; said to the client, and at last the socket is closed."""
@@ -152,10 +183,12 @@ class Socket:
             return True
         if self._messages.is_flooded:
             self._close(Close.POLICY, "too many messages")
-        error = too_many_messages(self._messages)
+        self._refuse(too_many_messages(self._messages), ref)
+        return False
+
+    def _refuse(self, error: TokenrelayError, ref: str | int | None = None) -> None:
         self._edge.metrics.errors.labels(error.code).inc()
         self._say(websocket.error_message(self._dialect, error, ref))
-        return False
 
     async def _obey(self, command: websocket.Command) -> None:
         stream_id = getattr(command, "stream_id", None)
