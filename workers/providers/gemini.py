@@ -95,6 +95,7 @@ class Candidate(msgspec.Struct, frozen=True, rename="camel"):
     index: Any = None
     content: Content | None = None
     finish_reason: str | None = None
+    finish_message: Any = None
 
 
 class Feedback(msgspec.Struct, frozen=True, rename="camel"):
@@ -145,7 +146,7 @@ class Parser(_Parser):
             for part in (candidate.content or Content()).parts or ():
                 yield from self._take_part(part)
             if candidate.finish_reason and candidate.finish_reason != "FINISH_REASON_UNSPECIFIED":
-                self._take_finish(candidate.finish_reason)
+                self._take_finish(candidate.finish_reason, candidate.finish_message)
 
     def _take_usage(self, usage: Any) -> None:
         """Sums so far; one that a chunk leaves out is as it was. The prompt's count has cached tokens in it; output is
@@ -204,12 +205,14 @@ class Parser(_Parser):
                 self._count(len(str(partial)))
         yield from self._show(call)
 
-    def _take_finish(self, reason: str) -> None:
+    def _take_finish(self, reason: str, message: Any) -> None:
         if reason == "PUP_LIMITED_DISABLED":
             self._fail(NO_CREDIT)
         if reason in FAILURES:
             raise ProviderError(
-                "the model failed to write its answer", retryable=FAILURES[reason], said=Fault(code=reason)
+                "the model failed to write its answer",
+                retryable=FAILURES[reason],
+                said=Fault(code=reason, message=message),
             )
         if reason == "OTHER" and not self.has_written:
             self._unfinished("the model stopped before it wrote anything")

@@ -118,7 +118,7 @@ class Parser(_Parser):
             yield from self._take_thought(kind, event)
         elif kind in ("response.refusal.delta", "response.refusal.done"):
             self._has_refused = True
-            yield from self._take_text(event, event.delta, event.refusal)
+            yield from self._take_text(event, event.delta if kind.endswith("delta") else None, event.refusal)
         elif kind == "response.output_text.done":
             yield from self._take_text(event, None, event.text)
         elif kind == "response.function_call_arguments.done":
