@@ -46,7 +46,7 @@ class ToolCalls:
         self._output.event(
             ToolResult(now_ms(), label, use.call_id, use.name, use.arguments, outcome.text, outcome.failed)
         )
-        return Message("tool", outcome.text, tool_call_id=use.call_id)
+        return Message("tool", outcome.content, tool_call_id=use.call_id)
 
     def _may_call(self, name: str, choice: Choice) -> bool:
         """What was not offered is not run, whatever a model makes up. The scripted one's script is the caller's."""

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from tokenrelay.workers.conversation import ToolSpec
-from tokenrelay.workers.tools.base import Tool, ToolFailed
+from tokenrelay.workers.tools.base import Result, Tool, ToolFailed
 from tokenrelay.workers.tools.servers import ServerConfig
 
 MAX_TOOLS: Final = 128
@@ -40,8 +40,8 @@ class Session(Protocol):
     """An open session. Raises anything."""
 
     async def list_tools(self) -> list[ToolSpec]: ...
-    async def call(self, name: str, arguments: Mapping[str, Any], timeout_s: float) -> tuple[str, bool]:
-        """The result as text, and whether the tool says that it failed."""
+    async def call(self, name: str, arguments: Mapping[str, Any], timeout_s: float) -> tuple[str | Result, bool]:
+        """The result, and whether the tool says that it failed."""
         ...
 
 
@@ -141,7 +141,7 @@ class Server:
         self._has_listed.set()
 
     def _tool(self, spec: ToolSpec) -> Tool:
-        async def call(arguments: Mapping[str, Any]) -> str:
+        async def call(arguments: Mapping[str, Any]) -> str | Result:
             return await self._call(spec.name, arguments)
 
         told = msgspec.structs.replace(
@@ -155,11 +155,11 @@ class Server:
             async with asyncio.timeout(AWAIT_S):
                 await self._has_listed.wait()
 
-    async def _call(self, name: str, arguments: Mapping[str, Any]) -> str:
+    async def _call(self, name: str, arguments: Mapping[str, Any]) -> str | Result:
         session = await self._there()
         try:
             async with asyncio.timeout(self.config.timeout_s):
-                text, is_failed = await session.call(name, arguments, self.config.timeout_s)
+                result, is_failed = await session.call(name, arguments, self.config.timeout_s)
         except TimeoutError as error:
             self._doubt.set()
             raise ToolFailed(f"the tool did not answer within {self.config.timeout_s:g} s") from error
@@ -171,8 +171,8 @@ class Server:
             log.info("mcp_call_failed", server=self.name, error=_innermost(error))
             raise ToolFailed("the tool's server did not answer the call") from error
         if is_failed:
-            raise ToolFailed(text or "the tool failed")
-        return text
+            raise ToolFailed((result if isinstance(result, str) else result.text) or "the tool failed")
+        return result
 
     async def _there(self) -> Session:
         with contextlib.suppress(TimeoutError):

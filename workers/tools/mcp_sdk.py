@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import sys
@@ -17,12 +18,19 @@ from mcp import Client, MCPError, StdioServerParameters, stdio_client, types
 from mcp.client.session import IncomingMessage
 from mcp.client.streamable_http import streamable_http_client
 
-from tokenrelay.workers.conversation import ToolSpec
-from tokenrelay.workers.tools.base import ToolFailed
+from tokenrelay.workers.conversation import Audio, Image, Part, ToolSpec
+from tokenrelay.workers.tools.base import Result, ToolFailed
 from tokenrelay.workers.tools.servers import ServerConfig
+
+MAX_SHOWN: Final = 8
+MAX_SHOWN_BYTES: Final = 5 * 1024 * 1024
+"""What of a result goes back as pictures and sounds: so many, together of so many bytes. The rest is named only."""
 
 MAX_PAGES: Final = 20
 MAX_ISSUE: Final = 400
+SOUNDS: Final = {"audio/mpeg": "mp3", "audio/mp3": "mp3"}
+"""Their formats by what they are; of any other kind `wav`."""
+
 CONNECT_S: Final = 10.0
 CLIENT: Final = types.Implementation(name="tokenrelay", version="0.1.0")
 
@@ -45,7 +53,7 @@ class SdkSession:
                 break
         return specs
 
-    async def call(self, name: str, arguments: Mapping[str, Any], timeout_s: float) -> tuple[str, bool]:
+    async def call(self, name: str, arguments: Mapping[str, Any], timeout_s: float) -> tuple[Result, bool]:
         """Raises ToolFailed where the server refuses the call, MCPError where it does not answer."""
         try:
             result = await self._client.call_tool(name, dict(arguments), read_timeout_seconds=timeout_s)
@@ -53,7 +61,7 @@ class SdkSession:
             if error.code == types.INVALID_PARAMS:
                 raise ToolFailed(error.message[:MAX_ISSUE]) from error
             raise
-        return _text_of(result), result.is_error
+        return Result(_text_of(result), _shown(result)), bool(result.is_error)
 
 
 @contextlib.asynccontextmanager
@@ -139,6 +147,25 @@ def _text_of(result: types.CallToolResult) -> str:
     if not parts and result.structured_content is not None:
         return msgspec.json.encode(result.structured_content).decode()
     return "\n".join(parts)
+
+
+def _shown(result: types.CallToolResult) -> tuple[Part, ...]:
+    """Its pictures and sounds. What is no base64 is left out, as its name in the text says enough."""
+    parts: list[Part] = []
+    left = MAX_SHOWN_BYTES
+    for block in result.content:
+        if not isinstance(block, types.ImageContent | types.AudioContent) or len(block.data) > left * 4 // 3:
+            continue
+        try:
+            data = base64.b64decode(block.data, validate=True)
+        except ValueError:
+            continue
+        if isinstance(block, types.ImageContent):
+            parts.append(Image(data=data, media_type=block.mime_type))
+        else:
+            parts.append(Audio(data, SOUNDS.get(block.mime_type, "wav")))
+        left -= len(data)
+    return tuple(parts[:MAX_SHOWN])
 
 
 def _part(block: types.ContentBlock) -> str:

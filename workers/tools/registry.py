@@ -185,7 +185,10 @@ class Toolbox:
             if issue is not None:
                 raise ToolFailed(f"the arguments do not fit: {issue}")
             async with asyncio.timeout(self._timeout_s):
-                return Outcome(cut(await tool.call(arguments)))
+                result = await tool.call(arguments)
+            if isinstance(result, str):
+                return Outcome(cut(result))
+            return Outcome(cut(result.text), parts=result.parts)
         except ToolFailed as error:
             return Outcome(cut(str(error)), failed=True)
         except TimeoutError:

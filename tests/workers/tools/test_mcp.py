@@ -17,7 +17,7 @@ import pytest
 
 from tests.needs import require
 from tokenrelay.protocol.wire import request
-from tokenrelay.workers.conversation import ToolSpec
+from tokenrelay.workers.conversation import Image, Text, ToolSpec
 from tokenrelay.workers.settings import Settings
 from tokenrelay.workers.tools import servers
 from tokenrelay.workers.tools.base import Outcome
@@ -279,14 +279,21 @@ def test_a_published_server_is_driven_over_http() -> None:
     asyncio.run(scene())
 
 
+PNG = b"\x89PNG\r\n\x1a\n"
 OURS = """
 import os, sys
 from mcp.server.mcpserver import MCPServer
+from mcp.types import ImageContent, TextContent
 server = MCPServer("ours")
 
 @server.tool()
 def die() -> str:
     os._exit(1)
+
+@server.tool()
+def draw() -> list[TextContent | ImageContent]:
+    image = ImageContent(type="image", data="iVBORw0KGgo=", mime_type="image/png")
+    return [TextContent(type="text", text="here"), image]
 
 @server.tool()
 def environment(name: str) -> str:
@@ -311,6 +318,8 @@ def test_a_real_server_that_dies_in_a_call_is_started_again(tmp_path: Path) -> N
                 while not server.tools:
                     await server.listed()
                 assert (await box.call("ours.environment", {"name": "GIVEN"})).text == "yes"
+                drawn = await box.call("ours.draw", {})
+                assert drawn.content == (Text("here\n[image/png, 9 bytes]"), Image(data=PNG, media_type="image/png"))
                 assert (await box.call("ours.die", {})).failed
                 got = await box.call("ours.environment", {"name": "GIVEN"})
                 while got.failed:  # a call waits for its start, but not for ever
