@@ -12,6 +12,7 @@ import msgspec
 
 from tokenrelay.protocol.errors import TokenrelayError, invalid
 from tokenrelay.protocol.models import preferences
+from tokenrelay.protocol.models.catalogue import Choice
 from tokenrelay.protocol.wire import parts
 from tokenrelay.protocol.wire.parts import Bounds, Content
 from tokenrelay.protocol.wire.turns import Call, Message, ToolName, check_free, check_parts, check_turns, shortly
@@ -206,6 +207,18 @@ def kinds_of(request: ChatRequest) -> dict[str, str]:
                 if (kind := parts.KINDS.get(type(part))) is not None:
                     found.setdefault(kind, f"messages[{turn}].content[{number}]")
     return found
+
+
+def accepting(request: ChatRequest, choices: Sequence[Choice]) -> list[Choice]:
+    """Those that accept the parts of the request. Raises TokenrelayError VALIDATION_ERROR with the field of the first
+    part that none of them accepts."""
+    left = list(choices)
+    for kind, field in kinds_of(request).items():
+        left = [choice for choice in left if kind in choice.model.accepts]
+        if not left:
+            who = f"{request.model} does not accept" if request.model else "no model that may answer accepts"
+            raise invalid(field, f"{who} {kind}")
+    return left
 
 
 DEFAULT_BOUNDS: Final = Bounds()

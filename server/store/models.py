@@ -9,14 +9,14 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from tokenrelay.protocol.errors import TokenrelayError, invalid
+from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.models import circuit, scripted
-from tokenrelay.protocol.models.catalogue import NEUROSWITCH, Catalogue, Choice, Model
+from tokenrelay.protocol.models.catalogue import NEUROSWITCH, Catalogue, Model
 from tokenrelay.protocol.models.circuit import Record, Vitals
 from tokenrelay.protocol.runtime.redis import describe, pool_place
 from tokenrelay.protocol.store import keys, worker_registry
 from tokenrelay.protocol.store.worker_registry import Offer
-from tokenrelay.protocol.wire.request import ChatRequest, kinds_of
+from tokenrelay.protocol.wire.request import ChatRequest, accepting
 from tokenrelay.server.store.redis import UNREACHABLE
 
 REFRESH_S: Final = 1.0
@@ -74,7 +74,7 @@ class Models:
         choices = self._catalogue.choices(request.model, request.provider)
         if request.model is not None and scripted.is_scripted(request.model):
             scripted.parse(request.model)
-        choices = _accepting(choices, request)
+        choices = accepting(request, choices)
         if self._offers and not any(self._reason(choice.model) is None for choice in choices):
             reasons = "; ".join(sorted({f"{c.model.id}: {self._reason(c.model)}" for c in choices})) or "no model"
             raise TokenrelayError("SERVICE_UNAVAILABLE", f"no worker can answer now ({reasons})", field="model")
@@ -103,17 +103,6 @@ class Models:
         switch = _row(NEUROSWITCH, _SWITCH, reason, Vitals())
         varies = {"resolved_model": None, "context": None, "price": None}
         return [*rows, {**switch, **varies, "tools": any(model.tools for model in candidates)}]
-
-
-def _accepting(choices: list[Choice], request: ChatRequest) -> list[Choice]:
-    """Those that accept the parts of the request; without any of them nothing is asked. Raises TokenrelayError
-    VALIDATION_ERROR with the field of the first part that none of them accepts."""
-    for kind, field in kinds_of(request).items():
-        choices = [choice for choice in choices if kind in choice.model.accepts]
-        if not choices:
-            who = f"{request.model} does not accept" if request.model else "no model that may answer accepts"
-            raise invalid(field, f"{who} {kind}")
-    return choices
 
 
 _UNKNOWN: Final = Record()

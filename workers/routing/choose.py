@@ -9,7 +9,7 @@ import msgspec
 
 from tokenrelay.protocol.models.catalogue import Catalogue, Choice
 from tokenrelay.protocol.models.circuit import Vitals
-from tokenrelay.protocol.wire.request import ChatRequest
+from tokenrelay.protocol.wire.request import ChatRequest, accepting
 from tokenrelay.workers.routing.rank import Ranking, able, nothing_left, rank
 
 MAX_ROUTING_BYTES: Final = 1_000
@@ -39,10 +39,10 @@ def route(
 ) -> Route:
     """Choose among what can be spoken here.
 
-    Raises TokenrelayError VALIDATION_ERROR (no such name, a preference that cannot be), SERVICE_UNAVAILABLE (nobody
-    can be asked).
+    Raises TokenrelayError VALIDATION_ERROR (no such name, a preference that cannot be, a part that nobody accepts),
+    SERVICE_UNAVAILABLE (nobody can be asked).
     """
-    choices = catalogue.choices(request.model, request.provider)
+    choices = accepting(request, catalogue.choices(request.model, request.provider))
     available = [choice for choice in choices if choice.model.source in dialects]
     if not available:
         raise nothing_left(wishes_avoid=False)

@@ -14,7 +14,7 @@ from tokenrelay.protocol.models.catalogue import Catalogue, Choice, Model
 from tokenrelay.protocol.models.circuit import Vitals
 from tokenrelay.protocol.models.preferences import Preferences
 from tokenrelay.protocol.models.rules import RoutingRules, Strategy, Weights
-from tokenrelay.protocol.wire.request import ChatRequest
+from tokenrelay.protocol.wire.request import ChatRequest, kinds_of
 from tokenrelay.workers.routing import features
 from tokenrelay.workers.routing.features import Features
 
@@ -92,12 +92,13 @@ def able(request: ChatRequest, catalogue: Catalogue, choices: Sequence[Choice]) 
     """
     avoided = _meant(catalogue, preferences.parse(request.preferences).avoid, "preferences.avoid")
     tokens = features.tokens_of(request) + (request.max_tokens or ANSWER_TOKENS)
-    needs_tools = features.needs_tools(request)
+    needs_tools, kinds = features.needs_tools(request), kinds_of(request).keys()
     return [
         choice
         for choice in choices
         if choice.model.id not in avoided
         and (choice.model.tools or not needs_tools)
+        and kinds <= set(choice.model.accepts)
         and (choice.model.context is None or choice.model.context >= tokens)
     ]
 

@@ -386,3 +386,45 @@ def test_every_kind_of_ours_has_a_model_that_is_good_at_it() -> None:
 def _chosen(kind: Kind) -> Choice:
     hint = next(word for word, meaning in OURS.routing.hints.items() if meaning == kind)
     return routing.route(asks(f"/{hint} x"), OURS, ALL).choice
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+SEEN = Catalogue((
+    Model("blind", "Acme", "responses", "b", auto=True, fallbacks=("sees", "reads")),
+    Model("sees", "Acme", "responses", "s", accepts=("images", "audio"), auto=True, fallbacks=("reads", "all")),
+    Model("reads", "Acme", "responses", "r", accepts=("files",), auto=True),
+    Model("all", "Acme", "responses", "a", accepts=("images", "files", "audio"), auto=True),
+))  # fmt: skip
+PICTURE = '{"type": "image_url", "image_url": {"url": "https://a.b/c"}}'
+FILE = '{"type": "file", "file": {"file_url": "https://a.b/c"}}'
+
+
+def shows(*parts: str, model: str | None = None) -> ChatRequest:
+    named = "" if model is None else f'"model": "{model}", '
+    return request.parse_json(f'{{{named}"messages": [{{"role": "user", "content": [{", ".join(parts)}]}}]}}'.encode())
+
+
+def everybody(route: routing.Route) -> set[str]:
+    return {route.choice.model.id, *(other.model.id for other in route.others)}
+
+
+def test_neuroswitch_leaves_out_who_does_not_accept_what_was_asked() -> None:
+    assert everybody(routing.route(shows(PICTURE), SEEN, ALL)) == {"sees", "all"}
+    assert everybody(routing.route(shows(PICTURE, FILE), SEEN, ALL)) == {"all"}
+    assert everybody(routing.route(shows('{"type": "text", "text": "a"}'), SEEN, ALL)) == {
+        "blind",
+        "sees",
+        "reads",
+        "all",
+    }
+
+
+def test_who_takes_over_accepts_it_too() -> None:
+    assert everybody(routing.route(shows(PICTURE, model="sees"), SEEN, ALL)) == {"sees", "all"}
+
+
+def test_one_that_was_named_and_does_not_accept_it_is_refused_with_the_field() -> None:
+    with pytest.raises(TokenrelayError) as caught:
+        routing.route(shows(PICTURE, FILE, model="sees"), SEEN, ALL)
+    assert caught.value.fields == {"field": "messages[0].content[1]", "issue": "sees does not accept files"}
