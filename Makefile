@@ -11,7 +11,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint pure bench chaos rolling screenshots docs clean
+.PHONY: help run test lint pure bench chaos fuzz rolling screenshots docs clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -33,6 +33,9 @@ pure: $(VENV)/.dev  ## only the protocol's tests: no process, no network, second
 
 chaos: $(VENV)/.dev  ## a storm over a real fleet; SEED=1 MINUTES=1 CLIENTS=200
 	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --clients $(CLIENTS)
+
+fuzz: $(VENV)/.dev  ## random bytes for what strangers reach, directly and behind nginx; MINUTES=1
+	@$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 rolling: $(VENV)/.dev  ## two edges replaced while clients read, and when those came back; CLIENTS=1000
 	@$(BIN)/python -m tests.chaos.rolling --clients $(CLIENTS)

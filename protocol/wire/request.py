@@ -245,6 +245,8 @@ def from_object(value: Any, bounds: Bounds = DEFAULT_BOUNDS) -> ChatRequest:
         raise _validation(str(error)) from error
     except RecursionError as error:
         raise TokenrelayError("INVALID_REQUEST", "the message is nested too deep") from error
+    except UnicodeEncodeError as error:  # JSON may escape half of a character, as a field's name too
+        raise TokenrelayError("INVALID_REQUEST", "the text has a character that UTF-8 cannot carry") from error
 
 
 def bounded(request: ChatRequest, most: int) -> ChatRequest:

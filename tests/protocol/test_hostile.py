@@ -210,6 +210,8 @@ BOMBS_OF_JSON: list[tuple[str, str]] = [
     ("many names", "{" + ",".join(f'"k{number}":1' for number in range(80_000)) + "}"),
     ("escapes", '{"message":"' + "\\u0000" * 150_000 + '"}'),
     ("half a character", '{"message":"\\ud800"}'),
+    ("half a character for a name", '{"\\ud800":1,"message":"a"}'),
+    ("half a character for a name inside", '{"message":"a","tools":[{"\\ud800":1}],"messages":[{"\\ud800":1}]}'),
     ("NaN", '{"message":"a","temperature":NaN}'),
     ("Infinity", '{"message":"a","preferences":{"weights":{"cost":Infinity}}}'),
     ("minus Infinity, kept", TOOL % "-Infinity"),

@@ -67,6 +67,7 @@ class Heard(NamedTuple):
     asked: list[Asked]
     answered: bytes
     is_closed: bool
+    messages: list[bytes | str]  # of a WebSocket
 
     @property
     def statuses(self) -> list[int]:
@@ -77,13 +78,15 @@ async def say(parts: Sequence[bytes], *, at_once: bool = False, reads: bool = Tr
     """Hand the parts to a new connection, whose application answers each request with its body (`reads` False: it
     refuses without a look at it); `at_once`: it has no turn between two of them."""
     asked: list[Asked] = []
+    messages: list[bytes | str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.accept"})
-            while (await receive())["type"] != "websocket.disconnect":
-                pass
+            while (message := await receive())["type"] != "websocket.disconnect":
+                text = message.get("text")
+                messages.append(message["bytes"] if text is None else text)
             return
         body, more = b"", reads
         while more:
@@ -110,7 +113,7 @@ async def say(parts: Sequence[bytes], *, at_once: bool = False, reads: bool = Tr
         if not at_once:
             await _turns()
     await _turns()
-    heard = Heard(asked, bytes(transport.written), transport.is_closing())
+    heard = Heard(asked, bytes(transport.written), transport.is_closing(), messages)
     transport.protocol.connection_lost(None)
     await asyncio.gather(*state.tasks, return_exceptions=True)
     return heard
