@@ -12,10 +12,13 @@ from tokenrelay_client.errors import Failed, Refused, TokenrelayError, Unreachab
 from tokenrelay_client.events import (
     Accepted,
     Completion,
+    Data,
     Error,
     Event,
     Started,
+    Thinking,
     Token,
+    ToolArguments,
     ToolCall,
     ToolResult,
     TypedEvent,
@@ -28,8 +31,8 @@ from tokenrelay_client.sync import SyncClient, SyncStream
 from tokenrelay_client.transport import Choice, TransportName
 
 __all__ = [
-    "Accepted", "Choice", "Client", "Completion", "Error", "Event", "Failed", "Options", "Refused", "Started", "State",
-    "Stream", "SyncClient", "SyncStream", "Token", "TokenrelayError", "ToolCall", "ToolResult", "TransportName",
+    "Accepted", "Choice", "Client", "Completion", "Data", "Error", "Event", "Failed", "Options", "Refused", "Started", "State",
+    "Stream", "SyncClient", "SyncStream", "Thinking", "Token", "TokenrelayError", "ToolArguments", "ToolCall", "ToolResult", "TransportName",
     "TypedEvent", "Unknown", "Unreachable",
 ]  # fmt: skip
 

@@ -65,6 +65,31 @@ class ToolCall(BaseEvent):
     tool_call_id: str = ""
     tool_name: str = ""
     tool_input: Mapping[str, Any]
+    own: bool = False  # a function of the caller's own: the caller answers it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thinking(BaseEvent):
+    """The model thinks. `thinking`: a piece of it, where it was asked for."""
+
+    thinking: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolArguments(BaseEvent):
+    """A piece of the JSON that a tool is called with, while it is written. `tool_input_name`: the tool, in the first."""
+
+    tool_call_id: str = ""
+    tool_input_delta: str = ""
+    tool_input_name: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(BaseEvent):
+    """What a generator of the operator's own sent beside the text. `value`: any JSON."""
+
+    data_name: str = ""
+    value: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +112,8 @@ class Completion(BaseEvent):
     resolved_model: str | None = None
     provider: str | None = None
     stream_id: str | None = None
+    usage: Mapping[str, Any] | None = None
+    cost_usd: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,16 +132,24 @@ class Unknown(BaseEvent):
     """An event that is newer than this client."""
 
 
-TypedEvent: TypeAlias = Accepted | Started | Token | ToolCall | ToolResult | Completion | Error | Unknown
+TypedEvent: TypeAlias = (
+    Accepted | Started | Token | Thinking | ToolArguments | ToolCall | ToolResult | Data | Completion | Error | Unknown
+)
 
 
 def typed(event_id: int | None, data: Mapping[str, Any]) -> TypedEvent:
     """The event as an object of its kind."""
     kind = _kind_of(data)
     # A null field is one that is not there: the class knows what stands in its place.
-    fields = {name: data[name] for name in kind.__dataclass_fields__ if name != "id" and data.get(name) is not None}
+    fields = {
+        name: data[name]
+        for name in kind.__dataclass_fields__
+        if name not in ("id", "data") and data.get(name) is not None
+    }
     if issubclass(kind, ToolCall):
         fields.setdefault("tool_input", {})
+    if kind is Data:
+        fields["value"] = data.get("data")
     return kind(**{**fields, "id": event_id, "data": data})
 
 
@@ -126,5 +161,11 @@ def _kind_of(data: Mapping[str, Any]) -> type[TypedEvent]:
         return ToolResult
     if "tool_name" in data:
         return ToolCall
-    by_status: dict[object, type[TypedEvent]] = {"queued": Accepted, "started": Started}
+    if "tool_input_delta" in data:
+        return ToolArguments
+    if "data_name" in data:
+        return Data
+    if "thinking" in data:
+        return Thinking
+    by_status: dict[object, type[TypedEvent]] = {"queued": Accepted, "started": Started, "thinking": Thinking}
     return by_status.get(data.get("status")) or (Token if data.get("token") else Unknown)
