@@ -2,6 +2,8 @@
  * What the page's address says: `/?model=NAME` chooses a model, `/?stream=ID` is a link to an answer. Keeps nothing.
  */
 
+import { BASE } from "./base.js";
+
 const STREAM = /[?&]stream=([A-Za-z0-9_-]{8,64})$/;
 
 /** @returns {string | null} the id of the answer that is linked to */
@@ -18,11 +20,11 @@ export function namedModel() {
 }
 
 /** @param {string} streamId */
-export const linkTo = (streamId) => `${location.origin}/?stream=${streamId}`;
+export const linkTo = (streamId) => `${BASE}/?stream=${streamId}`;
 
 /** The address bar shows what a reload or a second tab shall open. */
 export function show({ model, streamId }) {
   const parts = [model ? `model=${encodeURIComponent(model)}` : null, streamId ? `stream=${streamId}` : null];
   const query = parts.filter(Boolean).join("&");
-  history.replaceState(null, "", query ? `/?${query}` : "/");
+  history.replaceState(null, "", `${location.pathname}${query ? `?${query}` : ""}`);
 }

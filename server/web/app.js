@@ -9,10 +9,13 @@ import { byId } from "./elements.js";
 import * as keys from "./keys.js";
 import { Models } from "./models.js";
 import { Reading } from "./reading.js";
+import { BASE } from "./base.js";
+import { keep, recall } from "./storage.js";
 import { TurnView } from "./turn_view.js";
 import { Wires } from "./wires.js";
 
 const FOLLOW_PX = 80; // so near its end, the log follows the answer
+const PATIENCE_MS = 5 * 60_000; // for a server that was there: it has given this page
 const TRANSPORT = "tokenrelay.transport";
 
 const [log, box, state, stop, send] = ["log", "box", "state", "stop", "send"].map(byId);
@@ -32,7 +35,7 @@ const transport = () => document.querySelector("input[name=transport]:checked").
 
 function theClient() {
   const key = keys.key();
-  if (client === null || clientKey !== key) client = createClient({ key, ...wires.options });
+  if (client === null || clientKey !== key) client = createClient({ url: BASE, key, patienceMs: PATIENCE_MS, ...wires.options });
   clientKey = key;
   return client;
 }
@@ -81,11 +84,20 @@ function report() {
   log.setAttribute("aria-busy", String(reading !== undefined)); // a screen reader reads an answer once, when it is whole
   byId("welcome").hidden = conversation.turns.length > 0;
   byId("drop").disabled = reading === undefined;
-  byId("fresh").disabled = reading !== undefined;
+  showNextTry(reading);
   if (!reading && document.activeElement === stop) box.focus();
   stop.hidden = reading === undefined;
   send.hidden = reading !== undefined;
 }
+
+/** Counts down by the second, without being read aloud each time. */
+function showNextTry(reading) {
+  const words = reading?.nextTry ?? "";
+  if (byId("next").textContent !== words) byId("next").textContent = words;
+  byId("next").hidden = words === "";
+  byId("retry").hidden = !reading?.isWaiting;
+}
+setInterval(() => showNextTry(readings.get(conversation.live)), 500);
 
 function follow() {
   if (isFollowing) log.scrollTop = log.scrollHeight;
@@ -185,27 +197,29 @@ byId("form").onsubmit = (event) => {
   fitBox();
 };
 box.onkeydown = (event) => {
-  // While an input method composes, Enter chooses a word.
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  // While an input method composes, Enter chooses a word. Safari ends the composition before it tells of the key, which
+  // then still has the code 229 (UI Events, section 8.3; WebKit bug 165004).
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
   event.preventDefault();
   byId("form").requestSubmit();
 };
 box.oninput = fitBox;
 document.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || event.isComposing || byId("ask").open) return;
+  if (event.key !== "Escape" || event.isComposing || event.keyCode === 229 || byId("ask").open) return;
   if (editing !== null) stopEditing();
   else if (conversation.live) stopNow();
 });
 stop.onclick = stopNow;
 byId("fresh").onclick = startAfresh;
 byId("leave").onclick = stopEditing;
+byId("retry").onclick = () => readings.get(conversation.live)?.retryNow();
 byId("drop").onclick = () => wires.cut();
 byId("model").addEventListener("change", () => address.show({ model: models.chosen, streamId: knownId }));
 for (const suggestion of document.querySelectorAll("#welcome button")) suggestion.onclick = () => ask(suggestion.textContent);
 for (const choice of document.querySelectorAll("input[name=transport]")) {
-  choice.checked = choice.value === (sessionStorage.getItem(TRANSPORT) ?? "auto");
+  choice.checked = choice.value === (recall(TRANSPORT) ?? "auto");
   choice.onchange = () => {
-    sessionStorage.setItem(TRANSPORT, choice.value);
+    keep(TRANSPORT, choice.value);
     if (choice.value !== "auto") for (const reading of readings.values()) reading.use(choice.value);
   };
 }

@@ -5,6 +5,8 @@
  * reload it is read again from the start, and so is whole whatever had been shown before.
  */
 
+import { keep, recall } from "./storage.js";
+
 const TURNS = "tokenrelay.turns";
 const HISTORY_CHARACTERS = 100_000;
 
@@ -64,15 +66,13 @@ export class Conversation {
   }
 
   save() {
-    try {
-      sessionStorage.setItem(TURNS, JSON.stringify(this.turns));
-    } catch { /* Full: what was saved before stays, and finished answers are read again from their streams. */ }
+    keep(TURNS, JSON.stringify(this.turns));
   }
 
   /** @returns {Turn[]} those of before a reload */
   static saved() {
     try {
-      return JSON.parse(sessionStorage.getItem(TURNS) ?? "[]").map((turn) => new Turn(turn));
+      return JSON.parse(recall(TURNS) ?? "[]").map((turn) => new Turn(turn));
     } catch {
       return [];
     }

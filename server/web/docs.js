@@ -154,7 +154,7 @@ function show() {
   main.replaceChildren(make("h1", {}, api.info.title), prose(api.info.summary),
     ...api.info.description.split("\n\n## ")[0].split("\n\n").map((part) => prose(part)),
     make("p", { class: "soft" }, "Version ", api.info.version, " · OpenAPI ", api.openapi, " · ",
-      make("a", { href: "/openapi.json" }, "openapi.json"), " · ", make("a", { href: "/" }, "chat page")));
+      make("a", { href: "openapi.json" }, "openapi.json"), " · ", make("a", { href: "./" }, "chat page")));
   for (const tag of api.tags) {
     const own = operations.filter(([, , operation]) => operation.tags.includes(tag.name));
     nav.append(make("h2", {}, tag.name), ...own.map(([path, verb, operation]) =>
@@ -171,6 +171,6 @@ function show() {
   document.getElementById(location.hash.slice(1))?.scrollIntoView();  // it was not there when the page was opened
 }
 
-fetch("/openapi.json").then((response) => response.json()).then((value) => { api = value; show(); }).catch((error) => {
+fetch("openapi.json").then((response) => response.json()).then((value) => { api = value; show(); }).catch((error) => {
   main.replaceChildren(make("p", {}, `The document cannot be read: ${error.message}. `, make("a", { href: "" }, "Try again")));
 });

@@ -28,6 +28,7 @@ const ANGLE = /<((?:https?:\/\/|mailto:)[^\s<>]+)>/y;
 /** @param {string} text @param {boolean} [mayLink] false inside a link @returns {Inline[]} */
 export function inline(text, mayLink = true) {
   const out = [];
+  const openers = new Openers();
   for (let at = 0; at < text.length; ) {
     SPECIAL.lastIndex = at;
     const found = SPECIAL.exec(text);
@@ -38,7 +39,7 @@ export function inline(text, mayLink = true) {
     if (found.index > at) out.push(text.slice(at, found.index));
     at = found.index;
     const [node, end] = special(text, at, mayLink);
-    if (node.mark) close(out, node);
+    if (node.mark) close(out, node, openers);
     else out.push(node);
     at = end;
   }
@@ -128,7 +129,8 @@ function bare(text, at, mayLink) {
   const found = BARE.exec(text);
   if (!found) return null;
   let address = found[0].replace(/[.,:;!?_~]+$/, "");
-  while (address.endsWith(")") && address.split(")").length > address.split("(").length) address = address.slice(0, -1);
+  let surplus = address.split(")").length - address.split("(").length;
+  while (surplus-- > 0 && address.endsWith(")")) address = address.slice(0, -1);
   const href = mayLink && !/\w/.test(text[at - 1] ?? "") ? safeHref(address) : null;
   return href ? [linkTo(href, [address]), at + address.length] : [address || text[at], at + (address.length || 1)];
 }
@@ -159,9 +161,9 @@ const isFlanking = (outside, inside) =>
   !isSpace(inside) && (!PUNCTUATION.test(inside) || isSpace(outside) || PUNCTUATION.test(outside));
 
 /** Closes what `closer` closes of `out`, the nearest first; what is left of it may open something itself. */
-function close(out, closer) {
+function close(out, closer, openers) {
   while (closer.closes && closer.count > 0) {
-    const at = out.findLastIndex((node) => node.mark === closer.mark && node.opens && fits(node, closer));
+    const at = openers.last(out, closer);
     if (at < 0) break;
     const opener = out[at];
     const children = settled(out.slice(at + 1));
@@ -169,11 +171,46 @@ function close(out, closer) {
     if (depth > MAX_DEPTH || children.length === 0) break;
     const count = Math.min(opener.count, closer.count, 2);
     out.length = opener.count > count ? at + 1 : at;
+    openers.cut(out.length);
     opener.count -= count;
     closer.count -= count;
     out.push({ kind: closer.mark === "~" ? "del" : count === 2 ? "strong" : "em", children, depth });
   }
+  if (closer.count > 0 && closer.opens) openers.add(closer.mark, out.length);
   if (closer.count > 0) out.push(closer.opens ? closer : closer.mark.repeat(closer.count));
+}
+
+/**
+ * Where what may open something stands, by its mark. What was looked for in vain is not looked for there again
+ * (`openers_bottom` of the CommonMark algorithm): else a line of marks takes a time that grows with its square.
+ */
+class Openers {
+  #places = { "*": [], _: [], "~": [] };
+  #bottoms = new Map(); // kind of closer → how many of the places were looked at in vain
+
+  add(mark, place) {
+    this.#places[mark].push(place);
+  }
+
+  /** The last one that fits; -1 where none does. */
+  last(out, closer) {
+    const places = this.#places[closer.mark];
+    const kind = `${closer.mark}${closer.opens}${closer.count % 3}`;
+    const bottom = Math.min(this.#bottoms.get(kind) ?? 0, places.length);
+    for (let index = places.length - 1; index >= bottom; index -= 1) {
+      if (fits(out[places[index]], closer)) return places[index];
+    }
+    this.#bottoms.set(kind, places.length);
+    return -1;
+  }
+
+  /** What stands at or behind this place is gone. */
+  cut(length) {
+    for (const places of Object.values(this.#places)) while (places.length > 0 && places.at(-1) >= length) places.pop();
+    for (const [kind, bottom] of this.#bottoms) {
+      this.#bottoms.set(kind, Math.min(bottom, this.#places[kind[0]].length));
+    }
+  }
 }
 
 /** "If one of the delimiters can both open and close emphasis, the sum of the lengths must not be a multiple of 3." */

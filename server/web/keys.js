@@ -2,14 +2,16 @@
  * The key of a server that wants one: asked for once, kept until the tab is closed, sent to nobody else.
  */
 
+import { BASE } from "./base.js";
 import { byId } from "./elements.js";
+import { keep, recall } from "./storage.js";
 
 const NAME = "tokenrelay.key";
 
 let asking = null; // the dialog's promise while it is open: all who need a key wait for the same one
 
 /** @returns {string | undefined} */
-export const key = () => sessionStorage.getItem(NAME) ?? undefined;
+export const key = () => recall(NAME) ?? undefined;
 
 /** @param {string | undefined} refused the key that did not do @returns {Promise<boolean>} whether there is another */
 export function ask(refused) {
@@ -29,7 +31,7 @@ function open(refused) {
       const given = box.value.trim();
       box.value = "";
       const isGiven = dialog.returnValue === "given" && given !== "";
-      if (isGiven) sessionStorage.setItem(NAME, given);
+      if (isGiven) keep(NAME, given);
       resolve(isGiven);
     };
   });
@@ -40,7 +42,7 @@ export async function fetchWithKey(path, options = {}) {
   for (;;) {
     const used = key();
     const headers = { ...options.headers, ...(used && { Authorization: `Bearer ${used}` }) };
-    const response = await fetch(path, { ...options, headers, cache: "no-store" });
+    const response = await fetch(BASE + path, { ...options, headers, cache: "no-store" });
     if (response.status !== 401 || !(await ask(used))) return response;
   }
 }

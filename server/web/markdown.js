@@ -29,6 +29,9 @@ export const MAX_PIECE = 4_000;
 /** A line that is longer is no heading, no fence and no head of a table. */
 export const MAX_LINE = 1_000;
 
+/** A table that is wider is text. */
+export const MAX_COLUMNS = 100;
+
 /** Deeper quotes and lists are text. */
 const MAX_DEPTH = 8;
 
@@ -294,6 +297,7 @@ function isTable(source, at, line) {
   const below = lineAt(source, line.end).text;
   if (below.length > MAX_LINE || !/^[ \t|:-]*-[ \t|:-]*$/.test(below)) return false;
   const marks = cells(below);
+  if (marks.length > MAX_COLUMNS) return false;
   return marks.every((mark) => /^:?-+:?$/.test(mark)) && marks.length === cells(line.text).length;
 }
 
@@ -314,7 +318,10 @@ function rows(source, at, { align, head = null }, start) {
   for (let line; at < source.length && at - start <= MAX_PIECE; at = line.end) {
     line = lineAt(source, at);
     if (!isRow(line.text)) return { kind: "table", align, head, rows: found, end: at };
-    found.push(align.map((_, index) => cells(line.text)[index] ?? ""));
+    const given = cells(line.text).slice(0, align.length);
+    // As many as the table has columns; but a line of one bar is not a hundred empty cells: rendering.js spans them.
+    if (given.length * 4 >= align.length) while (given.length < align.length) given.push("");
+    found.push(given);
   }
   return { kind: "table", align, head, rows: found, end: at, after: { kind: "table", align }, holdsBlanks: true };
 }

@@ -20,6 +20,7 @@ export class Reading {
   #isSwitching = false; // the connection was ended by choice
   #notice = "";
   #caughtUp = 0;
+  #isLeft = false; // nothing is shown of it any more
   /** How often the connection was lost and came back. */
   reconnects = 0;
 
@@ -45,13 +46,40 @@ export class Reading {
     this.#stream.use(transport);
   }
 
-  /** Holds from the click on: a start that is not answered yet is stopped when it is. */
+  /**
+   * Holds from the click on: a start that is not answered yet is stopped when it is. Where the server cannot be reached
+   * the answer is let go of at once, and the server told when it is back.
+   */
   stop() {
     this.#turn.wantsStop = true;
     this.#cancel();
+    if (this.#stream.attempts === 0 || this.#stream.isOver) return;
+    this.#take();
+    this.detach();
+    const note = "Stopped here: the server cannot be reached. It will be told as soon as it is back.";
+    this.#turn.end ??= { note, isBad: true };
+    this.#show("");
+  }
+
+  /** Does not wait for the next try. */
+  retryNow() {
+    this.#stream.retryNow();
+  }
+
+  /** The next try is waited for. */
+  get isWaiting() {
+    return this.#stream.retryAt !== null && this.#stream.attempts > 0;
+  }
+
+  /** Which try comes next, and when; "" while none is waited for. */
+  get nextTry() {
+    if (!this.isWaiting) return "";
+    const seconds = Math.max(0, Math.ceil((this.#stream.retryAt - Date.now()) / 1000));
+    return `Try ${this.#stream.attempts + 1} in ${seconds} s`;
   }
 
   detach() {
+    this.#isLeft = true; // first: the stream tells of its end
     this.#dropFrame();
     this.#stream.detach();
   }
@@ -61,6 +89,7 @@ export class Reading {
     const { state } = this.#stream;
     if (this.#isSwitching) return `Switching to ${WIRES[this.#stream.transport]}…`;
     if (state === "reconnecting" || (state === "connecting" && this.#lostAt !== null)) return lost();
+    if (state === "connecting" && this.#stream.attempts > 0) return "The server cannot be reached. Trying again…";
     if (!navigator.onLine) return lost();
     if (this.#turn.wantsStop) return "Stopping…";
     if (this.#notice) return this.#notice;
@@ -69,7 +98,9 @@ export class Reading {
   }
 
   get isTroubled() {
-    return (this.#stream.state === "reconnecting" && !this.#isSwitching) || !navigator.onLine;
+    const { state, attempts } = this.#stream;
+    const isLost = state === "reconnecting" || (state === "connecting" && attempts > 0);
+    return (isLost && !this.#isSwitching) || !navigator.onLine;
   }
 
   #cancel() {
@@ -77,6 +108,7 @@ export class Reading {
   }
 
   #changed() {
+    if (this.#isLeft) return;
     if (this.#isSwitching) this.#goOn();
     else if (this.#stream.state === "reconnecting" && this.#lostAt === null) {
       this.#lostAt = this.#stream.events.length;
@@ -133,7 +165,7 @@ export class Reading {
   #say(notice) {
     this.#notice = notice;
     setTimeout(() => {
-      if (this.#notice !== notice || this.#turn.end) return;
+      if (this.#notice !== notice || this.#turn.end || this.#isLeft) return;
       this.#notice = "";
       this.#show("");
     }, NOTICE_MS);

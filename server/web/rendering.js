@@ -117,7 +117,11 @@ function nested(element, { children }) {
   return element;
 }
 
-const rowOf = (cells, align) => make("tr", {}, ...cells.map((text, index) => cell("td", text, align[index])));
+function rowOf(cells, align) {
+  const missing = align.length - cells.length;
+  const rest = missing > 0 ? [make("td", { colspan: String(missing) })] : [];
+  return make("tr", {}, ...cells.map((text, index) => cell("td", text, align[index])), ...rest);
+}
 
 const cell = (name, text, align, attributes = {}) =>
   words(make(name, { class: align ? `to-${align}` : null, ...attributes }), text);

@@ -184,9 +184,13 @@ def test_a_connection_that_went_silent_is_given_up(page: Page, fleet: Fleet) -> 
     assert wait_for_the_end(page) == words(120)
 
 
-@pytest.mark.parametrize(("code", "said"), [(404, "not here"), (410, "expired"), (204, "nothing more")])
-def test_an_answer_that_is_gone_is_said_in_words(page: Page, fleet: Fleet, code: int, said: str) -> None:
-    page.route(f"**/api/streams/{ID}", lambda route: route.fulfill(status=code))
+@pytest.mark.parametrize(
+    ("code", "name", "said"),
+    [(404, "NOT_FOUND", "not here"), (410, "STREAM_EXPIRED", "expired"), (204, "", "nothing more")],
+)
+def test_an_answer_that_is_gone_is_said_in_words(page: Page, fleet: Fleet, code: int, name: str, said: str) -> None:
+    problem = {"json": {"error": "gone", "error_code": name}} if name else {}
+    page.route(f"**/api/streams/{ID}", lambda route: route.fulfill(status=code, **problem))
     open_page(page, fleet, "scripted", f"&stream={ID}", transport="sse")
     wait_for_the_end(page)
     assert said in (page.locator(".note").text_content() or "")

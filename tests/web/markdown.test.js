@@ -89,6 +89,19 @@ test("no input takes a time that grows with its square", { timeout: 60_000 }, ()
   }
 });
 
+test("a piece of marks takes no time that grows with its square, and a table few cells a character", () => {
+  const started = performance.now();
+  for (const piece of ["a* b_ ", " a*", "*a ", "***a**b*", "http://a)", "http://" + ")".repeat(3_000)]) {
+    for (let count = 0; count < 20; count += 1) inline(piece.repeat(Math.ceil(100_000 / piece.length)));
+  }
+  assert.ok(performance.now() - started < 40_000, "what is quadratic takes minutes"); // linear: about a second
+  for (const columns of [60, 500]) {
+    const text = `${"|a".repeat(columns)}|\n${"|-".repeat(columns)}|\n${"|\n".repeat(2_000)}`;
+    const cells = parse(text).reduce((sum, { rows = [] }) => sum + rows.reduce((all, row) => all + row.length, 0), 0);
+    assert.ok(cells < 2 * text.length, `${cells} cells for ${text.length} characters`);
+  }
+});
+
 test("blocks", () => {
   const kinds = (text) => parse(text).map(({ kind }) => kind);
   assert.deepEqual(kinds("# a\nb\n\n---\n```\nc\n```\n> d\n"), ["heading", "paragraph", "rule", "code", "quote"]);

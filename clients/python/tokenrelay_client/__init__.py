@@ -31,9 +31,9 @@ from tokenrelay_client.sync import SyncClient, SyncStream
 from tokenrelay_client.transport import Choice, TransportName
 
 __all__ = [
-    "Accepted", "Choice", "Client", "Completion", "Data", "Error", "Event", "Failed", "Options", "Refused", "Started", "State",
-    "Stream", "SyncClient", "SyncStream", "Thinking", "Token", "TokenrelayError", "ToolArguments", "ToolCall", "ToolResult", "TransportName",
-    "TypedEvent", "Unknown", "Unreachable",
+    "Accepted", "Choice", "Client", "Completion", "Data", "Error", "Event", "Failed", "Options", "Refused", "Started",
+    "State", "Stream", "SyncClient", "SyncStream", "Thinking", "Token", "TokenrelayError", "ToolArguments", "ToolCall",
+    "ToolResult", "TransportName", "TypedEvent", "Unknown", "Unreachable",
 ]  # fmt: skip
 
 __version__: Final = "0.2.0"

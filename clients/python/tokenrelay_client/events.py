@@ -77,7 +77,7 @@ class Thinking(BaseEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class ToolArguments(BaseEvent):
-    """A piece of the JSON that a tool is called with, while it is written. `tool_input_name`: the tool, in the first."""
+    """A piece of the JSON that a tool is called with, as it is written. `tool_input_name`: the tool, in the first."""
 
     tool_call_id: str = ""
     tool_input_delta: str = ""
