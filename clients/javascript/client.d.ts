@@ -83,7 +83,7 @@ export type State = "connecting" | "queued" | "streaming" | "reconnecting" | "do
 export type Secret = string | (() => string | Promise<string>);
 
 export interface ClientOptions {
-  /** The server's address. Default: the one the page came from. */
+  /** The server's address. Default: the one the page came from; in Node.js `TOKENRELAY_URL`. */
   url?: string;
   key?: Secret;
   /** In place of `key`, for pages that must not know one: opens the WebSocket, and reads. */
@@ -92,6 +92,8 @@ export interface ClientOptions {
   transport?: TransportName | "auto";
   /** How long, in waits added up, a server is looked for that cannot be reached. Default five minutes. */
   patienceMs?: number;
+  /** The same for a server that has never answered. Default 8 s; `patienceMs` where that is given, or for the page's own. */
+  firstPatienceMs?: number;
   fetch?: typeof globalThis.fetch;
   /** For Node.js before 22, where there is no global one; `null`: none. */
   WebSocket?: unknown;
@@ -123,10 +125,16 @@ export interface Stream extends AsyncIterable<StreamEvent> {
   /** The one in use, or tried next. */
   readonly transport: TransportName;
   readonly error: TokenrelayError | null;
+  /** Connections that came to nothing, in a row; 0 while all is well. */
+  readonly attempts: number;
+  /** When the next one is tried, as `Date.now()`; null where none is waited for. */
+  readonly retryAt: number | null;
   /** The completion event; null where the stream is not read to its end. Rejects with TokenrelayError. */
   readonly done: Promise<Completion | null>;
-  /** Stops the generation for good, for all who read it. Resolves once the server knows. */
+  /** Stops the generation for good, for all who read it. Resolves once the server knows; holds when it is detached too. */
   cancel(): Promise<void>;
+  /** Does not wait any longer for the next try. */
+  retryNow(): void;
   /** Stops reading; the generation goes on and can be resumed. */
   detach(): void;
   /** Goes on over another transport, from the same cursor. */
@@ -144,7 +152,7 @@ export interface Client {
 
 export declare class TokenrelayError extends Error {
   constructor(code: string, message: string, facts?: {
-    status?: number; retryable?: boolean; retryAfter?: number | null; details?: Record<string, unknown>;
+    status?: number; retryable?: boolean; retryAfter?: number | null; details?: Record<string, unknown>; cause?: unknown;
   });
   /** A row of the table of errors, or `UNREACHABLE`. */
   readonly code: string;

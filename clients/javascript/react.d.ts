@@ -16,7 +16,10 @@ export interface Tool {
 }
 
 export interface StreamingChatOptions extends ClientOptions {
-  /** Shared by several hooks; else one is made from the other options, as they are at first. */
+  /**
+   * Shared by several hooks; else one is made from the other options. Another `client`, `storageKey`, `url`, `key`,
+   * `ticket` or `transport` lets go of the answer shown and begins anew; functions and `storage` are read once.
+   */
   client?: Client;
   /** Fields of each question, such as `model`. */
   body?: ChatBody;

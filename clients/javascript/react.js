@@ -22,8 +22,14 @@ const Boundary = createContext(null);
  * @returns {import("./react.js").StreamingChat}
  */
 export function useStreamingChat(options = {}) {
-  // Making a view opens nothing, so strict mode may make two.
-  const [view] = useState(() => new ChatView(options.client ?? createClient(options), options));
+  // Making a view opens nothing, so strict mode may make two. Another server, caller or storage key means another view.
+  const identity = identityOf(options);
+  const [held, hold] = useState(() => ({ identity, view: viewOf(options) }));
+  let { view } = held;
+  if (held.identity.some((part, index) => !Object.is(part, identity[index]))) {
+    view = viewOf(options);
+    hold({ identity, view });
+  }
   // Noted while rendering: a component that fails in its first rendering never comes to its effects.
   useContext(Boundary)?.note(view);
   const snapshot = useSyncExternalStore(view.subscribe, view.getSnapshot, view.getSnapshot);
@@ -34,6 +40,15 @@ export function useStreamingChat(options = {}) {
   }, [view]);
   return { ...snapshot, sendMessage: view.send, stop: view.stop, resume: view.resume };
 }
+
+/** What a view is made for. Functions are made anew with each rendering, and tell nothing: those given first stay. */
+function identityOf({ client, storageKey, url, key, ticket, transport, patienceMs, firstPatienceMs }) {
+  if (client !== undefined) return [client, storageKey];
+  const given = [url, key, ticket, transport, patienceMs, firstPatienceMs];
+  return [client, storageKey, ...given.map((value) => (typeof value === "function" ? "function" : value))];
+}
+
+const viewOf = (options) => new ChatView(options.client ?? createClient(options), options);
 
 /**
  * Catches what its children throw while rendering an answer, and shows the text received all the same.

@@ -304,8 +304,9 @@ function Answer({ name, options }) {
 
 function App({ options }) {
   const [isThere, setThere] = useState(true);
-  window.setThere = setThere;
-  return h(StreamBoundary, null, isThere && h(Answer, { name: "one", options }),
+  const [storageKey, setStorageKey] = useState(options.storageKey);
+  Object.assign(window, { setThere, setStorageKey });
+  return h(StreamBoundary, null, isThere && h(Answer, { name: "one", options: { ...options, storageKey } }),
     h(Answer, { name: "other", options: { ...options, storageKey: undefined } }));
 }
 
@@ -384,6 +385,24 @@ def test_the_hook_draws_once_a_frame(app: Page, fleet: Fleet) -> None:
     assert app.evaluate("one.response") == words(3000)
     # Strict mode renders twice; the question and the end are drawn when they come.
     assert renders <= 2 * (frames + 4)
+
+
+def test_the_hook_follows_its_storage_key(app: Page, fleet: Fleet) -> None:
+    ask(app, "scripted?tokens=1000&interval_ms=20")
+    app.wait_for_function("one.response.includes('w3 ')")
+    kept = app.evaluate("sessionStorage.getItem('answer')")
+    app.evaluate("setStorageKey('another')")
+    app.wait_for_function("one.response === '' && one.status === 'idle'")
+    ask(app, "scripted?tokens=900&interval_ms=20")
+    app.wait_for_function("one.response.includes('w3 ') && sessionStorage.getItem('another')")
+    assert app.evaluate("sessionStorage.getItem('answer')") == kept
+    assert app.evaluate("sessionStorage.getItem('another')") != kept
+    app.evaluate("one.stop()")
+    app.wait_for_function("one.status === 'done' && sessionStorage.getItem('another') === null")
+    app.evaluate("setStorageKey('answer')")  # and what was left there goes on
+    app.wait_for_function("one.response.includes('w9 ')")
+    app.evaluate("one.stop()")
+    app.wait_for_function("one.status === 'done'")
 
 
 def test_the_hook_stops(app: Page, fleet: Fleet) -> None:
