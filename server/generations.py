@@ -46,7 +46,9 @@ async def begin(
     model = edge.models.check(body)
     may = edge.auth.limits(identity)
     body = request.bounded(body, may.max_output_tokens or 0)
-    limits = Limits(edge.settings.max_queue, may.concurrency or 0, may.rate or 0)
+    settings = edge.settings
+    share = round(100 * settings.key_queue_share) if edge.auth.has_many_owners else 100
+    limits = Limits(settings.max_queue, may.concurrency or 0, may.rate or 0, settings.max_queue_bytes, share)
     channel = await edge.hub.create()
     stream_id = channel.feed.stream_id
     try:

@@ -40,6 +40,12 @@ class Settings(Shared):
         "", description="addresses or networks of proxies whose `X-Forwarded-Proto` counts; comma separated"
     )
     max_queue: int = Field(10_000, ge=0, description="generations that may wait; one more is refused with `OVERLOADED`")
+    max_queue_bytes: int = Field(
+        268_435_456, ge=0, description="bytes of the requests that may wait; 0: no limit beside their number"
+    )
+    key_queue_share: float = Field(
+        0.5, gt=0, le=1, description="share of the queue that one key may fill, where there are several keys"
+    )
     key_concurrency: int = Field(0, ge=0, description="concurrent streams of one key; 0: no limit")
     key_rate: int = Field(0, ge=0, description="streams one key may start per minute; 0: no limit")
     queue_timeout_s: float = Field(120, gt=0, description="how long a generation may wait before it ends in `TIMEOUT`")

@@ -25,7 +25,7 @@ def claim_one() -> str:
     text = scripts.CLAIM.text
     for ours, instead in (
         (f"redis.call('ZRANGEBYSCORE', '{keys.WAITING}', '-inf', now, 'LIMIT', 0, ARGV[1])", "{ARGV[1]}"),
-        (f"    redis.call('ZREM', '{keys.WAITING}', id)\n    m[2] =", "    m[2] ="),
+        ("    leave_waiting(id)\n    m[2] =", "    m[2] ="),
     ):
         if text.count(ours) != 1:
             raise RuntimeError("the claim's script is not what it was; this one has to follow")

@@ -5,6 +5,7 @@ tr:{ID}:meta    hash     owner, state, epoch, last id, request while it runs
 tr:{ID}:live    channel  what was just appended
 tr:{ID}:part:N  string   the bytes of a request's part N, until the generation ends
 tr:waiting      zset     arq's queue: generations no worker has taken, by the time they came (ms)
+tr:queued       hash     how much waits: bytes of all, number and bytes of each owner
 tr:leases       zset     generations a worker has taken, by the time its lease ends (ms)
 tr:owner:NAME   zset     a key's streams, by the time they were made (ms)
 tr:active:NAME  zset     a key's streams that have not ended, by the time they were made (ms)
@@ -31,6 +32,8 @@ import re
 from typing import Final
 
 WAITING: Final = "tr:waiting"
+QUEUED: Final = "tr:queued"
+ACTIVE: Final = "tr:active:"
 LEASES: Final = "tr:leases"
 PARTS: Final = "tr:parts"
 PARTS_BYTES: Final = "tr:parts:bytes"

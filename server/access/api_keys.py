@@ -116,6 +116,9 @@ class ApiKeys:
     def __repr__(self) -> str:
         return f"<ApiKeys {len(self._keys())} keys>"
 
+    def __len__(self) -> int:
+        return len(self._keys())
+
     @property
     def is_needed(self) -> bool:
         """False only where neither keys nor a file were set: then nobody needs one."""

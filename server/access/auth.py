@@ -119,6 +119,11 @@ class Auth:
         return self._keys.is_needed or self._tokens.is_on
 
     @property
+    def has_many_owners(self) -> bool:
+        """Whether one who asks too much would take something from another."""
+        return self._tokens.is_on or len(self._keys) > 1
+
+    @property
     def trouble(self) -> list[str]:
         """Files that cannot be read now: what they said before holds, but for keys whose line is gone."""
         named = (("TOKENRELAY_KEYS_FILE", self._keys.trouble), ("TOKENRELAY_JWKS_FILE", self._tokens.trouble))

@@ -130,6 +130,9 @@ def _refusal(reply: StartReply) -> TokenrelayError:
             return TokenrelayError(
                 "SERVICE_UNAVAILABLE", "what came with the request is no longer stored; send it again", retry_after=1
             )
+        case "share":
+            issue = f"{reply.bound} generations of this key wait already, its share of the queue; try again later"
+            return TokenrelayError("OVERLOADED", issue, retry_after=5)
         case "busy":
             issue = f"this key has {reply.bound} streams under way, as many as it may; end one or wait for one"
             return TokenrelayError("RATE_LIMIT", issue, retry_after=1, limit=reply.bound, remaining=0, reset=1)

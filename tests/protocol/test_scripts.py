@@ -53,7 +53,7 @@ def test_a_script_asks_nobody_but_redis_for_the_time(script: Script) -> None:
 def test_names_in_the_scripts_are_the_names_of_keys() -> None:
     named = {name for script in scripts.ALL for name in re.findall(r"'(tr:[a-z:]*|arq:[a-z]+:)", script.text)}
     known = {keys.WAITING, keys.LEASES, keys.WAKE, keys.CANCEL, keys.HEALTH, keys.ARQ_JOB, keys.STREAM}
-    known |= {keys.PARTS, keys.PARTS_BYTES}
+    known |= {keys.PARTS, keys.PARTS_BYTES, keys.QUEUED}
     assert named == known
 
 
@@ -68,12 +68,12 @@ def test_every_script_is_there_once() -> None:
 
 
 def test_start_takes_the_stream_its_bounds_and_its_fields() -> None:
-    limits = Limits(100, max_active=3, per_minute=5)
+    limits = Limits(100, max_active=3, per_minute=5, max_bytes=7, share_percent=50)
     sha, names, rest = parts(scripts.start(NEW, limits, job=b"job", job_ttl_ms=9, retention_ms=60))
     assert sha == scripts.START.sha
     assert names == [keys.meta(STREAM), keys.owner("alice"), keys.active("alice"), keys.rate("alice"), "", ""]
-    assert rest[:9] == [STREAM, "print", 100, 60, b"job", 9, 3, 5, ""]
-    assert dict(zip(rest[9::2], rest[10::2], strict=True)) == {
+    assert rest[:12] == [STREAM, "print", 100, 60, b"job", 9, 3, 5, "", 7, 50, 5]
+    assert dict(zip(rest[12::2], rest[13::2], strict=True)) == {
         "owner": "alice", "model": "claude", "request": b"asked", "on_disconnect": "continue",
     }  # fmt: skip
 
@@ -83,7 +83,7 @@ def test_start_names_the_chat_and_the_parts_if_there_are_any() -> None:
     _, names, rest = parts(scripts.start(new, Limits(0), job=b"", job_ttl_ms=9, retention_ms=60))
     assert names[-1] == keys.chat("alice", "c")
     assert rest[8] == "3:1:ab:id"
-    assert dict(zip(rest[9::2], rest[10::2], strict=True))["front"] == b"f"
+    assert dict(zip(rest[12::2], rest[13::2], strict=True))["front"] == b"f"
 
 
 def test_start_names_the_idempotency_key_if_there_is_one() -> None:

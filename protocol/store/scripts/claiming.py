@@ -23,7 +23,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', '{keys.WAITING}', '-inf', now, '
   elseif not (is_whole(m[2]) and is_whole(m[3]) and is_whole(m[4]) and m[5] and m[6] and m[7]) then
     finish(id, ARGV[4], 'failed', tonumber(ARGV[5]))
   else
-    redis.call('ZREM', '{keys.WAITING}', id)
+    leave_waiting(id)
     m[2] = redis.call('HINCRBY', meta, 'epoch', 1)
     redis.call('HSET', meta, 'state', 'running', 'worker', ARGV[3])
     redis.call('ZADD', '{keys.LEASES}', now + lease, id)

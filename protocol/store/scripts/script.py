@@ -66,9 +66,27 @@ local function fields(id, ...)
   return found
 end
 local function is_whole(value) return value and #value < 16 and string.match(value, '^%d+$') end
+-- What waits, in numbers: bytes of all, and number and bytes of each owner. START begins anew when nothing waits.
+local function count_waiting(id, by)
+  local m = fields(id, 'active')
+  local who = m and m[1] and string.match(m[1], '^{keys.ACTIVE}(.+)$')
+  if not who then return end
+  local size = redis.call('HSTRLEN', name(id, 'meta'), 'request')
+  local function count(field, much)
+    if redis.call('HINCRBY', '{keys.QUEUED}', field, string.format('%d', by * much)) <= 0 then
+      redis.call('HDEL', '{keys.QUEUED}', field)
+    end
+  end
+  count('bytes', size)
+  count(who .. ':n', 1)
+  count(who .. ':bytes', size)
+end
+local function leave_waiting(id)
+  if redis.call('ZREM', '{keys.WAITING}', id) > 0 then count_waiting(id, -1) end
+end
 -- Everything that a generation leaves behind in the queue.
 local function leave_queue(id)
-  redis.call('ZREM', '{keys.WAITING}', id)
+  leave_waiting(id)
   redis.call('ZREM', '{keys.LEASES}', id)
   redis.call('DEL', '{keys.ARQ_JOB}' .. id)
 end
@@ -96,6 +114,7 @@ end
 -- The end of a generation: state, no prompt any more, retention begins.
 local function settle(id, state, retention)
   local meta = name(id, 'meta')
+  leave_waiting(id)
   redis.call('HSET', meta, 'state', state, 'ended', now_ms())
   local left_over = redis.call('HMGET', meta, 'active', 'parts')
   if left_over[1] then redis.pcall('ZREM', left_over[1], id) end
@@ -136,7 +155,7 @@ local function requeue(id)
   redis.call('HSET', name(id, 'meta'), 'state', 'queued')
   redis.call('HDEL', name(id, 'meta'), 'suspect')
   redis.call('ZREM', '{keys.LEASES}', id)
-  redis.call('ZADD', '{keys.WAITING}', now_ms(), id)
+  if redis.call('ZADD', '{keys.WAITING}', now_ms(), id) > 0 then count_waiting(id, 1) end
   publish('{keys.WAKE}', '')
 end
 """

@@ -9,6 +9,9 @@ import msgspec
 from tokenrelay.protocol.store import keys
 from tokenrelay.protocol.store.scripts.script import TOMBSTONE_MS, Argument, script
 
+LOOKED_AT: Final = 16
+"""Streams of a key at its limit that a refused start looks at: are they still under way?"""
+
 START: Final = script(
     "start",
     f"""
@@ -30,12 +33,29 @@ for n = 0, (parts or 0) - 1 do
 end
 local waiting = redis.call('ZCARD', '{keys.WAITING}')
 if waiting >= max_waiting then return {{'overloaded', waiting}} end
+if waiting < 1 then redis.call('DEL', '{keys.QUEUED}') end  -- what was counted for streams that Redis lost
+local most_bytes, share, size = tonumber(ARGV[10]), ARGV[11] / 100, tonumber(ARGV[12])
+local who = string.match(active, '^{keys.ACTIVE}(.+)$')
+local queued = redis.call('HMGET', '{keys.QUEUED}', 'bytes', who .. ':n', who .. ':bytes')
+if most_bytes > 0 and waiting > 0 and (queued[1] or 0) + size > most_bytes then return {{'overloaded', waiting}} end
+if share < 1 and queued[2] then
+  local is_over = queued[2] + 1 > math.floor(max_waiting * share)
+  if is_over or (most_bytes > 0 and (queued[3] or 0) + size > most_bytes * share) then
+    return {{'share', tonumber(queued[2])}}
+  end
+end
 local now = now_ms()
 if most_active > 0 and redis.call('ZCARD', active) >= most_active then
-  -- Before refusing: those that Redis lost or that expired without an end do not count.
-  for _, known in ipairs(redis.call('ZRANGE', active, 0, -1)) do
-    local state = redis.call('HGET', name(known, 'meta'), 'state')
-    if state ~= 'queued' and state ~= 'running' then redis.call('ZREM', active, known) end
+  -- Before refusing: those that Redis lost or that expired without an end do not count. A few are looked at each time,
+  -- and then stand last: all have their turn, and a refusal costs the same however many there are.
+  for _, known in ipairs(redis.call('ZRANGE', active, 0, {LOOKED_AT - 1})) do
+    local m = fields(known, 'state')
+    local state = m and m[1]
+    if state ~= 'queued' and state ~= 'running' then
+      redis.call('ZREM', active, known)
+    else
+      redis.call('ZADD', active, now, known)
+    end
   end
   if redis.call('ZCARD', active) >= most_active then return {{'busy', most_active}} end
 end
@@ -51,7 +71,7 @@ if per_minute > 0 then
 end
 redis.call('ZADD', active, now, id)
 redis.call('PEXPIRE', active, retention + {TOMBSTONE_MS})
-redis.call('HSET', meta, 'state', 'queued', 'epoch', 0, 'last', 0, 'created', now, 'active', active, unpack(ARGV, 10))
+redis.call('HSET', meta, 'state', 'queued', 'epoch', 0, 'last', 0, 'created', now, 'active', active, unpack(ARGV, 13))
 redis.call('PEXPIRE', meta, retention + {TOMBSTONE_MS})
 if parts then
   redis.call('HSET', meta, 'parts', held)
@@ -68,6 +88,8 @@ if idem ~= '' then
 end
 redis.call('SET', '{keys.ARQ_JOB}' .. id, ARGV[5], 'PX', ARGV[6])
 redis.call('ZADD', '{keys.WAITING}', now, id)
+count_waiting(id, 1)
+redis.call('PEXPIRE', '{keys.QUEUED}', retention + {TOMBSTONE_MS})
 publish('{keys.WAKE}', '')
 return {{'started', id, remaining, reset}}
 """,
@@ -91,12 +113,15 @@ class NewStream(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What may be: `max_waiting` generations of all keys; of one key `max_active` streams that have not ended and
-    `per_minute` starts, 0 for no limit of that kind."""
+    """What may be: `max_waiting` generations of all keys, whose requests have `max_bytes` together; of one key
+    `max_active` streams that have not ended, `per_minute` starts, 0 for no limit of that kind, and `share_percent` of
+    what may wait."""
 
     max_waiting: int
     max_active: int = 0
     per_minute: int = 0
+    max_bytes: int = 0
+    share_percent: int = 100
 
 
 def start(new: NewStream, limits: Limits, *, job: bytes, job_ttl_ms: int, retention_ms: int) -> list[Argument]:
@@ -112,20 +137,21 @@ def start(new: NewStream, limits: Limits, *, job: bytes, job_ttl_ms: int, retent
     if new.front:
         fields += ["front", new.front]
     bounds: list[Argument] = [limits.max_active, limits.per_minute]
+    queue: list[Argument] = [limits.max_bytes, limits.share_percent, len(new.request)]
     first: list[Argument] = [new.stream_id, new.fingerprint, limits.max_waiting, retention_ms, job, job_ttl_ms]
-    return START.arguments(names, [*first, *bounds, new.parts, *fields])
+    return START.arguments(names, [*first, *bounds, new.parts, *queue, *fields])
 
 
 class StartReply(msgspec.Struct, frozen=True):
     """What became of it.
 
     `existing`: the Idempotency-Key was used for this stream; `conflict`: for another body; `overloaded`: `bound`
-    generations wait; `busy`: the key has its `bound` of streams under way; `limited`: it has started its `bound` this
-    minute, the next one may come in `retry_ms`; `lost`: bytes of its
-    parts are not there (any more). `remaining` starts of the minute (-1: no limit), whole in `reset_ms`.
+    generations wait; `share`: so many of the key's own, its share of those that may; `busy`: the key has its `bound` of
+    streams under way; `limited`: it has started its `bound` this minute, the next one may come in `retry_ms`; `lost`:
+    bytes of its parts are not there (any more). `remaining` starts of the minute (-1: no limit), whole in `reset_ms`.
     """
 
-    outcome: Literal["started", "existing", "conflict", "overloaded", "busy", "limited", "lost"]
+    outcome: Literal["started", "existing", "conflict", "overloaded", "share", "busy", "limited", "lost"]
     stream_id: str = ""
     bound: int = 0
     retry_ms: int = 0
@@ -138,7 +164,7 @@ def start_reply(reply: Any) -> StartReply:
     match outcome:
         case "started":
             return StartReply(outcome, reply[1].decode(), remaining=int(reply[2]), reset_ms=int(reply[3]))
-        case "overloaded" | "busy":
+        case "overloaded" | "share" | "busy":
             return StartReply(outcome, bound=int(reply[1]))
         case "limited":
             return StartReply(outcome, bound=int(reply[1]), retry_ms=int(reply[2]))
