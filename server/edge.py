@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import structlog
 from redis.asyncio import Redis
 
+from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.models import catalogue
 from tokenrelay.protocol.runtime.exposition import Exposition, Slot
 from tokenrelay.protocol.runtime.redis import round_trips
@@ -106,6 +107,20 @@ class Edge:
     def connection(self, identity: Identity) -> contextlib.AbstractContextManager[None]:
         """While whoever asks has one more connection open. Raises TokenrelayError RATE_LIMIT when that is too many."""
         return self.limits.connection(identity.owner, self.auth.limits(identity).connections)
+
+    def refused(
+        self, error: TokenrelayError, transport: str, request_id: str = "", identity: Identity | None = None
+    ) -> None:
+        """Somebody is told no: counted, and logged where the operator wants that. The words may repeat what was sent,
+        so only their row of the error table is told."""
+        self.metrics.errors.labels(error.code).inc()
+        if self.settings.log_refusals:
+            owner = None if identity is None else identity.owner
+            field = error.fields.get("field")
+            log.info(
+                "refused", error_code=error.code, status=error.status, transport=transport, request_id=request_id,
+                owner=owner, field=field if isinstance(field, str) and len(field) < 100 else None,
+            )  # fmt: skip
 
     def raise_if_draining(self) -> None:
         """Raises TokenrelayError SERVICE_UNAVAILABLE once the edge is on its way out."""

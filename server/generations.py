@@ -34,7 +34,7 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 async def begin(
-    edge: Edge, identity: Identity, body: ChatRequest, key: str | None, timer: RequestTimer
+    edge: Edge, identity: Identity, body: ChatRequest, key: str | None, timer: RequestTimer, transport: str
 ) -> tuple[str, Channel | None]:
     """Queue a generation, its channel open before it exists, so that no event of it can be missed.
 
@@ -49,16 +49,20 @@ async def begin(
     settings = edge.settings
     share = round(100 * settings.key_queue_share) if edge.auth.has_many_owners else 100
     limits = Limits(settings.max_queue, may.concurrency or 0, may.rate or 0, settings.max_queue_bytes, share)
+    goes_with = msgspec.structs.replace(timer.context, transport=transport)
     channel = await edge.hub.create()
     stream_id = channel.feed.stream_id
     try:
-        reply = await edge.jobs.start(stream_id, identity.owner, model, body, key, limits, timer.context)
+        reply = await edge.jobs.start(stream_id, identity.owner, model, body, key, limits, goes_with)
     except BaseException:
         edge.hub.leave(channel)
         raise
     if reply.outcome == "started":
         timer.enqueued(edge.metrics)
-        log.info("stream_started", stream_id=stream_id, request_id=timer.context.request_id)
+        log.info(
+            "stream_started", stream_id=stream_id, request_id=timer.context.request_id, owner=identity.owner,
+            model=model, transport=transport,
+        )  # fmt: skip
         return stream_id, channel
     edge.hub.leave(channel)
     return reply.stream_id, None

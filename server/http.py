@@ -201,7 +201,7 @@ class Call:
 
     async def refuse(self, error: TokenrelayError, headers: Mapping[str, str] | None = None) -> None:
         """An error as its row of the table says; as one SSE event where the client reads events."""
-        self.edge.metrics.errors.labels(error.code).inc()
+        self.edge.refused(error, "http", self.request_id, self.identity)
         if self.has_begun:
             return
         as_event = self.wants_sse_error and not self.accepts_json

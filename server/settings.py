@@ -85,6 +85,7 @@ class Settings(Shared):
         100, ge=0, description="WebSocket messages per second on one socket, 512 at once; 0: no limit"
     )
     max_output_tokens: int = Field(0, ge=0, description="largest `max_tokens`, and its default; 0: the model's own")
+    log_refusals: bool = Field(False, description="1 logs every refusal, with its code and whose request it was")
     heartbeat_s: float = Field(15, gt=0, description="silence after which a comment is sent")
 
     @field_validator("jwt_secret")

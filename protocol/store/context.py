@@ -21,6 +21,7 @@ class Context(msgspec.Struct, frozen=True, omit_defaults=True):
     request_id: str = ""
     traceparent: str = ""
     wants_timing: bool = False
+    transport: str = ""  # over which it was asked for, for the log
 
 
 def of_headers(request_id: str, traceparent: str | None, debug_timing: str | None) -> Context:

@@ -55,8 +55,9 @@ async def _begin(call: Call, identity: Identity, timer: RequestTimer) -> _Begun:
     with call.edge.limits.large_bodies.place(identity.owner) as place:
         body = await _body(call, identity, place)
         key = websocket.idempotency_key(call.headers.get("idempotency-key"))
-        stream_id, channel = await begin(call.edge, identity, body, key, timer)
-    call.edge.metrics.started.labels("sse" if body.stream else "json").inc()
+        transport = "sse" if body.stream else "json"
+        stream_id, channel = await begin(call.edge, identity, body, key, timer, transport)
+    call.edge.metrics.started.labels(transport).inc()
     return _Begun(stream_id, channel, body.stream, body.model or NEUROSWITCH)
 
 

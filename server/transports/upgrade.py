@@ -60,9 +60,10 @@ class WebSocketEndpoint:
 
     async def deny(self, scope: Scope, receive: Receive, send: Send, error: TokenrelayError) -> None:
         """Refuse the handshake with the HTTP answer the same call would have had (ASGI: Websocket Denial Response)."""
-        self._edge.metrics.errors.labels(error.code).inc()
+        request_id = http.request_id_of(Headers(scope=scope))
+        self._edge.refused(error, "ws", request_id)
         await receive()  # websocket.connect
-        answer = refusal.as_json(error, http.request_id_of(Headers(scope=scope)))
+        answer = refusal.as_json(error, request_id)
         await send({"type": "websocket.http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "websocket.http.response.body", "body": answer.body})
         # uvicorn takes a denied handshake for an unfinished one, and logs that, until the connection is lost: the

@@ -187,7 +187,7 @@ class Socket:
         return False
 
     def _refuse(self, error: TokenrelayError, ref: str | int | None = None) -> None:
-        self._edge.metrics.errors.labels(error.code).inc()
+        self._edge.refused(error, "ws", self._given.request_id, self._identity)
         self._say(websocket.error_message(self._dialect, error, ref))
 
     async def _obey(self, command: websocket.Command) -> None:
@@ -212,7 +212,7 @@ class Socket:
                 case websocket.Bad():
                     raise command.error
         except TokenrelayError as error:
-            self._edge.metrics.errors.labels(error.code).inc()
+            self._edge.refused(error, "ws", self._given.request_id, self._identity)
             self._say(websocket.error_message(self._dialect, error, command.ref, stream_id))
         except Exception:
             log.exception("command_failed", command=type(command).__name__)
@@ -222,7 +222,9 @@ class Socket:
         self._raise_if_full()
         timer = RequestTimer(self._edge.tracing, for_stream(self._given, secrets.token_hex(8)), time.monotonic())
         try:
-            stream_id, channel = await begin(self._edge, self._identity, command.body, command.idempotency_key, timer)
+            stream_id, channel = await begin(
+                self._edge, self._identity, command.body, command.idempotency_key, timer, "ws"
+            )
         except TokenrelayError as error:
             timer.over(error.code)
             raise

@@ -225,6 +225,24 @@ def test_the_logs_of_both_have_the_id(seen: Observed) -> None:
     assert all(ids[line["request_id"]] == line["stream_id"] for line in worker)
 
 
+def test_the_logs_say_at_night_whose_answer_it_was_and_how_it_went(seen: Observed) -> None:
+    lines = [json.loads(line) for line in seen.logs.splitlines() if line.startswith("{")]
+    started = [line for line in lines if line["event"] == "stream_started"]
+    ended = [line for line in lines if line["event"] == "generation_ended"]
+    for line in started:
+        assert line["owner"]
+        assert line["model"]
+        assert line["transport"] in ("sse", "json", "ws")
+    told = {line["stream_id"]: line for line in started}
+    assert any(line["ttft_s"] is not None for line in ended)
+    for line in ended:
+        assert (line["owner"], line["transport"]) == tuple(
+            told[line["stream_id"]][name] for name in ("owner", "transport")
+        )
+        assert line["duration_s"] >= (line["ttft_s"] or 0) >= 0
+        assert "error_code" in line or {"finish_reason", "input_tokens", "output_tokens"} <= line.keys()
+
+
 # -- what is deployed with it ------------------------------------------------------------------------------------------
 
 

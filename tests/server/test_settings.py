@@ -108,7 +108,7 @@ def test_the_names_that_are_known_are_those_that_somebody_reads() -> None:
     read = {f"TOKENRELAY_{name.upper()}" for name, field in fields.items() if not field.validation_alias}
     choices = [field.validation_alias for field in fields.values() if isinstance(field.validation_alias, AliasChoices)]
     read |= {str(name) for each in choices for name in each.choices}
-    assert read | {"TOKENRELAY_URL", "TOKENRELAY_KEY", "TOKENRELAY_SCREENSHOTS"} == KNOWN
+    assert read | {"TOKENRELAY_URL", "TOKENRELAY_KEY", "TOKENRELAY_API_KEY", "TOKENRELAY_SCREENSHOTS"} == KNOWN
 
 
 def test_every_name_in_code_and_deploy_files_is_known() -> None:
@@ -122,8 +122,8 @@ def test_every_name_in_code_and_deploy_files_is_known() -> None:
 
 
 def test_an_unknown_name_gets_the_nearest_right_one() -> None:
-    assert unknown(["TOKENRELAY_API_KEY", "TOKENRELAY_API_KEYS", "TOKENRELAY_KEY", "PATH"]) == [
-        ("TOKENRELAY_API_KEY", "TOKENRELAY_API_KEYS")
+    assert unknown(["TOKENRELAY_KEY_FILE", "TOKENRELAY_API_KEYS", "TOKENRELAY_KEY", "PATH"]) == [
+        ("TOKENRELAY_KEY_FILE", "TOKENRELAY_KEYS_FILE")
     ]
     assert unknown(["TOKENRELAY_ALLOWED_ORIGIN"])[0][1] == "TOKENRELAY_ALLOWED_ORIGINS"
     assert unknown(["TOKENRELAY_QQQQQQQQ"]) == [("TOKENRELAY_QQQQQQQQ", None)]

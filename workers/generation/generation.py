@@ -148,8 +148,23 @@ class Generation:
             self.log.end(entries.pack(await self._timed(end)), state)
             self._using.metrics.stream_ended(end, self._choice)
             provider, model = whose(self._choice)
-            log.info("generation_ended", stream_id=self.stream_id, state=state, provider=provider, model=model)
+            log.info(
+                "generation_ended", stream_id=self.stream_id, state=state, provider=provider, model=model,
+                owner=self._claim.owner, transport=self.context.transport, **self._figures(end),
+            )  # fmt: skip
         self._span.end(end.code if isinstance(end, Failure) else "")
+
+    def _figures(self, end: Terminal) -> dict[str, Any]:
+        """Of one answer, for the log."""
+        ttft_s = self._timing.ttft_s
+        figures: dict[str, Any] = {
+            "duration_s": round(time.monotonic() - self._asked_at, 3),
+            "ttft_s": None if ttft_s is None else round(ttft_s, 3),
+        }
+        if isinstance(end, Failure):
+            return {**figures, "error_code": end.code}
+        tokens = {"input_tokens": end.input_tokens, "output_tokens": end.output_tokens}
+        return {**figures, **tokens, "finish_reason": end.finish_reason}
 
     async def settled(self) -> None:
         """Returns when the end is in Redis, or when nothing is ours to write any more; until then the lease is kept."""

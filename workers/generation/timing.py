@@ -35,6 +35,12 @@ class Timing:
             self.is_open = False
             self._set("append", now - self._piece_at)
 
+    @property
+    def ttft_s(self) -> float | None:
+        """From asked to the first piece; None while there is none."""
+        stages = ("queue", "pickup", "failed", "provider")
+        return sum(self._parts[stage] for stage in stages) if self._piece_at is not None else None
+
     def fields(self) -> dict[str, float]:
         """As the completion event tells them: milliseconds."""
         return {f"{stage}_ms": timing.ms(seconds) for stage, seconds in self._parts.items()}

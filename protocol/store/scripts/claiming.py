@@ -9,7 +9,7 @@ import msgspec
 from tokenrelay.protocol.store import keys
 from tokenrelay.protocol.store.scripts.script import Argument, script
 
-_CLAIM_FIELDS: Final = ("epoch", "last", "created", "model", "on_disconnect", "request", "context")
+_CLAIM_FIELDS: Final = ("epoch", "last", "created", "model", "on_disconnect", "request", "context", "owner")
 
 CLAIM: Final = script(
     "claim",
@@ -54,6 +54,7 @@ class Claim(msgspec.Struct, frozen=True):
     request: bytes
     context: bytes = b""
     job: bytes = b""
+    owner: str = ""
 
 
 def claim_reply(reply: Any) -> list[Claim]:
@@ -68,6 +69,7 @@ def claim_reply(reply: Any) -> list[Claim]:
             request=row[8] or b"",
             context=row[9] or b"",
             job=row[2],
+            owner=(row[-1] or b"").decode("utf-8", "replace"),
         )
         for row in reply
     ]
