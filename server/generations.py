@@ -61,7 +61,7 @@ async def begin(
         timer.enqueued(edge.metrics)
         log.info(
             "stream_started", stream_id=stream_id, request_id=timer.context.request_id, owner=identity.owner,
-            model=model, transport=transport,
+            model=edge.models.label(model), transport=transport,
         )  # fmt: skip
         return stream_id, channel
     edge.hub.leave(channel)

@@ -80,6 +80,15 @@ class Models:
             raise TokenrelayError("SERVICE_UNAVAILABLE", f"no worker can answer now ({reasons})", field="model")
         return request.model or NEUROSWITCH
 
+    def label(self, name: str) -> str:
+        """What a log calls it: the id of its row, never what somebody typed."""
+        if name == NEUROSWITCH:
+            return name
+        for choice in self._catalogue.choices(name, None):
+            is_row = choice.upstream == choice.model.upstream or choice.model.dialect == "scripted"
+            return choice.model.id if is_row else "other"
+        return "other"
+
     def _reason(self, model: Model) -> str | None:
         """Why no worker offers it; None when one does."""
         if any(model.source in offer.dialects for offer in self._offers):

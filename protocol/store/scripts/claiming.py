@@ -69,7 +69,7 @@ def claim_reply(reply: Any) -> list[Claim]:
             request=row[8] or b"",
             context=row[9] or b"",
             job=row[2],
-            owner=(row[-1] or b"").decode("utf-8", "replace"),
+            owner=(row[10] or b"").decode("utf-8", "replace"),
         )
         for row in reply
     ]
