@@ -34,9 +34,18 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 async def begin(
-    edge: Edge, identity: Identity, body: ChatRequest, key: str | None, timer: RequestTimer, transport: str
+    edge: Edge,
+    identity: Identity,
+    body: ChatRequest,
+    key: str | None,
+    timer: RequestTimer,
+    transport: str,
+    *,
+    front: bytes = b"",
+    chat_id: str | None = None,
 ) -> tuple[str, Channel | None]:
-    """Queue a generation, its channel open before it exists, so that no event of it can be missed.
+    """Queue a generation, its channel open before it exists, so that no event of it can be missed. `front` and
+    `chat_id` are what a front keeps with the stream (`Jobs.start`).
 
     The channel is None when an Idempotency-Key led to a generation that was there already.
     Raises TokenrelayError for everything that speaks against it; then nothing has been started.
@@ -53,7 +62,9 @@ async def begin(
     channel = await edge.hub.create()
     stream_id = channel.feed.stream_id
     try:
-        reply = await edge.jobs.start(stream_id, identity.owner, model, body, key, limits, goes_with)
+        reply = await edge.jobs.start(
+            stream_id, identity.owner, model, body, key, limits, goes_with, front=front, chat_id=chat_id
+        )
     except BaseException:
         edge.hub.leave(channel)
         raise

@@ -56,8 +56,12 @@ class Jobs:
         key: str | None,
         limits: Limits,
         goes_with: Context,
+        *,
+        front: bytes = b"",
+        chat_id: str | None = None,
     ) -> StartReply:
-        """Queue a generation, within the limits of its owner's key.
+        """Queue a generation, within the limits of its owner's key. `front` is kept with the log, for whoever reads it;
+        `chat_id` leads to this stream from now on (`LogReader.of_chat`).
 
         An Idempotency-Key used before attaches instead: the reply's outcome is `existing`.
 
@@ -76,6 +80,8 @@ class Jobs:
                 fingerprint=packed.fingerprint,
                 context=context.pack(goes_with),
                 parts=held.name,
+                front=front,
+                chat_id=chat_id,
             )
             settings = self._settings
             job = serialize_job(JOB, (stream_id,), {}, None, int(time.time() * 1000), serializer=msgpack.packb)

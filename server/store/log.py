@@ -18,7 +18,7 @@ from tokenrelay.protocol.store import entries, keys
 from tokenrelay.protocol.store.entries import Entry
 from tokenrelay.server.store.redis import asking, patiently
 
-_FIELDS: Final = ("owner", "state", "last", "model", "created", "cancel", "ended")
+_FIELDS: Final = ("owner", "state", "last", "model", "created", "cancel", "ended", "front")
 _STATES: Final = frozenset({"queued", "running"}) | lifecycle.ENDED
 LISTED: Final = 100
 MAX_ID: Final = 2**53
@@ -40,6 +40,7 @@ class Description(msgspec.Struct, frozen=True):
     cancel_wanted: bool
     ended_ms: int | None
     has_log: bool
+    front: bytes = b""  # as the front that started it wrote it; empty for a stream of `POST /api/chat`
 
     @property
     def is_expired(self) -> bool:
@@ -65,6 +66,11 @@ class LogReader:
         """None when there is no such stream, or it is past the day its metadata outlives it."""
         found = await patiently(lambda: self._describe([stream_id]))
         return found[0]
+
+    async def of_chat(self, owner: str, chat_id: str) -> str | None:
+        """The newest stream of a chat, as a front's client named it; None for one that is not (any more) known."""
+        found = await self._ask("GET", keys.chat(owner, chat_id))
+        return found.decode() if found else None
 
     async def page(self, stream_id: str, after: int, most: int = PAGE_ENTRIES) -> tuple[int, list[Entry]]:
         """Entries after an id: the id of the first and the entries; (0, []) when there are none.
@@ -126,7 +132,7 @@ async def _values(pipe: Pipeline) -> list[Any]:
 
 def _description(stream_id: str, row: Sequence[bytes | None], has_log: bool) -> Description | None:
     """None for what is no metadata of ours: that costs this stream, not the list it stands in."""
-    owner, state, last, model, created, cancel, ended = row
+    owner, state, last, model, created, cancel, ended, front = row
     if owner is None or state is None:
         return None
     try:
@@ -140,6 +146,7 @@ def _description(stream_id: str, row: Sequence[bytes | None], has_log: bool) -> 
             cancel_wanted=cancel is not None,
             ended_ms=_whole(ended, MAX_MS) if ended else None,
             has_log=has_log,
+            front=front or b"",
         )
     except ValueError as error:
         log.error("metadata_unreadable", stream_id=stream_id, error=type(error).__name__)

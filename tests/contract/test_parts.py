@@ -3,13 +3,17 @@ left."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from tests.contract.store import RETENTION_MS, ROOMY, STARTED, Store, token
+from tests.fleet import Fleet
 from tokenrelay.protocol.store import keys, scripts
 from tokenrelay.protocol.store.scripts import Limits, NewStream, StartReply
+from tokenrelay.server.store.log import LogReader
+from tokenrelay.server.store.redis import open_pool
 
 BLOBS = [b"first", b"second"]
 END = token(9)  # whatever it says
@@ -154,7 +158,7 @@ def test_a_request_without_parts_holds_nothing(store: Store) -> None:
     assert left(store) == set()
 
 
-def test_a_chat_leads_to_its_newest_stream(store: Store) -> None:
+def test_a_chat_leads_to_its_newest_stream(store: Store, fleet: Fleet) -> None:
     ready(store)
     assert start(store, chat_id="chat 1", front=b"front").outcome == "started"
     name = keys.chat("alice", "chat 1")
@@ -163,4 +167,16 @@ def test_a_chat_leads_to_its_newest_stream(store: Store) -> None:
     store.cancel()
     assert store.meta("front") == "front", "it is needed as long as the log is read"
     assert store.redis.get(name) == b"stream-1"
+
+    async def scene() -> None:
+        redis = open_pool(fleet.redis_url)
+        reads = LogReader(redis)
+        found = await reads.describe("stream-1")
+        assert found is not None
+        assert found.front == b"front"
+        assert await reads.of_chat("alice", "chat 1") == "stream-1"
+        assert await reads.of_chat("bob", "chat 1") is None
+        await redis.aclose()
+
+    asyncio.run(scene())
     assert keys.chat("alice", "chat 1") != keys.chat("alicechat", " 1")

@@ -141,7 +141,7 @@ class Toolbox:
         specs: dict[str, ToolSpec] = {}
         own: set[str] = set()
         for number, entry in enumerate(request.tools):
-            tool = await self._find(_name_of(entry))
+            tool = None if _is_own(entry) else await self._find(_name_of(entry))
             if tool is not None:
                 specs[tool.spec.name] = tool.spec
                 continue
@@ -196,6 +196,11 @@ class Toolbox:
         except Exception as error:
             log.warning("tool_failed", tool=tool.spec.name, error=type(error).__name__)
             return Outcome("the tool failed", failed=True)
+
+
+def _is_own(entry: str | ToolEntry) -> bool:
+    """The caller says that it is theirs, whatever the server has."""
+    return not isinstance(entry, str) and entry.own
 
 
 def _name_of(entry: str | ToolEntry) -> str:

@@ -242,6 +242,7 @@ def test_ddgs_itself_asks_and_reads_a_page(monkeypatch: pytest.MonkeyPatch) -> N
 # -- what a request offers --------------------------------------------------------------------------------------------
 
 ALL = ["calculator", "current_time", "web_search"]
+OURS = {"type": "function", "function": {"name": "calculator"}}
 OWN = {"type": "function", "function": {"name": "get_weather", "description": "d", "parameters": {"type": "object"}}}
 
 
@@ -259,6 +260,11 @@ OFFERS: list[tuple[dict[str, Any], list[str], set[str]]] = [
     ({"tools": ["calculator", {"name": "calculator"}]}, ["calculator"], set()),
     ({"tools": [{"type": "function", "function": {"name": "current_time"}}]}, ["current_time"], set()),
     ({"tools": [OWN, "calculator"]}, ["get_weather", "calculator"], {"get_weather"}),
+    (
+        {"tools": [{"type": "function", "function": {"name": "calculator"}, "own": True}]},
+        ["calculator"],
+        {"calculator"},
+    ),
 ]
 
 
