@@ -82,12 +82,14 @@ class Models:
 
     def label(self, name: str) -> str:
         """What a log calls it: the id of its row, never what somebody typed."""
-        if name == NEUROSWITCH:
-            return name
-        for choice in self._catalogue.choices(name, None):
-            is_row = choice.upstream == choice.model.upstream or choice.model.dialect == "scripted"
-            return choice.model.id if is_row else "other"
-        return "other"
+        if self._catalogue.is_auto(name):
+            return NEUROSWITCH
+        try:
+            [choice] = self._catalogue.choices(name, None)
+        except (TokenrelayError, ValueError):  # a name that only means something with its provider
+            return "other"
+        is_row = choice.upstream == choice.model.upstream or choice.model.dialect == "scripted"
+        return choice.model.id if is_row else "other"
 
     def _reason(self, model: Model) -> str | None:
         """Why no worker offers it; None when one does."""
