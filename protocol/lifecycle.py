@@ -28,7 +28,8 @@ MAX_ATTEMPTS: Final = 3
 """How often a generation without output is started: one that kills its worker must not kill them all."""
 
 TOLD_NOTHING: Final = 1
-"""Entry 1 is always `started`; a log whose last id is at most this has no output yet, so it may start again."""
+"""Entry 1 is always `started`. Output is a token, a tool call or result, or data: the metadata's `told` says whether
+there was any. Where it is missing (an earlier version's worker), everything after `started` counts as output."""
 
 
 def state_after(end: Terminal) -> State:

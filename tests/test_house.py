@@ -49,14 +49,16 @@ ROOMS: dict[str, dict[str, set[str]]] = {
     },
     "workers": {
         "dispatch": {"generation", "append", "circuit", "metrics", "providers", "redis", "settings", "tools"},
-        "generation": {"append", "routing", "providers", "tools", "circuit", "conversation", "metrics", "settings"},
+        "generation": {
+            "append", "routing", "providers", "tools", "circuit", "conversation", "metrics", "redis", "settings",
+        },
         "append": {"metrics", "redis"},
         "routing": {"providers"},
         "providers": {"conversation"},
         "tools": {"conversation"},
         "open_providers": {"providers", "settings"},
         "circuit": {"redis"},
-        "metrics": {"providers"},
+        "metrics": {"conversation", "providers"},
         "settings": {"tools"},
     },
     "protocol": {

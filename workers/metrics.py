@@ -14,6 +14,7 @@ from tokenrelay.protocol.models.catalogue import Choice
 from tokenrelay.protocol.runtime.instruments import LATENCY_S, Instruments
 
 if TYPE_CHECKING:
+    from tokenrelay.workers.conversation import Usage
     from tokenrelay.workers.providers.base import ProviderError, Reason
 
 TIMEOUTS: Final = ("connect", "first_token", "between_tokens", "total")
@@ -59,6 +60,14 @@ class Metrics(Instruments):
             "tokenrelay_tokens_total", "Tokens as the providers count them, read and written",
             direction=("input", "output"), **of_whom,
         )  # fmt: skip
+        self.token_kinds = self.counter(
+            "tokenrelay_token_kinds_total",
+            "Of those tokens: read from a cache, written to a cache, written while thinking",
+            kind=("cached_input", "cache_write", "reasoning"), **of_whom,
+        )  # fmt: skip
+        self.cost = self.counter(
+            "tokenrelay_cost_usd_total", "US dollars by the prices of the catalogue, where a row has any", **of_whom
+        )
         self.stages = self.histogram(
             "tokenrelay_worker_stage_seconds",
             "Parts of the time to the first token: waiting in the queue; taken to asked; calls that failed before; "
@@ -134,12 +143,25 @@ class Metrics(Instruments):
         whom = whose(choice)
         if isinstance(end, Completion):
             outcome = "cancelled" if end.finish_reason == "cancelled" else "completed"
-            self.tokens.labels("input", *whom).inc(end.input_tokens)
-            self.tokens.labels("output", *whom).inc(end.output_tokens)
         else:
             outcome = "failed"
             self.failed.labels(end.code if end.code in TABLE else "INTERNAL_ERROR", *whom).inc()
         self.ended.labels(outcome, *whom).inc()
+
+    def used(self, choice: Choice, usage: Usage, cost_usd: float | None) -> None:
+        """What one round took. `cost_usd` None: its row has no price."""
+        whom = whose(choice)
+        self.tokens.labels("input", *whom).inc(usage.input_tokens)
+        self.tokens.labels("output", *whom).inc(usage.output_tokens)
+        for kind, count in (
+            ("cached_input", usage.cached_input_tokens),
+            ("cache_write", usage.cache_write_tokens),
+            ("reasoning", usage.reasoning_tokens),
+        ):
+            if count:
+                self.token_kinds.labels(kind, *whom).inc(count)
+        if cost_usd:
+            self.cost.labels(*whom).inc(cost_usd)
 
     def attempt_failed(self, choice: Choice, error: ProviderError) -> None:
         self.attempts.labels(error.blame, *whose(choice)).inc()

@@ -9,6 +9,7 @@ tr:queued       hash     how much waits: bytes of all, number and bytes of each 
 tr:leases       zset     generations a worker has taken, by the time its lease ends (ms)
 tr:owner:NAME   zset     a key's streams, by the time they were made (ms)
 tr:active:NAME  zset     a key's streams that have not ended, by the time they were made (ms)
+tr:{o:NAME}:echo:CALL string  a turn as its provider wants it back, by the id of its first call
 tr:rate:NAME    string   the time until which a key's starts of the last minute count (ms)
 tr:idem:HASH    hash     an Idempotency-Key → its stream
 tr:chat:HASH    string   a chat of a front → its newest stream
@@ -79,6 +80,10 @@ def active(name: str) -> str:
 
 def rate(name: str) -> str:
     return f"tr:rate:{digest(name)}"
+
+
+def echo(owner_name: str, call_id: str) -> str:
+    return f"tr:{{o:{_digest(owner_name)}}}:echo:{_digest(call_id)}"
 
 
 def idempotency(owner_name: str, key: str) -> str:

@@ -57,9 +57,19 @@ class Store:
         )
 
     def append(
-        self, first: int, *entries: bytes, epoch: int = 1, end: str = "", stream_id: str = "stream-1"
+        self,
+        first: int,
+        *entries: bytes,
+        epoch: int = 1,
+        end: str = "",
+        stream_id: str = "stream-1",
+        tells: bool | None = None,
     ) -> AppendReply:
-        arguments = scripts.append(stream_id, epoch, first, entries, end_state=end, retention_ms=RETENTION_MS)
+        """What follows entry 1 is output, unless `tells` says otherwise."""
+        has_output = first + len(entries) > 2 if tells is None else tells
+        arguments = scripts.append(
+            stream_id, epoch, first, entries, end_state=end, retention_ms=RETENTION_MS, tells=has_output
+        )
         return scripts.append_reply(self.run(scripts.APPEND, arguments))
 
     def renew(self, *held: tuple[str, int], lease_ms: int = 60_000) -> RenewReply:

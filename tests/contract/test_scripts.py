@@ -291,6 +291,34 @@ def test_handing_back_is_for_what_told_nothing(store: Store) -> None:
     assert not store.release(epoch=2)
 
 
+def test_thinking_is_no_output_however_much_there_is(store: Store) -> None:
+    store.start()
+    store.claim()
+    store.append(1, FIRST, SECOND, SECOND, tells=False)
+    assert store.release()
+    [claim] = store.claim()
+    assert (claim.epoch, claim.last_id) == (2, 3)
+    store.append(4, SECOND, epoch=2, tells=False)
+    assert store.reap_twice() == scripts.ReapReply(0, 1, 0)
+    [claim] = store.claim()
+    assert (claim.epoch, claim.last_id) == (3, 4)
+    store.append(5, SECOND, epoch=3, tells=True)
+    assert not store.release(epoch=3)
+    assert store.reap_twice() == scripts.ReapReply(1, 0, 0)
+
+
+def test_of_an_earlier_versions_worker_everything_counts_as_output(store: Store) -> None:
+    """Its scripts write no word of it, also where this version's worker had the generation before it."""
+    store.start()
+    store.claim()
+    assert store.release()
+    assert store.meta("told") is None
+    store.claim()
+    store.redis.hdel(keys.meta("stream-1"), "told")
+    store.append(1, FIRST, SECOND, epoch=2, tells=False)
+    assert not store.release(epoch=2)
+
+
 # -- the table
 # -----------------------------------------------------------------------------------------------------------
 

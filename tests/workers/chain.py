@@ -78,6 +78,20 @@ def in_turn(*scripts: Script) -> Script:
     return script
 
 
+class Memory:
+    """As much of Redis as keeps echoes."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, bytes] = {}
+
+    async def set(self, name: str, value: bytes, px: int) -> None:
+        assert px > 0
+        self.held[name] = value
+
+    async def mget(self, names: list[str]) -> list[bytes | None]:
+        return [self.held.get(name) for name in names]
+
+
 class Chain:
     """`async with Chain({"responses": script, …}) as chain: await chain.told(model="claude")`. None: nobody listens."""
 
@@ -85,6 +99,7 @@ class Chain:
         given = {"first_token_timeout_s": 0.3, "first_token_budget_s": 5.0, **settings}
         self.settings = Settings(**given)
         self.metrics = Metrics()
+        self.redis = Memory()
         self.health = Circuits(OURS.routing.health, "w", 1.0)
         self.upstreams = {dialect: Upstream(script) for dialect, script in scripts.items() if script is not None}
         self._scripts = scripts
@@ -122,7 +137,7 @@ class Chain:
         asked = request.from_object({"message": "What is six times seven?", **fields})
         house: Any = SimpleNamespace(
             settings=self.settings, writer=SimpleNamespace(mark=lambda _: None), catalogue=OURS,
-            providers=self.providers, tools=Toolbox(), circuits=self.health, redis=None,
+            providers=self.providers, tools=Toolbox(), circuits=self.health, redis=self.redis,
             metrics=self.metrics, tracing=Tracing(),
         )  # fmt: skip
         claim = Claim("s", 1, 0, 0, asked.model or "neuroswitch", "continue", request.pack(asked))

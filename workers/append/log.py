@@ -59,6 +59,11 @@ class Log:
         return self._unacked_bytes
 
     @property
+    def is_awaited(self) -> bool:
+        """A reader waits for its first entry, or for the first that binds us."""
+        return self.told_id is None or self.acked < self.told_id
+
+    @property
     def is_dirty(self) -> bool:
         return not self.is_closed and self.acked < self.last_id
 
@@ -97,7 +102,13 @@ class Log:
         is_last = self.acked + len(batch) == self.last_id
         state = self._end_state if is_last else _END_NOT_YET
         arguments = scripts.append(
-            self.stream_id, self.epoch, self.acked + 1, batch, end_state=state, retention_ms=self._retention_ms
+            self.stream_id,
+            self.epoch,
+            self.acked + 1,
+            batch,
+            end_state=state,
+            retention_ms=self._retention_ms,
+            tells=self.told_id is not None and self.acked < self.told_id <= self.acked + len(batch),
         )
         return arguments, len(batch)
 

@@ -20,7 +20,6 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
-from tokenrelay.protocol import lifecycle
 from tokenrelay.protocol.runtime.redis import describe, is_about_the_data, place_of, run, wire_of
 from tokenrelay.protocol.store import scripts
 from tokenrelay.workers.append.log import Log
@@ -70,7 +69,7 @@ class Writer:
 
     def mark(self, item: Log) -> None:
         """This log has something to write. Called for every entry."""
-        if item.acked <= lifecycle.TOLD_NOTHING:
+        if item.is_awaited:
             self._go.set()
         elif item in self._dirty:
             return  # it waits for the next trip already
@@ -104,7 +103,7 @@ class Writer:
 
     async def release(self, redis: Redis, item: Log) -> bool:
         """Requeue a generation with no output yet, and close its log. False: it has output, or Redis is away."""
-        if item.last_id > lifecycle.TOLD_NOTHING:
+        if item.told_id is not None:
             return False
         await self.flushed(RELEASE_S)
         try:

@@ -6,12 +6,15 @@ import asyncio
 import time
 from typing import Final
 
+from tokenrelay.protocol.models.catalogue import Choice
 from tokenrelay.protocol.store.context import Context
 from tokenrelay.protocol.wire import request
 from tokenrelay.protocol.wire.request import ChatRequest
-from tokenrelay.workers.conversation import Delta, Finish, Message, ToolUse
-from tokenrelay.workers.generation.attempts import Attempts, Opened, close
+from tokenrelay.workers.conversation import Delta, Finish, Message, Piece, Thinking, ToolInput, ToolUse
+from tokenrelay.workers.generation.attempts import NO_OUTPUT, PIECES_A_TURN, Attempts, Opened, close
+from tokenrelay.workers.generation.bill import Bill
 from tokenrelay.workers.generation.content import content_of
+from tokenrelay.workers.generation.echoes import Echoes
 from tokenrelay.workers.generation.output import Output
 from tokenrelay.workers.generation.resources import Resources
 from tokenrelay.workers.generation.timing import Timing
@@ -23,32 +26,40 @@ from tokenrelay.workers.routing import Route
 MAX_ROUNDS: Final = 8
 """How often a model may call tools in one answer."""
 
-PIECES_A_TURN: Final = 32
-"""A model that writes without pause lets everybody else have a turn of the event loop after so many pieces: the
-leases are renewed on it."""
+RUN_TOGETHER: Final = frozenset({"scripted"})
+"""Dialects whose text is told exactly as it comes, also after a tool call."""
 
 
 class Answer:
     """Its rounds, one after another. What it has written stays true whenever it is cancelled."""
 
     def __init__(
-        self, asked: ChatRequest, route: Route, resources: Resources, output: Output, timing: Timing, context: Context
+        self,
+        asked: ChatRequest,
+        route: Route,
+        resources: Resources,
+        output: Output,
+        timing: Timing,
+        context: Context,
+        echoes: Echoes,
     ) -> None:
-        self.attempts = Attempts(asked, route, resources, context)
-        self.input_tokens = 0
-        self.output_tokens = 0
-        self.written = 0  # tokens of the round under way, counted by us
+        self.attempts = Attempts(asked, route, resources, context, echoes.owner)
+        self.bill = Bill(resources.metrics)
         self._asked = asked
         self._route = route
         self._using = resources
         self._output = output
         self._timing = timing
         self._context = context
+        self._echoes = echoes
+        output.shows_thinking = asked.shows("thinking")
+        output.shows_tool_input = asked.shows("tool_input")
+        self._messages: list[Message] = []  # of the round under way
         self._piece_at = 0.0  # when the model last gave something, by the monotonic clock
-        self._is_writing = False  # from a round's first piece to its end; before that `Attempts` has its own timeout
+        self._is_writing = False  # from a round's first output to its end; before that `Attempts` has its own timeout
 
     def __repr__(self) -> str:
-        return f"<Answer {self.attempts!r} | {self.written} tokens>"
+        return f"<Answer {self.attempts!r} | {self.bill!r}>"
 
     def is_silent(self, now: float) -> bool:
         """Whether the model has given nothing for longer than it may in mid-answer."""
@@ -56,21 +67,28 @@ class Answer:
 
     async def write(self) -> Finish:
         """All rounds. Raises ProviderError, TokenrelayError."""
-        tools = await self._using.tools.select(self._asked)
-        calls = ToolCalls(self._using, self._output, tools, self._context.traceparent)
-        messages = [_message(turn) for turn in self._asked.conversation]
-        for _ in range(MAX_ROUNDS):
+        asked = self._asked
+        tools = await self._using.tools.select(asked)
+        above, are_off = self._context.traceparent, asked.tool_choice == "none"
+        calls = ToolCalls(self._using, self._output, tools, above, are_off=are_off)
+        self._messages = await self._echoes.put_back([_message(turn) for turn in asked.conversation])
+        for number in range(MAX_ROUNDS):
             opened_at = time.monotonic()
-            opened = await self.attempts.open(messages, tools)
+            opened = await self.attempts.open(self._messages, tools, self._at_work)
             self._timing.answered(opened_at, opened.asked_at, time.monotonic())
             self._output.label = self._route.label_of(opened.choice)
+            if number and opened.choice.model.dialect not in RUN_TOGETHER:
+                self._output.new_item()
             text, uses, finish = await self._round(opened, keeps_text=bool(tools.specs))
             if finish.reason != "tool_calls" or not uses:
                 return finish
             results = await calls.run(uses, opened.choice)
-            if len(results) < len(uses):
-                return finish  # the rest are the caller's own functions: the answer ends with them
-            messages = [*messages, Message("assistant", text, tool_calls=tuple(uses)), *results]
+            if len(results) < len(uses):  # the rest are the caller's own functions: the answer ends with them
+                if finish.echo is not None:
+                    await self._echoes.keep(uses, finish.echo)
+                return finish
+            turn = Message("assistant", text, tool_calls=tuple(uses), echo=finish.echo)
+            self._messages = [*self._messages, turn, *results]
         raise ProviderError(f"the model called tools in more than {MAX_ROUNDS} rounds", retryable=False)
 
     async def _round(self, opened: Opened, *, keeps_text: bool) -> tuple[str, list[ToolUse], Finish]:
@@ -79,7 +97,9 @@ class Answer:
         texts: list[str] = []  # kept only where a tool may be called, for the next round
         piece, step = opened.first, opened.pieces.__anext__  # `async for`, but for the first piece, which is here
         gap = self._using.metrics.gap.labels(*whose(opened.choice))
-        pieces = self.written = 0
+        bill, output = self.bill, self._output
+        bill.works(opened.choice, self._messages)
+        pieces = 0
         self._is_writing = True
         try:
             while True:
@@ -89,17 +109,19 @@ class Answer:
                     gap.observe(now - self._piece_at)
                 self._piece_at = now
                 if type(piece) is Delta:
-                    self.written += 1
-                    self._output.token(piece.text)
+                    bill.written += 1
+                    output.token(piece.text, piece.begins_item)
                     if keeps_text:
                         texts.append(piece.text)
-                    if self._output.is_full:
+                    if output.is_full:
                         await self._wait_for_room()
                 elif type(piece) is ToolUse:
                     uses.append(piece)
                 elif type(piece) is Finish:
-                    self._finished(piece)
+                    bill.finished(opened.choice, piece.usage)
                     return "".join(texts), uses, piece
+                elif type(piece) in NO_OUTPUT:
+                    await self._at_work(opened.choice, piece)
                 if not pieces % PIECES_A_TURN:
                     await asyncio.sleep(0)
                 piece = await step()
@@ -113,15 +135,28 @@ class Answer:
             self.attempts.over()
             await close(opened.pieces)
 
-    def _finished(self, finish: Finish) -> None:
-        self.input_tokens += finish.input_tokens
-        self.output_tokens += finish.output_tokens
-        self.written = 0
+    async def _at_work(self, choice: Choice, piece: Piece) -> None:
+        """It thinks, or writes the arguments of a call, or only lives."""
+        self._piece_at = time.monotonic()
+        output, bill = self._output, self.bill
+        if type(piece) is Thinking:
+            bill.works(choice, self._messages)
+            output.label = self._route.label_of(choice)
+            output.thinking(piece.text)
+        elif type(piece) is ToolInput:
+            bill.works(choice, self._messages)
+            output.label = self._route.label_of(choice)
+            output.tool_input(piece.call_id, piece.name, piece.text)
+        else:
+            return
+        bill.written += bool(piece.text)
+        if output.is_full:
+            await self._wait_for_room()
 
     async def _wait_for_room(self) -> None:
-        self._is_writing = False  # it is not the model that is silent
+        was_writing, self._is_writing = self._is_writing, False  # it is not the model that is silent
         await self._output.room()
-        self._piece_at, self._is_writing = time.monotonic(), True
+        self._piece_at, self._is_writing = time.monotonic(), was_writing
 
 
 def _message(turn: request.Message) -> Message:

@@ -24,6 +24,7 @@ from tokenrelay.workers import routing
 from tokenrelay.workers.append.log import Log, News
 from tokenrelay.workers.conversation import Finish
 from tokenrelay.workers.generation.answer import Answer
+from tokenrelay.workers.generation.echoes import Echoes
 from tokenrelay.workers.generation.output import Output, now_ms
 from tokenrelay.workers.generation.resources import Resources
 from tokenrelay.workers.generation.timing import Timing
@@ -137,7 +138,8 @@ class Generation:
         using, asked = self._using, request.unpack(self._claim.request)
         route = routing.route(asked, using.catalogue, using.providers.keys(), using.circuits.vitals())
         self._output.label = route.label
-        self._answer = Answer(asked, route, using, self._output, self._timing, self.context)
+        echoes = Echoes(using.redis, self._claim.owner, using.settings.retention_ms)
+        self._answer = Answer(asked, route, using, self._output, self._timing, self.context, echoes)
         if not self.log.last_id:  # an attempt before this one may have said so already
             self._output.event(Started(now_ms(), route.label, route.routing))
         return await self._answer.write()
@@ -145,7 +147,7 @@ class Generation:
     async def _end(self, end: Terminal) -> None:
         if not self.log.is_closed:
             state = lifecycle.state_after(end)
-            self.log.end(entries.pack(await self._timed(end)), state)
+            self.log.end(entries.pack(await self._timed(self._billed(end))), state)
             self._using.metrics.stream_ended(end, self._choice)
             provider, model = whose(self._choice)
             log.info(
@@ -179,6 +181,17 @@ class Generation:
         )
         self.context = msgspec.structs.replace(self.context, traceparent=self._span.traceparent)
 
+    def _billed(self, end: Terminal) -> Terminal:
+        """With what it used and cost, whatever the end is."""
+        if self._answer is None:
+            return end
+        bill = self._answer.bill
+        bill.close()
+        if isinstance(end, Completion):
+            used = bill.usage
+            end = msgspec.structs.replace(end, input_tokens=used.input_tokens, output_tokens=used.output_tokens)
+        return msgspec.structs.replace(end, usage=bill.fields(), cost_usd=bill.cost_usd)
+
     async def _timed(self, end: Terminal) -> Terminal:
         """With where the time went, if the caller wants to know; then the first token must have been acknowledged."""
         if not self.context.wants_timing or not isinstance(end, Completion):
@@ -200,6 +213,7 @@ class Generation:
         return None if self._answer is None else self._answer.attempts.failures[:MAX_TOLD] or None
 
     def _completion(self, finish: Finish) -> Completion:
+        """Without what it used, see `_billed`."""
         answer, choice = self._answer, self._choice
         return Completion(
             at_ms=now_ms(),
@@ -207,8 +221,8 @@ class Generation:
             resolved_model=finish.resolved_model or ("" if choice is None else choice.upstream),
             provider="none" if choice is None else choice.model.provider,
             finish_reason=finish.reason,
-            input_tokens=0 if answer is None else answer.input_tokens,
-            output_tokens=0 if answer is None else answer.output_tokens + answer.written,
+            input_tokens=0,
+            output_tokens=0,
             response_time_s=round(max(0.0, time.monotonic() - self._asked_at), 3),
             attempts=self._failures,
             left_out=None if answer is None else list(answer.attempts.left_out) or None,

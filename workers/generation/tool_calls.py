@@ -20,24 +20,35 @@ MAX_CALLS: Final = 32
 
 
 class ToolCalls:
-    """`selection` is what the request offers; `above` is the trace they belong to."""
+    """`selection` is what the request offers, `are_off` that it wants none run; `above` is the trace they belong to."""
 
-    def __init__(self, resources: Resources, output: Output, selection: Selection, above: str) -> None:
+    def __init__(
+        self, resources: Resources, output: Output, selection: Selection, above: str, *, are_off: bool = False
+    ) -> None:
         self._using = resources
         self._output = output
         self._selection = selection
         self._above = above
+        self._are_off = are_off
+        self._own = 0  # calls of the caller's own functions so far
 
     async def run(self, uses: Sequence[ToolUse], choice: Choice) -> list[Message]:
         """What ours gave, run side by side; calls of the caller's own functions are told and give nothing here."""
+        ours: list[ToolUse] = []
         for use in uses:
-            self._output.event(ToolCall(now_ms(), self._output.label, use.call_id, use.name, use.arguments))
-        ours = [use for use in uses if use.name not in self._selection.own]
+            own = None
+            if use.name in self._selection.own and not self._are_off:
+                own = self._own = self._own + 1
+            else:
+                ours.append(use)
+            self._output.event(ToolCall(now_ms(), self._output.label, use.call_id, use.name, use.arguments, own))
         return await asyncio.gather(*(self._call(use, choice, at < MAX_CALLS) for at, use in enumerate(ours)))
 
     async def _call(self, use: ToolUse, choice: Choice, is_run: bool) -> Message:
         if not is_run:
             outcome = Outcome(f"at most {MAX_CALLS} calls at once", failed=True)
+        elif self._are_off:
+            outcome = Outcome("no tool is run: the request's tool_choice is none", failed=True)
         elif self._may_call(use.name, choice):
             outcome = await self._run(use)
         else:

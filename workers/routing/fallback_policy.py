@@ -56,6 +56,10 @@ class FallbackPolicy:
             candidate.failures, candidate.ready_at = 0, 0.0
         self._candidates.sort(key=lambda candidate: candidate.choice is not first)
 
+    def extend(self, seconds: float) -> None:
+        """A model was seen at work for so long before it failed: that is no time in which nobody began to answer."""
+        self._until += seconds
+
     def left_s(self, now: float) -> float:
         return max(0.0, self._until - now)
 

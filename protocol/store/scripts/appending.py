@@ -15,17 +15,19 @@ APPEND: Final = script(
     """
 local log, meta = KEYS[1], KEYS[2]
 local id, epoch, first, state, retention = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+local told = ARGV[6]
 local m = redis.call('HMGET', meta, 'epoch', 'last', 'state', 'cancel')
 if not m[1] then return {'gone', 0, 0, 0} end
 local last, cancel = tonumber(m[2]), m[4] and 1 or 0
-local final = first + #ARGV - 6
+local final = first + #ARGV - 7
 if m[1] ~= epoch or (m[3] ~= 'running' and final > last) then return {'fenced', last, 0, cancel} end
 if first > last + 1 then return {'hole', last, 0, cancel} end
 if final <= last then return {'ok', last, -1, cancel} end
 local new = last + 1
-for n = new, final do redis.call('XADD', log, n .. '-0', 'e', ARGV[6 + n - first]) end
+for n = new, final do redis.call('XADD', log, n .. '-0', 'e', ARGV[7 + n - first]) end
 redis.call('HSET', meta, 'last', final)
-local listeners = publish(name(id, 'live'), new .. '\\n' .. table.concat(ARGV, '', 6 + new - first))
+if told ~= '' then redis.call('HSET', meta, 'told', told) end
+local listeners = publish(name(id, 'live'), new .. '\\n' .. table.concat(ARGV, '', 7 + new - first))
 if state ~= '' then settle(id, state, retention) elseif new == 1 then keep_log(id, retention) end
 return {'ok', final, listeners, cancel}
 """,
@@ -33,12 +35,22 @@ return {'ok', final, listeners, cancel}
 
 
 def append(
-    stream_id: str, epoch: int, first_id: int, entries: Sequence[bytes], *, end_state: str, retention_ms: int
+    stream_id: str,
+    epoch: int,
+    first_id: int,
+    entries: Sequence[bytes],
+    *,
+    end_state: str,
+    retention_ms: int,
+    tells: bool = True,
 ) -> list[Argument]:
-    """Arguments of APPEND: entries `first_id`… of one generation; `end_state` is "" unless the last one is its end."""
+    """Arguments of APPEND: entries `first_id`… of one generation; `end_state` is "" unless the last one is its end.
+
+    `tells`: the generation's first entry that binds us is among them; it will not be started again.
+    """
     return [
         APPEND.sha, 2, keys.log(stream_id), keys.meta(stream_id), stream_id, epoch, first_id, end_state, retention_ms,
-        *entries,
+        1 if tells else "", *entries,
     ]  # fmt: skip
 
 

@@ -25,7 +25,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', '{keys.WAITING}', '-inf', now, '
   else
     leave_waiting(id)
     m[2] = redis.call('HINCRBY', meta, 'epoch', 1)
-    redis.call('HSET', meta, 'state', 'running', 'worker', ARGV[3])
+    redis.call('HSET', meta, 'state', 'running', 'worker', ARGV[3], 'told', 0)
     redis.call('ZADD', '{keys.LEASES}', now + lease, id)
     local job = redis.pcall('GET', '{keys.ARQ_JOB}' .. id)
     claims[#claims + 1] = {{id, now, job and not job.err and job or '', unpack(m, 2, {len(_CLAIM_FIELDS) + 1})}}

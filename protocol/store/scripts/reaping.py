@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tokenrelay.protocol.lifecycle import MAX_ATTEMPTS, TOLD_NOTHING
+from tokenrelay.protocol.lifecycle import MAX_ATTEMPTS
 from tokenrelay.protocol.store import keys
 from tokenrelay.protocol.store.scripts.script import SUSPICION_MS, Argument, script
 
@@ -16,14 +16,13 @@ REAP: Final = script(
 local now, most, lost, retention = now_ms(), ARGV[1], 0, tonumber(ARGV[5])
 local again = 0
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', '{keys.LEASES}', '-inf', now, 'LIMIT', 0, most)) do
-  local m = fields(id, 'state', 'epoch', 'last', 'cancel', 'suspect')
+  local m = fields(id, 'state', 'epoch', 'last', 'cancel', 'suspect', 'told')
   if not m or m[1] ~= 'running' then
     leave_queue(id)
   elseif not m[5] then
     redis.call('HSET', name(id, 'meta'), 'suspect', 1)
     redis.call('ZADD', '{keys.LEASES}', now + {SUSPICION_MS}, id)
-  elseif is_whole(m[3]) and tonumber(m[3]) <= {TOLD_NOTHING}
-    and is_whole(m[2]) and tonumber(m[2]) < {MAX_ATTEMPTS} and not m[4] then
+  elseif not has_told(m[3], m[6]) and is_whole(m[2]) and tonumber(m[2]) < {MAX_ATTEMPTS} and not m[4] then
     requeue(id)
     again = again + 1
   else

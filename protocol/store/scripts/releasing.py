@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from tokenrelay.protocol.lifecycle import TOLD_NOTHING
 from tokenrelay.protocol.store import keys
 from tokenrelay.protocol.store.scripts.script import Argument, script
 
 RELEASE: Final = script(
     "release",
-    f"""
-local m = redis.call('HMGET', KEYS[1], 'epoch', 'state', 'last', 'cancel')
-if m[1] ~= ARGV[2] or m[2] ~= 'running' or tonumber(m[3]) > {TOLD_NOTHING} or m[4] then return 0 end
+    """
+local m = redis.call('HMGET', KEYS[1], 'epoch', 'state', 'last', 'cancel', 'told')
+if m[1] ~= ARGV[2] or m[2] ~= 'running' or has_told(m[3], m[5]) or m[4] then return 0 end
 requeue(ARGV[1])
 return 1
 """,

@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from tokenrelay.protocol.lifecycle import TOLD_NOTHING
 from tokenrelay.protocol.store import keys
 
 Argument: TypeAlias = bytes | str | int
@@ -66,6 +67,12 @@ local function fields(id, ...)
   return found
 end
 local function is_whole(value) return value and #value < 16 and string.match(value, '^%d+$') end
+-- Whether a client has been told anything that binds us. A worker of an earlier version kept no word of it: then all
+-- that follows `started` does.
+local function has_told(last, told)
+  if told then return tonumber(told) ~= 0 end
+  return not is_whole(last) or tonumber(last) > {TOLD_NOTHING}
+end
 -- What waits, in numbers: bytes of all, and number and bytes of each owner. START begins anew when nothing waits.
 local function count_waiting(id, by)
   local m = fields(id, 'active')
@@ -119,7 +126,7 @@ local function settle(id, state, retention)
   local left_over = redis.call('HMGET', meta, 'active', 'parts')
   if left_over[1] then redis.pcall('ZREM', left_over[1], id) end
   if left_over[2] then drop_parts(left_over[2]) end
-  redis.call('HDEL', meta, 'request', 'active', 'context', 'parts')
+  redis.call('HDEL', meta, 'request', 'active', 'context', 'parts', 'told')
   -- Written anew: a hash that once had a long value keeps the large form, for the day it lives on.
   local left = redis.call('HGETALL', meta)
   if #left < 1000 then
@@ -153,7 +160,7 @@ end
 -- Back to those who wait, to be taken by another worker with the next epoch; until then the state fences the last one.
 local function requeue(id)
   redis.call('HSET', name(id, 'meta'), 'state', 'queued')
-  redis.call('HDEL', name(id, 'meta'), 'suspect')
+  redis.call('HDEL', name(id, 'meta'), 'suspect', 'told')
   redis.call('ZREM', '{keys.LEASES}', id)
   if redis.call('ZADD', '{keys.WAITING}', now_ms(), id) > 0 then count_waiting(id, 1) end
   publish('{keys.WAKE}', '')

@@ -27,7 +27,7 @@ def log_of(ears: Ears | None = None, last_id: int = 0) -> Log:
 def batch(log: Log) -> tuple[int, list[Argument], str]:
     """First id, entries and end state of the next append."""
     arguments, count = log.next_batch()
-    _, _, _, _, _, _, first, state, _, *entries = arguments
+    _, _, _, _, _, _, first, state, _, _, *entries = arguments
     assert count == len(entries)
     assert isinstance(first, int)
     return first, entries, str(state)

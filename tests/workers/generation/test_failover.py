@@ -199,7 +199,7 @@ def test_another_maker_goes_on_from_the_first_ones_tool_calls(caller: str, answe
     scripts[caller] = in_turn(first, answers(BODIES[caller]) if caller == answerer else refuses(500))
     events, asked, _ = run(scripts, model=NAMED[caller], tools=["current_time"])
     end = events[-1]
-    assert text_of(events) == "Two at once.Hello there", end
+    assert text_of(events) == "Two at once.\n\nHello there", end
     assert (end["provider"], end["finish_reason"]) == (MAKERS[answerer], "stop")
     calls = [event for event in events if "tool_name" in event]
     assert [event["tool_name"] for event in calls] == [*("weather", "weather", "now"), *("weather", "weather", "now")]

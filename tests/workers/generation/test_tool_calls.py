@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.workers.chain import Memory
 from tokenrelay.protocol.models import catalogue
 from tokenrelay.protocol.runtime.tracing import Tracing
 from tokenrelay.protocol.store.entries import unpack_entry
@@ -63,7 +64,7 @@ def told(caller: Caller, **fields: Any) -> list[dict[str, Any]]:
         house: Any = SimpleNamespace(
             settings=Settings(), writer=SimpleNamespace(mark=lambda _: None), catalogue=OURS,
             providers={"anthropic": caller}, tools=Toolbox(),
-            circuits=Circuits(OURS.routing.health, "w", 1.0), redis=None,
+            circuits=Circuits(OURS.routing.health, "w", 1.0), redis=Memory(),
             metrics=Metrics(), tracing=Tracing(),
         )  # fmt: skip
         entries: list[bytes] = []
