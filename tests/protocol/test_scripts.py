@@ -97,7 +97,7 @@ def test_append_takes_entries_in_order_after_what_says_where_they_go() -> None:
     assert parts(arguments) == (
         scripts.APPEND.sha,
         [keys.log(STREAM), keys.meta(STREAM)],
-        [STREAM, 2, 7, "completed", 60, b"a", b"b"],
+        [STREAM, 2, 7, "completed", 60, 1, b"a", b"b"],
     )
 
 
