@@ -83,7 +83,7 @@ def rate(name: str) -> str:
 
 
 def echo(owner_name: str, call_id: str) -> str:
-    return f"tr:{{o:{_digest(owner_name)}}}:echo:{_digest(call_id)}"
+    return f"tr:{{o:{digest(owner_name)}}}:echo:{digest(call_id)}"
 
 
 def idempotency(owner_name: str, key: str) -> str:

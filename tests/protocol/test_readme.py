@@ -76,6 +76,7 @@ def test_every_name_in_redis_is_there() -> None:
         keys.WAITING, keys.LEASES, keys.WORKERS, keys.WAKE, keys.CANCEL, keys.probe("ID"), keys.HEALTH,
         digest.sub("MODEL", keys.trial("a")), keys.secret(7).replace("7", "PERIOD"),
         keys.ARQ_JOB + "ID",
+        digest.sub("CALL", keys.echo("", "")).replace(keys.digest(""), "NAME"),
     }  # fmt: skip
 
 

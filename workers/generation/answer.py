@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Final
 
 from tokenrelay.protocol.models.catalogue import Choice
@@ -13,6 +14,7 @@ from tokenrelay.protocol.wire.request import ChatRequest
 from tokenrelay.workers.conversation import Delta, Finish, Message, Piece, Thinking, ToolInput, ToolUse
 from tokenrelay.workers.generation.attempts import NO_OUTPUT, PIECES_A_TURN, Attempts, Opened, close
 from tokenrelay.workers.generation.bill import Bill
+from tokenrelay.workers.generation.blobs import fetch
 from tokenrelay.workers.generation.content import content_of
 from tokenrelay.workers.generation.echoes import Echoes
 from tokenrelay.workers.generation.output import Output
@@ -35,6 +37,7 @@ class Answer:
 
     def __init__(
         self,
+        stream_id: str,
         asked: ChatRequest,
         route: Route,
         resources: Resources,
@@ -45,6 +48,7 @@ class Answer:
     ) -> None:
         self.attempts = Attempts(asked, route, resources, context, echoes.owner)
         self.bill = Bill(resources.metrics)
+        self._stream_id = stream_id
         self._asked = asked
         self._route = route
         self._using = resources
@@ -71,7 +75,9 @@ class Answer:
         tools = await self._using.tools.select(asked)
         above, are_off = self._context.traceparent, asked.tool_choice == "none"
         calls = ToolCalls(self._using, self._output, tools, above, are_off=are_off)
-        self._messages = await self._echoes.put_back([_message(turn) for turn in asked.conversation])
+        turns = asked.conversation
+        blobs = await fetch(self._using.redis, self._stream_id, [turn.content for turn in turns])
+        self._messages = await self._echoes.put_back([_message(turn, blobs) for turn in turns])
         for number in range(MAX_ROUNDS):
             opened_at = time.monotonic()
             opened = await self.attempts.open(self._messages, tools, self._at_work)
@@ -159,7 +165,7 @@ class Answer:
         self._piece_at, self._is_writing = time.monotonic(), was_writing
 
 
-def _message(turn: request.Message) -> Message:
+def _message(turn: request.Message, blobs: Mapping[int, bytes]) -> Message:
     """A turn of the caller's, with the calls of their own functions and what those gave."""
     uses = tuple(ToolUse(call.id, call.function.name, call.function.parsed) for call in turn.tool_calls or ())
-    return Message(turn.role, content_of(turn.content), uses, turn.tool_call_id)
+    return Message(turn.role, content_of(turn.content, blobs), uses, turn.tool_call_id)

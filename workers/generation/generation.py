@@ -139,7 +139,7 @@ class Generation:
         route = routing.route(asked, using.catalogue, using.providers.keys(), using.circuits.vitals())
         self._output.label = route.label
         echoes = Echoes(using.redis, self._claim.owner, using.settings.retention_ms)
-        self._answer = Answer(asked, route, using, self._output, self._timing, self.context, echoes)
+        self._answer = Answer(self.stream_id, asked, route, using, self._output, self._timing, self.context, echoes)
         if not self.log.last_id:  # an attempt before this one may have said so already
             self._output.event(Started(now_ms(), route.label, route.routing))
         return await self._answer.write()
