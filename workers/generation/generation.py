@@ -147,7 +147,8 @@ class Generation:
     async def _end(self, end: Terminal) -> None:
         if not self.log.is_closed:
             state = lifecycle.state_after(end)
-            self.log.end(entries.pack(await self._timed(self._billed(end))), state)
+            end = await self._timed(self._billed(end))
+            self.log.end(entries.pack(end), state)
             self._using.metrics.stream_ended(end, self._choice)
             provider, model = whose(self._choice)
             log.info(
