@@ -50,7 +50,15 @@ ROOMS: dict[str, dict[str, set[str]]] = {
     "workers": {
         "dispatch": {"generation", "append", "circuit", "metrics", "providers", "redis", "settings", "tools"},
         "generation": {
-            "append", "routing", "providers", "tools", "circuit", "conversation", "metrics", "redis", "settings",
+            "append",
+            "routing",
+            "providers",
+            "tools",
+            "circuit",
+            "conversation",
+            "metrics",
+            "redis",
+            "settings",
         },
         "append": {"metrics", "redis"},
         "routing": {"providers"},
