@@ -310,13 +310,20 @@ def _checked(request: ChatRequest, bounds: Bounds) -> ChatRequest:
     if request.preferences:
         check_free("preferences", request.preferences)
     try:
-        msgspec.msgpack.encode(request)
+        msgspec.msgpack.encode(_spared(request))
     except UnicodeEncodeError as error:
         raise TokenrelayError("INVALID_REQUEST", "the text has a character that UTF-8 cannot carry") from error
     except (TypeError, ValueError, OverflowError) as error:  # msgpack's extension types, integers beyond 64 bits
         raise TokenrelayError("INVALID_REQUEST", f"a value cannot be carried: {shortly(error)}") from error
     preferences.parse(request.preferences)
     return request
+
+
+def _spared(request: ChatRequest) -> ChatRequest:
+    if not kinds_of(request):
+        return request
+    turns = [msgspec.structs.replace(turn, content=parts.spared(turn.content)) for turn in request.messages or ()]
+    return msgspec.structs.replace(request, messages=turns)
 
 
 def _check_asked(request: ChatRequest) -> None:

@@ -45,7 +45,7 @@ def _parsed(raw: bytes, settings: Settings) -> ChatRequest:
 
 def rest(raw: bytes, body: ChatRequest) -> int:
     """What is not the bytes of parts. Some encoders write a slash, of which base64 has many, with a backslash."""
-    return len(raw) - raw.count(b"\\/") - parts.inline_bytes(body.contents)
+    return len(raw) - raw.count(b"\\") - parts.inline_bytes(body.contents)
 
 
 # -- over a WebSocket -------------------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ async def commands(frame: str | bytes, dialect: Dialect, settings: Settings) -> 
 
 def rest_of(frame: str | bytes, read: list[Command], settings: Settings) -> int:
     """What is not the bytes of parts. Of a message with a fault a share: its fault is told, however large it is."""
-    size = len(frame) - (frame.count("\\/") if isinstance(frame, str) else 0)
+    size = len(frame) - (frame.count("\\") if isinstance(frame, str) else 0)
     for command in read:
         if isinstance(command, Bad):
             return min(len(frame) // BAD_SHARE, settings.max_body_bytes)

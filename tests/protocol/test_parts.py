@@ -156,6 +156,20 @@ def test_only_what_is_in_base64_counts_as_inline() -> None:
     assert parts.inline_bytes([None, "text"]) == 0
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "file", "file": {"filename": "\ud800", "file_data": "data:a/b;base64,QQ=="}},
+        {"type": "file", "file": {"filename": "\ud800", "file_url": "https://a.b/c"}},
+        {"type": "text", "text": "\ud800"},
+    ],
+)
+def test_what_utf8_cannot_carry_is_refused_in_parts_too(part: dict[str, Any]) -> None:
+    with pytest.raises(TokenrelayError) as caught:
+        request.from_object({"messages": [{"role": "user", "content": [text("a"), part]}]})
+    assert caught.value.code == "INVALID_REQUEST"
+
+
 def test_a_turn_of_parts_has_the_text_of_all() -> None:
     body = asked([text("a"), picture(b"1"), text(" b")])
     assert [turn.text for turn in body.conversation] == ["a b"]
