@@ -17,6 +17,7 @@ from tokenrelay.server.http import Call, Endpoint
 from tokenrelay.server.live.hub import Channel
 from tokenrelay.server.settings import Settings
 from tokenrelay.server.store.redis import open_pool
+from tokenrelay.server.transports import whole
 
 
 class Client:
@@ -25,10 +26,14 @@ class Client:
     def __init__(self, body: bytes, **headers: str) -> None:
         self.scope = {
             "type": "http", "method": "POST", "path": "/api/chat", "query_string": b"", "http_version": "1.1",
-            "headers": [(name.encode(), value.encode()) for name, value in {"host": "127.0.0.1", **headers}.items()],
+            "headers": [
+                (name.encode(), value.encode())
+                for name, value in {"host": "127.0.0.1", "content-length": str(len(body)), **headers}.items()
+            ],
         }  # fmt: skip
         self._body: bytes | None = body
         self.asked = 0
+        self.asked_before_the_answer: int | None = None
         self.sent: list[dict[str, Any]] = []
         self.gone = asyncio.Event()
 
@@ -41,6 +46,8 @@ class Client:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Any) -> None:
+        if self.asked_before_the_answer is None:
+            self.asked_before_the_answer = self.asked
         self.sent.append(message)
 
 
@@ -67,14 +74,15 @@ def test_while_an_answer_runs_its_request_is_let_go(is_streamed: bool, monkeypat
     async def scene() -> None:
         edge = edge_without_redis(monkeypatch)
         if not is_streamed:
-            monkeypatch.setattr(chat, "_has_ended", _never)
+            monkeypatch.setattr(whole, "_has_ended", _never)
         asked = {"message": "a" * 1000, "stream": is_streamed, "model": "neuroswitch"}
         body = json.dumps(asked).encode()
         before = sys.getrefcount(body)
         client = Client(body)
         task = asyncio.create_task(Endpoint(edge, {"POST": chat.chat})(client.scope, client.receive, client.send))
-        while client.asked < 2:  # the request has been read, and its client is watched
-            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            while client.asked < 2:  # the request has been read, and its client is watched
+                await asyncio.sleep(0.001)
         assert sys.getrefcount(body) == before
         client.gone.set()
         await task
@@ -92,7 +100,7 @@ def test_the_body_of_a_stranger_is_not_read(authorization: str, monkeypatch: pyt
         edge = edge_without_redis(monkeypatch, api_keys="alice:alice-secret", jwt_secret="s" * 32)
         client = Client(b'{"stream": [' + b"[]," * 1000, authorization=authorization, accept="text/event-stream")
         await Endpoint(edge, {"POST": chat.chat})(client.scope, client.receive, client.send)
-        assert client.asked == 0
+        assert client.asked_before_the_answer == 0
         assert client.sent[0]["status"] == 401
         assert (b"content-type", b"text/event-stream") in client.sent[0]["headers"]
 
