@@ -168,7 +168,11 @@ class Parser(_Parser):
 
     def _take_change(self, index: Any, change: Change) -> Iterator[Piece]:
         if change.type == "text_delta":
-            yield from self._take_text(index, change.text)
+            if change.text and (pieces := self._texts.get(index)) is not None:  # the most frequent event of all
+                pieces.append(change.text)
+                yield from self._write(change.text)
+            else:
+                yield from self._take_text(index, change.text)
         elif change.type == "input_json_delta":
             yield from self._take_input(index, change.partial_json)
         elif change.type == "thinking_delta":

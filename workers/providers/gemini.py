@@ -125,6 +125,9 @@ class Parser(_Parser):
     def __init__(self, model: str, calls_before: int = 0, may_be_empty: bool = False) -> None:
         super().__init__(model, calls_before, may_be_empty)
         self._parts: list[dict[str, Any]] = []  # the turn; a text's pieces are joined at the end
+        self._open: list[str] | None = (
+            None  # the pieces of the text that goes on; None: the next one is a part of its own
+        )
         self._is_partial = False  # more of the last call comes
 
     def _take(self, frame: Frame) -> Iterator[Piece]:
@@ -164,26 +167,26 @@ class Parser(_Parser):
     def _take_part(self, part: Part) -> Iterator[Piece]:
         if part.function_call is not None:
             yield from self._take_call(part.function_call, part.thought_signature)
-            return
-        self._keep(part)
-        if part.thought:
+        elif part.thought:
+            if part.thought_signature:  # thoughts that nobody signed are not wanted back
+                self._keep(part)
             yield from self._think(part.text)
         else:
+            if self._open is None or part.thought_signature:
+                self._keep(part)
+            elif part.text:  # the most frequent part of all
+                self._open.append(part.text)
             yield from self._write(part.text)
 
     def _keep(self, part: Part) -> None:
-        """Texts join until one is signed; thoughts that nobody signed are not wanted back."""
-        if part.thought and not part.thought_signature:
-            return
-        last = self._parts[-1] if self._parts else {}
-        joins = "pieces" in last and "thoughtSignature" not in last and not part.thought and "thought" not in last
-        if not joins:
-            last = {"pieces": []} | ({"thought": True} if part.thought else {})
-            self._parts.append(last)
-        last["pieces"].append(part.text or "")
-        self._turn_bytes += len(part.text or "")
+        """Texts join until one is signed."""
+        if self._open is None or part.thought:
+            self._open = []
+            self._parts.append({"pieces": self._open} | ({"thought": True} if part.thought else {}))
+        self._open.append(part.text or "")
         if part.thought_signature:
-            last["thoughtSignature"] = part.thought_signature
+            self._parts[-1]["thoughtSignature"] = part.thought_signature
+            self._open = None
 
     def _take_call(self, said: FunctionCall, signature: str | None) -> Iterator[Piece]:
         """Calls come whole, parallel ones one part each; or their arguments in pieces, each with its place."""
@@ -193,6 +196,7 @@ class Parser(_Parser):
         if not goes_on:
             call.their_id, call.name = said.id or "", said.name or ""
             self._parts.append({"number": len(self._calls) - 1, "id": said.id})
+            self._open = None
         if signature:
             self._parts[-1]["thoughtSignature"] = signature
         if said.args:

@@ -98,7 +98,9 @@ class Parser(_Parser):
 
     def __init__(self, model: str, calls_before: int = 0, may_be_empty: bool = False) -> None:
         super().__init__(model, calls_before, may_be_empty)
-        self._part: tuple[Any, Any] | None = None  # (output, content) index of the text that is written; None: none yet
+        self._output: Any = None  # of the text that is written
+        self._content: Any = None
+        self._open: list[str] | None = None  # its pieces; None: no text yet
         self._items: dict[Any, dict[str, Any]] = {}  # the turn, by output index
         self._texts: dict[Any, list[str]] = {}  # of the messages in it
 
@@ -109,7 +111,12 @@ class Parser(_Parser):
             self._unreadable()
         kind = event.type or frame.event
         if kind == "response.output_text.delta":
-            yield from self._take_text(event, event.delta)
+            if self._open is not None and event.output_index == self._output and event.content_index == self._content:
+                if text := _text(event.delta):  # the most frequent event of all
+                    self._open.append(text)
+                    yield from self._write(text)
+            else:
+                yield from self._take_text(event, event.delta)
         elif kind == "response.function_call_arguments.delta":
             call = self._call(event.output_index or 0)
             self._grow(call, _text(event.delta))
@@ -137,17 +144,17 @@ class Parser(_Parser):
 
     def _take_text(self, event: Event, delta: Any, whole: Any = None) -> Iterator[Piece]:
         """A delta, or at the end the whole text where no delta has come before it."""
-        part = (event.output_index, event.content_index)
         if delta is None:
-            if part == self._part or event.output_index in self._texts:
+            if event.output_index in self._texts:
                 return
             delta = whole
         if not (text := _text(delta)):
             return
-        if part != self._part:
-            self._begins_item = self._part is not None
-            self._part = part
-        self._texts.setdefault(event.output_index, []).append(text)
+        if self._open is None or (event.output_index, event.content_index) != (self._output, self._content):
+            self._begins_item = self._open is not None
+            self._output, self._content = event.output_index, event.content_index
+            self._open = self._texts.setdefault(event.output_index, [])
+        self._open.append(text)
         yield from self._write(text)
 
     def _take_thought(self, kind: str, event: Event) -> Iterator[Piece]:
