@@ -27,7 +27,7 @@ AGE_SPREAD: Final = 0.2
 
 
 def refusal() -> TokenrelayError:
-    """What an edge on its way out says to whom it does not serve any more."""
+    """What a draining edge answers to whoever it does not serve any more."""
     return TokenrelayError("SERVICE_UNAVAILABLE", "this edge is being replaced; try again", retry_after=1)
 
 
@@ -51,7 +51,7 @@ def late_s(left_s: float) -> float:
 
 
 def end_of_age(max_connection_age_s: float, now: float) -> float:
-    """When a connection that begins now has lasted long enough; infinity for an age of 0."""
+    """When a connection that begins now has reached its greatest age; infinity for an age of 0."""
     if not max_connection_age_s:
         return math.inf
     return now + max_connection_age_s * random.uniform(1 - AGE_SPREAD, 1 + AGE_SPREAD)  # noqa: S311

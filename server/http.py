@@ -285,8 +285,8 @@ class Endpoint:
         except Disconnected:
             log.debug("client_left", request_id=call.request_id)
         except asyncio.CancelledError:
-            # The edge goes, its patience is over, and what this call waits for (a Redis gone without a word) has not
-            # come. uvicorn, which cancels, would answer 500, after which nobody tries again.
+            # The edge exits, its time to close is over, and what this call waits for (a silent Redis) has not come.
+            # uvicorn, which cancels, would answer 500, after which nobody tries again.
             if call.has_begun:
                 raise
             log.warning("given_up_at_exit", request_id=call.request_id, path=scope["path"])

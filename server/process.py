@@ -87,8 +87,8 @@ class _Server(uvicorn.Server):
 
 
 def _give_up(loop: asyncio.AbstractEventLoop) -> None:
-    """Everybody has been sent elsewhere, and still something does not end: connections to Redis that are half open are
-    closed one after the other, each with a patience of its own. Nobody is served by waiting for that."""
+    """All clients have been sent elsewhere, and something still does not end: half-open connections to Redis are closed
+    one after the other, each with a timeout of its own. Waiting for that helps nobody."""
     log.error("closing_takes_too_long", tasks=sorted({str(task.get_coro()) for task in asyncio.all_tasks(loop)})[:20])
     os._exit(0)
 

@@ -247,7 +247,7 @@ class HttpProtocol(HttpToolsProtocol):
         return size / LARGE_BYTES_A_SECOND if is_large else 0.0
 
     def _begin(self, version: str) -> None:
-        """Hand the request to the application, or queue it behind those before it; uvicorn's, with our cycle."""
+        """Hand the request to the application, or queue it behind those before it; as uvicorn does."""
         target = httptools.parse_url(self.url)
         path = target.path.decode("ascii")
         self.scope["path"] = self.root_path + (urllib.parse.unquote(path) if "%" in path else path)

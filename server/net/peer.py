@@ -54,14 +54,14 @@ def has_vanished(send: Send, heartbeat_s: float) -> bool:
         return False  # closed meanwhile, or not TCP
 
 
-def is_silent(peer: Any, patience_s: float) -> bool:
+def is_silent(peer: Any, timeout_s: float) -> bool:
     """The same of a socket. Raises OSError when it is not an open TCP socket."""
     info = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
     if len(info) < _INFO_BYTES:
         return False
     unacked: int = struct.unpack_from("=I", info, _UNACKED)[0]
     silent_ms: int = struct.unpack_from("=I", info, _LAST_ACK_RECV)[0]
-    return unacked > 0 and silent_ms > patience_s * 1000
+    return unacked > 0 and silent_ms > timeout_s * 1000
 
 
 def hold_little(send: Send) -> None:

@@ -107,12 +107,12 @@ async def up(plan: Plan, settings: Settings) -> int:
 
 async def run(plan: Plan, settings: Settings, hurry: asyncio.Event) -> None:
     """Starts in order, watches until cancelled, stops in reverse."""
-    patience = settings.drain_s + STOP_MARGIN_S
+    timeout_s = settings.drain_s + STOP_MARGIN_S
     began = time.monotonic()
     async with redis_url() as (url, redis):
         environment = child_environment(os.environ, plan, url, settings.drain_s)
-        worker = Role("worker", tied_role("workers", plan.workers), environment, hurry, patience)
-        edge = Role("edge", tied_role("server", plan.edges), environment, hurry, patience)
+        worker = Role("worker", tied_role("workers", plan.workers), environment, hurry, timeout_s)
+        edge = Role("edge", tied_role("server", plan.edges), environment, hurry, timeout_s)
         failure: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
@@ -160,14 +160,14 @@ class Role:
     """One of the two commands, started again whenever it ends."""
 
     def __init__(
-        self, name: str, command: list[str], environment: Mapping[str, str], hurry: asyncio.Event, patience: float
+        self, name: str, command: list[str], environment: Mapping[str, str], hurry: asyncio.Event, timeout_s: float
     ) -> None:
         self.name = name
         self.is_proven = False  # until the stack was ready once, ending again and again means it never will be
         self._command = command
         self._environment = environment
-        self._hurry = hurry  # set: whoever waits for us is out of patience
-        self._patience = patience
+        self._hurry = hurry  # set: whoever waits for us wants to wait no longer
+        self._timeout_s = timeout_s
         self._process: Process | None = None  # None before the first start
 
     def __repr__(self) -> str:
@@ -208,7 +208,7 @@ class Role:
             return
         if process.returncode is None:
             process.terminate()
-            await first_of(self._patience, process.wait(), self._hurry.wait())
+            await first_of(self._timeout_s, process.wait(), self._hurry.wait())
         kill_group(process)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), 1)
