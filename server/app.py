@@ -14,7 +14,8 @@ from tokenrelay.protocol.runtime.exposition import Slot
 from tokenrelay.protocol.wire import event_json, openapi
 from tokenrelay.server.api import chat, health, streams, tickets
 from tokenrelay.server.edge import Edge, open_edge
-from tokenrelay.server.http import Call, Endpoint, Handler
+from tokenrelay.server.fronts import chat_completions, responses, ui
+from tokenrelay.server.http import Call, Endpoint, ErrorForm, Handler
 from tokenrelay.server.settings import Settings
 from tokenrelay.server.transports.upgrade import WebSocketEndpoint
 from tokenrelay.server.web import pages
@@ -22,7 +23,7 @@ from tokenrelay.server.web import pages
 _OPENAPI: Final = event_json.to_json(openapi.DOCUMENT).encode()
 
 ROUTES: Final[dict[str, dict[str, Handler]]] = {
-    "/api/chat": {"POST": chat.chat},
+    "/api/chat": {"POST": lambda call: _chat(call)},
     "/api/streams": {"GET": streams.streams},
     "/api/streams/{stream_id}": {"GET": streams.stream, "DELETE": streams.cancel},
     "/api/streams/{stream_id}/cancel": {"POST": streams.cancel},
@@ -35,8 +36,36 @@ ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/docs": {"GET": pages.docs},
     "/": {"GET": pages.chat},
 }
+FRONTS: Final[dict[str, tuple[ErrorForm, dict[str, Handler]]]] = {
+    "/v1/chat/completions": (chat_completions.ERRORS, {"POST": chat_completions.completions}),
+    "/v1/chat/completions/{completion_id}": (
+        chat_completions.ERRORS, {"GET": chat_completions.completion, "DELETE": chat_completions.delete},
+    ),
+    "/v1/models": (chat_completions.ERRORS, {"GET": chat_completions.models}),
+    "/v1/models/{model_id:path}": (chat_completions.ERRORS, {"GET": chat_completions.model}),
+    "/v1/responses": (responses.ERRORS, {"POST": responses.create}),
+    "/v1/responses/{response_id}": (responses.ERRORS, {"GET": responses.retrieve, "DELETE": responses.delete}),
+    "/v1/responses/{response_id}/cancel": (responses.ERRORS, {"POST": responses.cancel}),
+    "/v1/responses/{response_id}/input_items": (responses.ERRORS, {"GET": responses.input_items}),
+    "/api/ui/chat": (ui.errors, {"POST": ui.chat}),
+    "/api/ui/chat/{chat_id:path}/stream": (ui.errors, {"GET": ui.stream, "DELETE": ui.stop}),
+    "/api/ui/chat/{chat_id:path}/stop": (ui.errors, {"POST": ui.stop}),
+    "/api/chat/{chat_id:path}/stream": (ui.errors, {"GET": ui.stream, "DELETE": ui.stop}),
+    "/api/chat/{chat_id:path}/stop": (ui.errors, {"POST": ui.stop}),
+}  # fmt: skip
+"""Dialects of other clients, each with errors in its own form: OpenAI's SDKs (base URL `/v1`), the AI SDK's `useChat`.
+Their vendors' pages describe them, so they are not in our OpenAPI document."""
+
 STATIC: Final[dict[str, Handler]] = {"GET": pages.static}
 """`/static/…`: what the pages are made of. Part of them and not of the interface, so not in the OpenAPI document."""
+
+
+async def _chat(call: Call) -> None:
+    """`POST /api/chat`, for our own clients and for the AI SDK's `useChat`, whose default path it is."""
+    if await ui.is_asked(call):
+        await ui.chat(call)
+    else:
+        await chat.chat(call)
 
 
 class App:
@@ -55,6 +84,9 @@ class App:
     async def _run(self, _: Any) -> AsyncIterator[None]:
         async with open_edge(self._settings, self._slot) as edge:
             routes: list[Any] = [Route(path, Endpoint(edge, handlers)) for path, handlers in ROUTES.items()]
+            routes += [
+                Route(path, Endpoint(edge, handlers, error_form=errors)) for path, (errors, handlers) in FRONTS.items()
+            ]
             routes.append(Route("/static/{name:path}", Endpoint(edge, STATIC)))
             socket = WebSocketEndpoint(edge)
             routes += [WebSocketRoute("/api/ws", socket), Route("/api/ws", socket)]

@@ -47,6 +47,7 @@ async def begin(
     """Queue a generation, its channel open before it exists, so that no event of it can be missed. `front` and
     `chat_id` are what a front keeps with the stream (`Jobs.start`).
 
+    `front` and `chat_id` are kept for a front: what it needs to read the log, and the chat whose newest stream this is.
     The channel is None when an Idempotency-Key led to a generation that was there already.
     Raises TokenrelayError for everything that speaks against it; then nothing has been started.
     """
@@ -87,7 +88,7 @@ async def find(edge: Edge, identity: Identity, stream_id: str) -> Description:
     if not identity.may_read(stream_id):
         raise TokenrelayError("FORBIDDEN", "this ticket is for another stream")
     stream = await edge.reads.describe(stream_id) if keys.is_stream_id(stream_id) else None
-    if stream is None or stream.owner != identity.owner:
+    if stream is None or stream.owner != identity.owner or stream.is_deleted:
         raise TokenrelayError("NOT_FOUND")
     if stream.is_expired:
         raise TokenrelayError("STREAM_EXPIRED")

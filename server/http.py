@@ -37,6 +37,8 @@ READ_ON_BYTES: Final = 64 * 1024 * 1024
 """How long and how much of a body that nobody wants is read after the answer: a connection that is closed on unread
 bytes is reset, and the answer lost with it (RFC 9112 section 9.6)."""
 
+ErrorForm: TypeAlias = Callable[[TokenrelayError, str], refusal.Answer]
+
 
 class Disconnected(Exception):
     """The client went away before it had said everything."""
@@ -63,6 +65,7 @@ class Call:
         self.is_last = False  # the connection is to end with this answer
         self._is_whole = not self._has_body  # all of the body was received
         self._is_wanted = False  # it was asked for: a client that waits for `100 Continue` has got it
+        self.error_form: ErrorForm | None = None  # how a front says errors; None: as our own wire does
 
     @property
     def method(self) -> str:
@@ -204,8 +207,11 @@ class Call:
         self.edge.refused(error, "http", self.request_id, self.identity)
         if self.has_begun:
             return
-        as_event = self.wants_sse_error and not self.accepts_json
-        answer = (refusal.as_event if as_event else refusal.as_json)(error, self.request_id)
+        as_event = self.wants_sse_error and not self.accepts_json and self.error_form is None
+        if self.error_form is not None:
+            answer = self.error_form(error, self.request_id)
+        else:
+            answer = (refusal.as_event if as_event else refusal.as_json)(error, self.request_id)
         lines = [*answer.headers, *self._cors(), *_encoded(headers or {})]
         is_unread = not self._is_whole
         if (self._must_close or is_unread) and not as_event:
@@ -253,19 +259,26 @@ class Endpoint:
     """One path: its handlers by method, errors turned into answers. A plain ASGI application."""
 
     def __init__(
-        self, edge: Edge, handlers: Mapping[str, Handler], otherwise: Handler | None = None, *, is_last: bool = False
+        self,
+        edge: Edge,
+        handlers: Mapping[str, Handler],
+        otherwise: Handler | None = None,
+        *,
+        is_last: bool = False,
+        error_form: ErrorForm | None = None,
     ) -> None:
         self._edge = edge
         self._handlers = dict(handlers)
         self._otherwise = otherwise  # None: other methods are refused
         self._is_last = is_last  # its answers end the connection
+        self._error_form = error_form
         if "GET" in handlers:
             self._handlers.setdefault("HEAD", handlers["GET"])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         edge = self._edge
         call = Call(edge, scope, receive, send)
-        call.is_last = self._is_last
+        call.is_last, call.error_form = self._is_last, self._error_form
         handler = self._handlers.get(call.method, self._otherwise)
         try:
             if scope["path"] not in SERVICE_PATHS:

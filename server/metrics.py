@@ -14,6 +14,8 @@ from tokenrelay.protocol.runtime.instruments import Instruments
 from tokenrelay.protocol.wire.cursor import Answer
 
 TRANSPORTS: Final = ("sse", "ws")
+FRONTS: Final = ("chat", "responses", "ui")
+"""Other clients' dialects, by the names that `protocol.fronts` gives them."""
 TASKS: Final = ("live_feed", "look_at_logs", "clock", "reaper", "models", "counts")
 SAMPLED: Final = 31
 """Delivery is timed at every 32nd event id: a mask, since this is asked of every write."""
@@ -27,7 +29,7 @@ class Metrics(Instruments):
         self._trips = 0  # of the round trips, those counted here already
         codes = tuple(TABLE)
         self.started = self.counter(
-            "tokenrelay_streams_started_total", "Generations asked for", transport=(*TRANSPORTS, "json")
+            "tokenrelay_streams_started_total", "Generations asked for", transport=(*TRANSPORTS, "json", *FRONTS)
         )
         self.attached = self.counter(
             "tokenrelay_sessions_opened_total", "Readers of a stream that was there: come back with a cursor, or late",

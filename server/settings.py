@@ -86,6 +86,12 @@ class Settings(Shared):
     )
     max_output_tokens: int = Field(0, ge=0, description="largest `max_tokens`, and its default; 0: the model's own")
     log_refusals: bool = Field(False, description="1 logs every refusal, with its code and whose request it was")
+    front_grace_s: int = Field(
+        30,
+        ge=0,
+        le=3_600,
+        description="an answer of `/v1` goes on for so long after its only reader has left",
+    )
     heartbeat_s: float = Field(15, gt=0, description="silence after which a comment is sent")
 
     @field_validator("jwt_secret")

@@ -28,6 +28,11 @@ class Snapshot:
         return "".join(self._texts)
 
     @property
+    def thinking(self) -> str:
+        """What the model thought, where the request asked to be shown it."""
+        return "".join(self._thoughts)
+
+    @property
     def tool_calls(self) -> list[dict[str, Any]]:
         return list(self._calls.values())
 
@@ -43,7 +48,7 @@ class Snapshot:
         """What only some answers have."""
         told: dict[str, Any] = {}
         if self._thoughts:
-            told["thinking"] = "".join(self._thoughts)
+            told["thinking"] = self.thinking
         if self._data:
             told["data"] = self._data
         end = self.completion or self.failure

@@ -56,6 +56,16 @@ def as_event(error: TokenrelayError, request_id: str) -> Answer:
     return Answer(error.status, [*SSE_HEADERS, *_common(error, request_id)], body)
 
 
+def in_form(
+    error: TokenrelayError, request_id: str, status: int, body: bytes, content_type: str, **more: str
+) -> Answer:
+    """As another client's dialect says it: status and body are the dialect's, the rest of the head is ours."""
+    head = [(b"content-type", content_type.encode()), (b"cache-control", b"no-store")]
+    head += [(b"content-length", str(len(body)).encode())]
+    head += [(name.replace("_", "-").encode(), value.encode()) for name, value in more.items()]
+    return Answer(status, [*head, *_common(error, request_id)], body)
+
+
 def as_bytes(error: TokenrelayError, request_id: str | None = None) -> bytes:
     """As it stands on the wire; the connection closes behind it."""
     answer = as_json(error, request_id or new_request_id())

@@ -110,6 +110,10 @@ class Jobs:
             raise TokenrelayError("NOT_FOUND")
         return state.decode()
 
+    async def forget(self, stream: Description) -> None:
+        """Delete a stream: nobody finds it any more."""
+        await run(self._redis, scripts.FORGET, scripts.forget(stream.stream_id))
+
     async def reap(self) -> scripts.ReapReply:
         """End what is overdue: generations whose worker is gone, and those that nobody takes."""
         now = _now_ms()

@@ -18,7 +18,7 @@ from tokenrelay.protocol.store import entries, keys
 from tokenrelay.protocol.store.entries import Entry
 from tokenrelay.server.store.redis import asking, patiently
 
-_FIELDS: Final = ("owner", "state", "last", "model", "created", "cancel", "ended", "front")
+_FIELDS: Final = ("owner", "state", "last", "model", "created", "cancel", "ended", "front", "deleted")
 _STATES: Final = frozenset({"queued", "running"}) | lifecycle.ENDED
 LISTED: Final = 100
 MAX_ID: Final = 2**53
@@ -40,7 +40,9 @@ class Description(msgspec.Struct, frozen=True):
     cancel_wanted: bool
     ended_ms: int | None
     has_log: bool
-    front: bytes = b""  # as the front that started it wrote it; empty for a stream of `POST /api/chat`
+    front: bytes = b""
+    """What the front that was asked needs for reading the log; b"": our own wire was."""
+    is_deleted: bool = False
 
     @property
     def is_expired(self) -> bool:
@@ -97,11 +99,16 @@ class LogReader:
             values = await _values(pipe)
         return [_last_id(stream_id, value) for stream_id, value in zip(stream_ids, values, strict=True)]
 
+    async def of_chat(self, owner: str, chat_id: str) -> str | None:
+        """The newest stream of a front's chat; None where there is none."""
+        raw: bytes | None = await self._ask("GET", keys.chat(owner, chat_id))
+        return None if raw is None else raw.decode("utf-8", "replace")
+
     async def of_owner(self, owner: str) -> list[Description]:
         """The owner's streams that can still be read, newest first, at most `LISTED`."""
         ids = [raw.decode("ascii", "replace") for raw in await self._ask("ZREVRANGE", keys.owner(owner), 0, LISTED - 1)]
         found = await patiently(lambda: self._describe([each for each in ids if keys.is_stream_id(each)]))
-        return [item for item in found if item is not None and not item.is_expired]
+        return [item for item in found if item is not None and not item.is_expired and not item.is_deleted]
 
     async def _describe(self, stream_ids: Sequence[str]) -> list[Description | None]:
         pipe = self._redis.pipeline(transaction=False)
@@ -132,7 +139,7 @@ async def _values(pipe: Pipeline) -> list[Any]:
 
 def _description(stream_id: str, row: Sequence[bytes | None], has_log: bool) -> Description | None:
     """None for what is no metadata of ours: that costs this stream, not the list it stands in."""
-    owner, state, last, model, created, cancel, ended, front = row
+    owner, state, last, model, created, cancel, ended, front, deleted = row
     if owner is None or state is None:
         return None
     try:
@@ -147,6 +154,7 @@ def _description(stream_id: str, row: Sequence[bytes | None], has_log: bool) -> 
             ended_ms=_whole(ended, MAX_MS) if ended else None,
             has_log=has_log,
             front=front or b"",
+            is_deleted=deleted is not None,
         )
     except ValueError as error:
         log.error("metadata_unreadable", stream_id=stream_id, error=type(error).__name__)

@@ -38,6 +38,7 @@ class SseResponse:
 
     can_return = True
     form = formats.SSE
+    head: Sequence[tuple[bytes, bytes]] = SSE_HEADERS
 
     def __init__(
         self, edge: Edge, call: Call, session: Session, channel: Channel | None, start: RequestTimer | None = None
@@ -117,7 +118,7 @@ class SseResponse:
 
     async def _run(self, first: bytes) -> None:
         stream_id = self.session.stream_id
-        await self._call.start(200, self._headers(), *SSE_HEADERS)
+        await self._call.start(200, self._headers(), *self.head)
         peer.hold_little(self._call.send)
         if self._call.method == "HEAD":
             await self._call.write(b"", more=False)

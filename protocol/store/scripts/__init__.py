@@ -9,6 +9,7 @@ from typing import Final
 from tokenrelay.protocol.store.scripts.appending import APPEND, AppendReply, append, append_reply
 from tokenrelay.protocol.store.scripts.cancelling import CANCEL, cancel
 from tokenrelay.protocol.store.scripts.claiming import CLAIM, Claim, claim, claim_reply
+from tokenrelay.protocol.store.scripts.forgetting import FORGET, forget
 from tokenrelay.protocol.store.scripts.holding import DROP, HOLD, HOLD_MS, drop, held_parts, hold, hold_reply
 from tokenrelay.protocol.store.scripts.reaping import REAP, ReapReply, reap, reap_reply
 from tokenrelay.protocol.store.scripts.releasing import RELEASE, release
@@ -27,7 +28,7 @@ from tokenrelay.protocol.store.scripts.script import (
 from tokenrelay.protocol.store.scripts.sharing import SHARE, Share, share, share_reply
 from tokenrelay.protocol.store.scripts.starting import START, Limits, NewStream, StartReply, start, start_reply
 
-ALL: Final = (HOLD, START, DROP, CLAIM, APPEND, RENEW, RELEASE, CANCEL, REAP, SHARE)
+ALL: Final = (HOLD, START, DROP, CLAIM, APPEND, RENEW, RELEASE, CANCEL, REAP, SHARE, FORGET)
 
 __all__ = [
     "ALL",
@@ -35,6 +36,7 @@ __all__ = [
     "CANCEL",
     "CLAIM",
     "DROP",
+    "FORGET",
     "HOLD",
     "HOLD_MS",
     "LEASE_MS",
@@ -65,6 +67,7 @@ __all__ = [
     "claim",
     "claim_reply",
     "drop",
+    "forget",
     "held_parts",
     "hold",
     "hold_reply",

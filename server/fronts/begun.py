@@ -1,0 +1,104 @@
+"""What every front does: begin a generation, or attach to the one an Idempotency-Key began. Knows no dialect."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import msgspec
+
+from tokenrelay.protocol.errors import TABLE, TokenrelayError
+from tokenrelay.protocol.fronts import asked
+from tokenrelay.protocol.fronts.asked import Asked, Remembered
+from tokenrelay.protocol.wire import websocket
+from tokenrelay.protocol.wire.snapshot import Snapshot
+from tokenrelay.server.access.auth import Identity
+from tokenrelay.server.generations import Description, begin, find
+from tokenrelay.server.http import Call
+from tokenrelay.server.live.hub import Channel
+from tokenrelay.server.timing import RequestTimer
+from tokenrelay.server.transports import document
+from tokenrelay.server.transports.whole import until_ended
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """A generation of a front. The channel is None for one that was there already."""
+
+    stream_id: str
+    channel: Channel | None
+    remembered: Remembered
+    model: str
+    timer: RequestTimer
+
+
+@contextlib.contextmanager
+def timed(call: Call) -> Iterator[RequestTimer]:
+    """Times a request and notes the error it ends with."""
+    timer = call.begin()
+    try:
+        yield timer
+    except TokenrelayError as error:
+        timer.over(error.code)
+        raise
+    finally:
+        timer.over()
+
+
+def idempotency_key(call: Call) -> str | None:
+    return websocket.idempotency_key(call.headers.get("idempotency-key"))
+
+
+def on_disconnect(call: Call) -> str:
+    """What holds where the body does not say: a client that named its request may come back to it, no other can."""
+    if idempotency_key(call) is not None:
+        return "continue"
+    return f"grace:{call.edge.settings.front_grace_s}"
+
+
+async def start(call: Call, identity: Identity, made: Asked, timer: RequestTimer, chat_id: str | None = None) -> Begun:
+    """Queue what was asked. Raises TokenrelayError, with `unknown` where no model has the name."""
+    edge, request = call.edge, made.request
+    try:
+        stream_id, channel = await begin(
+            edge, identity, request, idempotency_key(call), timer,
+            front=asked.pack(made.remembered), chat_id=chat_id,
+        )  # fmt: skip
+    except TokenrelayError as error:
+        if error.code == "VALIDATION_ERROR" and error.fields.get("field") == "model":
+            error.fields["unknown"] = True
+        raise
+    edge.metrics.started.labels(made.remembered.dialect).inc()
+    remembered = made.remembered
+    if channel is None:
+        known = asked.unpack((await find(edge, identity, stream_id)).front)
+        remembered = known or remembered
+    return Begun(stream_id, channel, remembered, request.model or "", timer)
+
+
+async def whole(call: Call, identity: Identity, begun: Begun) -> Snapshot:
+    """The answer once it is there. Raises TokenrelayError for one that failed or was cancelled."""
+    found = await until_ended(call, identity, begun.stream_id, begun.channel)
+    return complete(await document.read_all(call, found), begun.stream_id)
+
+
+def complete(snapshot: Snapshot, stream_id: str) -> Snapshot:
+    """Raises TokenrelayError for a snapshot without a whole answer."""
+    if snapshot.failure is not None:
+        failure = snapshot.failure
+        code = failure.code if failure.code in TABLE else "INTERNAL_ERROR"
+        raise TokenrelayError(
+            code, failure.message, stream_id=stream_id, retryable=failure.retryable, retry_after=failure.retry_after_s
+        )
+    if snapshot.completion is None:
+        raise TokenrelayError("STREAM_EXPIRED", stream_id=stream_id)
+    if snapshot.completion.finish_reason == "cancelled":
+        raise TokenrelayError("INVALID_REQUEST", "the answer was cancelled", api_code="cancelled", api_status=409)
+    return snapshot
+
+
+def remembered_of(found: Description, dialect: str) -> Remembered:
+    """What was kept for this front, or what stands in for it: any front may read any stream of its owner."""
+    known = asked.unpack(found.front)
+    if known is not None and known.dialect == dialect:
+        return known
+    return Remembered(dialect, found.created_ms // 1000)

@@ -1,0 +1,134 @@
+"""`/v1/chat/completions` and `/v1/models`: what OpenAI's Chat Completions clients ask. Knows no queue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.fronts import chat, openai
+from tokenrelay.protocol.fronts.asked import Remembered
+from tokenrelay.protocol.reading.feed import Format
+from tokenrelay.protocol.reading.session import Session
+from tokenrelay.protocol.store.entries import Entry
+from tokenrelay.protocol.wire import cursor
+from tokenrelay.server.access.auth import Identity
+from tokenrelay.server.fronts import begun as fronts
+from tokenrelay.server.fronts.openai_errors import form
+from tokenrelay.server.generations import find, resume
+from tokenrelay.server.http import Call
+from tokenrelay.server.transports import document
+from tokenrelay.server.transports.front import FrontResponse
+
+ERRORS = form(chat.FIELD_NAMES)
+PREFIX = "chatcmpl-"
+
+
+class Writing:
+    """How Chat Completions writes a stream."""
+
+    headers: Mapping[str, str] = {}
+
+    def __init__(self, stream_id: str, remembered: Remembered, model: str, *, with_ids: bool = False) -> None:
+        self._chunks = chat.Chunks(remembered, with_ids=with_ids)
+        self.form: Format | None = self._chunks.format
+        self._stream_id = stream_id
+        self._model = model
+        self._with_ids = with_ids
+
+    def opening(self) -> bytes:
+        return b": hb\n\n"  # the head leaves at once; a comment with no id before it disturbs no SDK
+
+    def take(self, entry: Entry, entry_id: int) -> bytes:
+        return self._chunks.encode(entry, entry_id, self._stream_id)
+
+    def heartbeat(self) -> bytes:
+        # After an `id:` line a blank line alone is an event to openai-python: a comment then stands without one.
+        return b": hb\n" if self._with_ids else self._chunks.heartbeat(self._stream_id, self._model)
+
+    def refusal(self, error: TokenrelayError) -> bytes:
+        return openai.frame(openai.error_object(error)) + chat.DONE
+
+
+async def completions(call: Call) -> None:
+    """`POST /v1/chat/completions`."""
+    edge = call.edge
+    identity = call.identity = edge.auth.identify(call.headers.get("authorization"))
+    with edge.connection(identity), fronts.timed(call) as timer:
+        raw = await call.body(identity)
+        made = chat.parse(raw, on_disconnect=fronts.on_disconnect(call), now_s=call.at_ms // 1000)
+        is_streamed = made.request.stream
+        begun = await fronts.start(call, identity, made, timer)
+        del raw, made  # the conversation does not stay while the answer runs
+        if not is_streamed:
+            snapshot = await fronts.whole(call, identity, begun)
+            answer = chat.whole(snapshot, begun.stream_id, begun.remembered)
+            await call.json(200, answer, {"x-stream-id": begun.stream_id})
+        elif begun.channel is None:
+            await _attach(call, identity, begun.stream_id, cursor.parse(call.headers.get("last-event-id")))
+        else:
+            session = Session(begun.stream_id, 0, is_compact=True, now=time.monotonic())
+            writing = Writing(begun.stream_id, begun.remembered, begun.model)
+            await FrontResponse(edge, call, session, begun.channel, writing, timer).run()
+
+
+async def completion(call: Call) -> None:
+    """`GET /v1/chat/completions/{id}`: the object of an answer, or with `?stream=true` its chunks after a cursor."""
+    identity = call.identity = call.edge.auth.identify(call.headers.get("authorization"))
+    stream_id = call.path["completion_id"].removeprefix(PREFIX)
+    if call.query.get("stream") == "true":
+        after = cursor.parse(call.headers.get("last-event-id", "").strip() or call.query.get("starting_after"))
+        with call.edge.connection(identity):
+            await _attach(call, identity, stream_id, after, with_ids=True)
+        return
+    found = await find(call.edge, identity, stream_id)
+    if not found.has_ended:
+        raise TokenrelayError("INVALID_REQUEST", "the answer is not complete yet: read it with stream=true")
+    snapshot = fronts.complete(await document.read_all(call, found), stream_id)
+    await call.json(200, chat.whole(snapshot, stream_id, fronts.remembered_of(found, chat.DIALECT)))
+
+
+async def delete(call: Call) -> None:
+    """`DELETE /v1/chat/completions/{id}`: stops it if it runs, and forgets it."""
+    identity = call.identity = call.edge.auth.identify(call.headers.get("authorization"))
+    found = await find(call.edge, identity, call.path["completion_id"].removeprefix(PREFIX))
+    if not found.has_ended:
+        await call.edge.jobs.cancel(found)
+    await call.edge.jobs.forget(found)
+    told = {"id": f"{PREFIX}{found.stream_id}", "object": "chat.completion.deleted", "deleted": True}
+    await call.json(200, told)
+
+
+async def _attach(call: Call, identity: Identity, stream_id: str, after: int, *, with_ids: bool = False) -> None:
+    reading = await resume(call.edge, identity, stream_id, after, is_compact=True, transport="sse")
+    if reading is None:
+        await call.answer(204, b"", "", {"x-stream-id": stream_id})
+        return
+    try:
+        found = await find(call.edge, identity, stream_id)
+    except BaseException:
+        if reading.channel is not None:
+            call.edge.hub.leave(reading.channel)
+        raise
+    writing = Writing(stream_id, fronts.remembered_of(found, chat.DIALECT), found.model, with_ids=with_ids)
+    await FrontResponse(call.edge, call, reading.session, reading.channel, writing).run()
+
+
+async def models(call: Call) -> None:
+    """`GET /v1/models`: what can answer now."""
+    call.identity = call.edge.auth.identify(call.headers.get("authorization"))
+    rows = [row for row in call.edge.models.listing() if row["available"]]
+    told = [chat.model_object(row["id"], row["provider"]) for row in rows]
+    await call.json(200, {"object": "list", "data": told})
+
+
+async def model(call: Call) -> None:
+    """`GET /v1/models/{id}`: the id may hold `/` and `?`."""
+    call.identity = call.edge.auth.identify(call.headers.get("authorization"))
+    name = call.path["model_id"]
+    wanted = name.lower()
+    for row in call.edge.models.listing():
+        if wanted in (row["id"].lower(), *(each.lower() for each in row["names"])):
+            await call.json(200, chat.model_object(name, row["provider"]))
+            return
+    raise TokenrelayError("VALIDATION_ERROR", f"The model '{name[:200]}' does not exist", field="model", unknown=True)

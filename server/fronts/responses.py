@@ -1,0 +1,168 @@
+"""`/v1/responses`: what OpenAI's Responses clients ask. Knows no queue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.fronts import openai, responses
+from tokenrelay.protocol.fronts.asked import Remembered
+from tokenrelay.protocol.fronts.responses_fold import Fold
+from tokenrelay.protocol.reading.feed import Format
+from tokenrelay.protocol.reading.session import Session
+from tokenrelay.protocol.store.entries import Entry
+from tokenrelay.server.access.auth import Identity
+from tokenrelay.server.fronts import begun as fronts
+from tokenrelay.server.fronts.openai_errors import form
+from tokenrelay.server.generations import Description, find, resume
+from tokenrelay.server.http import Call
+from tokenrelay.server.live import replay
+from tokenrelay.server.transports.front import FrontResponse
+from tokenrelay.server.transports.whole import until_ended
+
+ERRORS = form(responses.FIELD_NAMES)
+PREFIX = "resp_"
+
+
+class Writing:
+    """How Responses writes a stream: each reader folds the log from its first entry."""
+
+    headers: Mapping[str, str] = {}
+    form: Format | None = None
+
+    def __init__(self, stream_id: str, remembered: Remembered, model: str, after: int) -> None:
+        self._fold = Fold(stream_id, remembered, model, after)
+
+    def opening(self) -> bytes:
+        return self._fold.begin()
+
+    def take(self, entry: Entry, entry_id: int) -> bytes:
+        return self._fold.take(entry, entry_id)
+
+    def heartbeat(self) -> bytes:
+        return b": hb\n\n"  # no `id:` line ever stands before it
+
+    def refusal(self, error: TokenrelayError) -> bytes:
+        told = openai.error_object(error)["error"]
+        return responses.sse("error", self._fold.number + 1, {**told, "type": "error"})
+
+
+async def create(call: Call) -> None:
+    """`POST /v1/responses`."""
+    edge = call.edge
+    identity = call.identity = edge.auth.identify(call.headers.get("authorization"))
+    with edge.connection(identity), fronts.timed(call) as timer:
+        raw = await call.body(identity)
+        items = await _items(call, identity, responses.references(openai.decode(raw)))
+        made = responses.parse(raw, on_disconnect=fronts.on_disconnect(call), now_s=call.at_ms // 1000, items=items)
+        is_streamed, is_background = made.request.stream, bool(made.remembered.options.get("background"))
+        begun = await fronts.start(call, identity, made, timer)
+        del raw, made, items  # the conversation does not stay while the answer runs
+        stream_id = begun.stream_id
+        headers = {"x-stream-id": stream_id}
+        if is_streamed and begun.channel is not None:
+            session = Session(stream_id, 0, is_compact=False, now=time.monotonic())
+            writing = Writing(stream_id, begun.remembered, begun.model, -1)
+            await FrontResponse(edge, call, session, begun.channel, writing, timer).run()
+        elif is_streamed:
+            await _stream(call, identity, stream_id, -1)
+        elif is_background:
+            if begun.channel is not None:
+                edge.hub.leave(begun.channel)
+            await call.json(200, (await _fold(call, await find(edge, identity, stream_id))).object, headers)
+        else:
+            found = await until_ended(call, identity, stream_id, begun.channel)
+            await call.json(200, (await _fold(call, found)).object, headers)
+
+
+async def retrieve(call: Call) -> None:
+    """`GET /v1/responses/{id}`: the object in any state, or with `?stream=true` the events after a number."""
+    identity, found = await _found(call)
+    if call.query.get("stream") == "true":
+        with call.edge.connection(identity):
+            await _stream(call, identity, found.stream_id, _number(call.query.get("starting_after")))
+        return
+    await call.json(200, (await _fold(call, found)).object)
+
+
+async def cancel(call: Call) -> None:
+    """`POST /v1/responses/{id}/cancel`: the object as it is then."""
+    identity, found = await _found(call)
+    call.edge.metrics.cancels.labels("http").inc()
+    fold = await _fold(call, found)
+    if not found.has_ended:
+        await call.edge.jobs.cancel(found)
+        fold = await _fold(call, await find(call.edge, identity, found.stream_id))
+        if fold.status in ("queued", "in_progress"):
+            fold.status = "cancelled"  # the wish is a fact by now; the end follows
+    await call.json(200, fold.object)
+
+
+async def delete(call: Call) -> None:
+    """`DELETE /v1/responses/{id}`: stops it if it runs, and forgets it."""
+    _, found = await _found(call)
+    if not found.has_ended:
+        await call.edge.jobs.cancel(found)
+    await call.edge.jobs.forget(found)
+    await call.json(200, {"id": f"{PREFIX}{found.stream_id}", "object": "response.deleted", "deleted": True})
+
+
+async def input_items(call: Call) -> None:
+    """`GET /v1/responses/{id}/input_items`: a prompt is not kept after its answer, and is not given out before."""
+    await _found(call)
+    raise TokenrelayError("NOT_FOUND", "the input is not kept after the answer")
+
+
+async def _found(call: Call) -> tuple[Identity, Description]:
+    identity = call.identity = call.edge.auth.identify(call.headers.get("authorization"))
+    return identity, await find(call.edge, identity, call.path["response_id"].removeprefix(PREFIX))
+
+
+def _number(value: str | None) -> int:
+    if not value:
+        return -1
+    if not value.isascii() or not value.isdigit() or len(value) > 15:
+        raise TokenrelayError("VALIDATION_ERROR", "starting_after: expected a number", field="starting_after")
+    return int(value)
+
+
+async def _stream(call: Call, identity: Identity, stream_id: str, after: int) -> None:
+    found = await find(call.edge, identity, stream_id)
+    remembered = fronts.remembered_of(found, responses.DIALECT)
+    if after >= 0 and found.has_ended:
+        last = (await _fold(call, found)).number
+        if after > last:
+            raise TokenrelayError("CURSOR_AHEAD", f"starting_after: the last event is {last}", field="starting_after")
+    reading = await resume(call.edge, identity, stream_id, 0, is_compact=False, transport="sse")
+    if reading is None:
+        raise TokenrelayError("STREAM_EXPIRED")
+    writing = Writing(stream_id, remembered, found.model, after)
+    await FrontResponse(call.edge, call, reading.session, reading.channel, writing).run()
+
+
+async def _fold(call: Call, found: Description) -> Fold:
+    """The log so far, as the object's fold."""
+    fold = Fold(found.stream_id, fronts.remembered_of(found, responses.DIALECT), found.model)
+    fold.begin()
+    session = Session(found.stream_id, 0, is_compact=False, now=0.0)
+    while session.cursor < found.last_id:
+        for entry_id, entry in await replay.shared(call.edge.replays.entries(session)):
+            fold.take(entry, entry_id)
+            session.cursor = entry_id
+    return fold
+
+
+async def _items(call: Call, identity: Identity, ids: list[str]) -> dict[str, dict[str, Any]]:
+    """Output items of earlier answers of the same owner, by ids that carry the stream's."""
+    found: dict[str, dict[str, Any]] = {}
+    for item_id in dict.fromkeys(ids):
+        _, _, rest = item_id.partition("_")
+        stream_id, _, _ = rest.rpartition("_")
+        try:
+            fold = await _fold(call, await find(call.edge, identity, stream_id))
+        except (TokenrelayError, LookupError):
+            continue  # said by whoever reads the input: there is no such item
+        found |= {item["id"]: item for item in fold.output}
+    return found
