@@ -62,10 +62,7 @@ STATIC: Final[dict[str, Handler]] = {"GET": pages.static}
 
 async def _chat(call: Call) -> None:
     """`POST /api/chat`, for our own clients and for the AI SDK's `useChat`, whose default path it is."""
-    if await ui.is_asked(call):
-        await ui.chat(call)
-    else:
-        await chat.chat(call)
+    await chat.chat(call, ui)
 
 
 class App:

@@ -33,7 +33,7 @@ DOORS = {("server/cli.py", "client"), ("server/cli.py", "loadtest"), ("loadtest/
 ROOMS: dict[str, dict[str, set[str]]] = {
     "server": {
         "app": {"api", "edge", "fronts", "http", "settings", "transports", "web"},
-        "fronts": {"generations", "http", "transports", "live", "access"},
+        "fronts": {"generations", "http", "transports", "live", "access", "net", "timing"},
         "web": {"http"},
         "timing": {"metrics"},
         "api": {"transports", "generations", "http", "access", "live", "store", "timing"},
@@ -70,6 +70,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "settings": {"tools"},
     },
     "protocol": {
+        "fronts": {"wire", "store", "reading", "errors", "events"},
         "wire": {"models", "reading", "store", "errors", "events", "lifecycle"},
         "reading": {"store"},
         "runtime": {"store", "models"},  # models: where the bundled catalogue lies

@@ -17,6 +17,8 @@ from tokenrelay.protocol.fronts.openai import decode, failure_object, frame, uns
 from tokenrelay.protocol.reading.feed import Format
 from tokenrelay.protocol.store.entries import Entry, event_of
 from tokenrelay.protocol.wire import event_json, request
+from tokenrelay.protocol.wire.parts import Bounds
+from tokenrelay.protocol.wire.request import DEFAULT_BOUNDS
 from tokenrelay.protocol.wire.snapshot import Snapshot
 
 DIALECT: Final = "chat"
@@ -43,7 +45,7 @@ FIELD_NAMES: Final = {"max_tokens": "max_completion_tokens"}
 """What a field of ours is called here, in an error's `param`."""
 
 
-def parse(raw: bytes, *, on_disconnect: str, now_s: int) -> Asked:
+def parse(raw: bytes, *, on_disconnect: str, now_s: int, bounds: Bounds = DEFAULT_BOUNDS) -> Asked:
     """A body as a request. `on_disconnect` is what holds where the body says nothing.
 
     Raises TokenrelayError INVALID_REQUEST, VALIDATION_ERROR (`field` is the front's own name).
@@ -67,7 +69,7 @@ def parse(raw: bytes, *, on_disconnect: str, now_s: int) -> Asked:
     left_out = sorted(name for name, value in body.items() if name not in known and value not in (0, False, [], {}, ""))
     options = body.get("stream_options")
     with_usage = isinstance(options, dict) and options.get("include_usage") is True
-    return Asked(request.from_object(ours), Remembered(DIALECT, now_s, with_usage, left_out))
+    return Asked(request.from_object(ours, bounds), Remembered(DIALECT, now_s, with_usage, left_out))
 
 
 def _refuse(body: dict[str, Any]) -> None:

@@ -12,6 +12,8 @@ from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.fronts.asked import Asked, Remembered
 from tokenrelay.protocol.fronts.openai import decode, unsupported
 from tokenrelay.protocol.wire import event_json, request
+from tokenrelay.protocol.wire.parts import Bounds
+from tokenrelay.protocol.wire.request import DEFAULT_BOUNDS
 
 DIALECT: Final = "responses"
 
@@ -46,7 +48,9 @@ def references(body: dict[str, Any]) -> list[str]:
     ]
 
 
-def parse(raw: bytes, *, on_disconnect: str, now_s: int, items: Items | None = None) -> Asked:
+def parse(
+    raw: bytes, *, on_disconnect: str, now_s: int, items: Items | None = None, bounds: Bounds = DEFAULT_BOUNDS
+) -> Asked:
     """A body as a request. Raises TokenrelayError INVALID_REQUEST, VALIDATION_ERROR (`field` is the front's name)."""
     body = {name: value for name, value in decode(raw).items() if value is not None}
     for name in NOT_KEPT:
@@ -82,7 +86,7 @@ def parse(raw: bytes, *, on_disconnect: str, now_s: int, items: Items | None = N
         for name, value in body.items()
         if name not in _SAME and name not in _PASSED_OVER and value not in (0, False)
     )
-    return Asked(request.from_object(ours), Remembered(DIALECT, now_s, left_out=left_out, options=options))
+    return Asked(request.from_object(ours, bounds), Remembered(DIALECT, now_s, left_out=left_out, options=options))
 
 
 def _messages(given: Any, items: Items) -> list[dict[str, Any]]:

@@ -18,7 +18,8 @@ from tokenrelay.protocol.fronts.asked import Asked, Remembered
 from tokenrelay.protocol.fronts.openai import decode, frame
 from tokenrelay.protocol.store.entries import Entry, event_of
 from tokenrelay.protocol.wire import event_json, request
-from tokenrelay.protocol.wire.request import ChatRequest
+from tokenrelay.protocol.wire.parts import Bounds
+from tokenrelay.protocol.wire.request import DEFAULT_BOUNDS, ChatRequest
 
 DIALECT: Final = "ui"
 DONE: Final = b"data: [DONE]\n\n"
@@ -43,6 +44,10 @@ class UiAsked(msgspec.Struct, frozen=True):
     asked: Asked
     chat_id: str
 
+    @property
+    def request(self) -> ChatRequest:
+        return self.asked.request
+
 
 def is_ours(body: Any) -> bool:
     """True for what `useChat` sends, false for a request of our own: told by `trigger` and by messages with parts."""
@@ -52,7 +57,7 @@ def is_ours(body: Any) -> bool:
     return isinstance(messages, list) and all(isinstance(turn, dict) and "parts" in turn for turn in messages)
 
 
-def parse(raw: bytes, *, now_s: int) -> UiAsked:
+def parse(raw: bytes, *, now_s: int, bounds: Bounds = DEFAULT_BOUNDS) -> UiAsked:
     """A body as a request. Raises TokenrelayError INVALID_REQUEST, VALIDATION_ERROR."""
     body = decode(raw)
     chat_id, messages = body.get("id"), body.get("messages")
@@ -71,7 +76,7 @@ def parse(raw: bytes, *, now_s: int) -> UiAsked:
     options: dict[str, Any] = {"own": names}
     if isinstance(last, dict) and last.get("role") == "assistant" and isinstance(last.get("id"), str):
         options["message_id"] = last["id"]  # a tool's result comes back: the answer goes on in that message
-    return UiAsked(Asked(request.from_object(ours), Remembered(DIALECT, now_s, options=options)), chat_id)
+    return UiAsked(Asked(request.from_object(ours, bounds), Remembered(DIALECT, now_s, options=options)), chat_id)
 
 
 def _own(tool: Any) -> Any:

@@ -4,13 +4,16 @@ large. Knows no transport."""
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.wire import parts, request, websocket
 from tokenrelay.protocol.wire.request import ChatRequest
 from tokenrelay.protocol.wire.websocket import Bad, Command, Dialect, Start
 from tokenrelay.server.settings import Settings
+
+Parsed = TypeVar("Parsed")
 
 THREAD_BYTES: Final = 256 * 1024
 """Less is parsed on the event loop, in about a millisecond."""
@@ -26,9 +29,18 @@ async def parsed(raw: bytes, settings: Settings) -> ChatRequest:
     """Raises TokenrelayError like `request.parse_json`, and PAYLOAD_TOO_LARGE for what is large without its parts."""
     if len(raw) > settings.max_body_bytes and not any(sign in raw for sign in SIGNS):
         raise _too_large(settings)
-    if len(raw) <= THREAD_BYTES:
-        return _parsed(raw, settings)
-    return await asyncio.to_thread(_parsed, raw, settings)
+    return await beside(raw, lambda: _parsed(raw, settings))
+
+
+async def beside(raw: bytes, parse: Callable[[], Parsed]) -> Parsed:
+    """What `parse` makes of a body; of a large one beside the event loop."""
+    return parse() if len(raw) <= THREAD_BYTES else await asyncio.to_thread(parse)
+
+
+def check_rest(raw: bytes, body: ChatRequest, settings: Settings) -> None:
+    """Raises TokenrelayError PAYLOAD_TOO_LARGE for a body that is large without its parts."""
+    if len(raw) > settings.max_body_bytes and rest(raw, body) > settings.max_body_bytes:
+        raise _too_large(settings)
 
 
 def _parsed(raw: bytes, settings: Settings) -> ChatRequest:
@@ -38,8 +50,7 @@ def _parsed(raw: bytes, settings: Settings) -> ChatRequest:
         if error.code == "INVALID_REQUEST" and len(raw) > settings.max_body_bytes:
             raise _too_large(settings) from error
         raise
-    if len(raw) > settings.max_body_bytes and rest(raw, body) > settings.max_body_bytes:
-        raise _too_large(settings)
+    check_rest(raw, body, settings)
     return body
 
 

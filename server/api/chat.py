@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeAlias
 
 import msgspec
 
@@ -14,7 +17,6 @@ from tokenrelay.protocol.wire.request import ChatRequest
 from tokenrelay.protocol.wire.snapshot import Snapshot
 from tokenrelay.server.access import bodies
 from tokenrelay.server.access.auth import Identity
-from tokenrelay.server.access.limits import Place
 from tokenrelay.server.api.streams import attach
 from tokenrelay.server.generations import begin
 from tokenrelay.server.http import Call
@@ -35,15 +37,28 @@ class _Begun(msgspec.Struct, frozen=True):
     model: str
 
 
-async def chat(call: Call) -> None:
+Deliver: TypeAlias = Callable[[], Awaitable[None]]
+
+
+class Other(Protocol):
+    """Another dialect that has this path too, told apart by the body."""
+
+    def is_asked(self, raw: bytes) -> bool: ...
+
+    async def begin(self, call: Call, identity: Identity, raw: bytes, timer: RequestTimer) -> Deliver:
+        """Start what was asked; what it returns streams the answer."""
+        ...
+
+
+async def chat(call: Call, other: Other | None = None) -> None:
     """Start a generation, or attach to the one that the same Idempotency-Key started."""
     edge = call.edge
     identity = call.identity = edge.auth.identify(call.headers.get("authorization"))
     with edge.connection(identity):
         timer = call.begin()
         try:
-            begun = await _begin(call, identity, timer)
-            await _deliver(call, identity, begun, timer)
+            deliver = await _begin(call, identity, timer, other)
+            await deliver()
         except TokenrelayError as error:
             timer.over(error.code)
             raise
@@ -51,14 +66,18 @@ async def chat(call: Call) -> None:
             timer.over()
 
 
-async def _begin(call: Call, identity: Identity, timer: RequestTimer) -> _Begun:
+async def _begin(call: Call, identity: Identity, timer: RequestTimer, other: Other | None) -> Deliver:
     with call.edge.limits.large_bodies.place(identity.owner) as place:
-        body = await _body(call, identity, place)
+        raw = await call.body(identity, place)
+        if other is not None and other.is_asked(raw):
+            return await other.begin(call, identity, raw, timer)
+        body = await _body(call, raw)
         key = websocket.idempotency_key(call.headers.get("idempotency-key"))
         transport = "sse" if body.stream else "json"
         stream_id, channel = await begin(call.edge, identity, body, key, timer, transport)
     call.edge.metrics.started.labels(transport).inc()
-    return _Begun(stream_id, channel, body.stream, body.model or NEUROSWITCH)
+    begun = _Begun(stream_id, channel, body.stream, body.model or NEUROSWITCH)
+    return functools.partial(_deliver, call, identity, begun, timer)
 
 
 async def _deliver(call: Call, identity: Identity, begun: _Begun, timer: RequestTimer) -> None:
@@ -79,9 +98,8 @@ def _accepted(call: Call, begun: _Begun) -> bytes:
     return sse.encode_frame(event_json.to_json(data))
 
 
-async def _body(call: Call, identity: Identity, place: Place) -> ChatRequest:
+async def _body(call: Call, raw: bytes) -> ChatRequest:
     """The request; and whether errors are to be events, which is asked for in it."""
-    raw = await call.body(identity, place)
     try:
         body = await bodies.parsed(raw, call.edge.settings)
     except TokenrelayError as error:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import msgspec
 
 from tokenrelay.protocol.errors import TABLE, TokenrelayError
 from tokenrelay.protocol.fronts import asked
 from tokenrelay.protocol.fronts.asked import Asked, Remembered
+from tokenrelay.protocol.fronts.ui import UiAsked
 from tokenrelay.protocol.wire import websocket
+from tokenrelay.protocol.wire.parts import Bounds
 from tokenrelay.protocol.wire.snapshot import Snapshot
+from tokenrelay.server.access import bodies
 from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.generations import Description, begin, find
 from tokenrelay.server.http import Call
@@ -29,6 +33,17 @@ class Begun(msgspec.Struct, frozen=True):
     remembered: Remembered
     model: str
     timer: RequestTimer
+
+
+Parsed = TypeVar("Parsed", Asked, UiAsked)
+
+
+async def parsed(call: Call, raw: bytes, parse: Callable[[Bounds], Parsed]) -> Parsed:
+    """A body as a request: a large one beside the event loop, and large only by its parts. Raises TokenrelayError."""
+    settings = call.edge.settings
+    made = await bodies.beside(raw, lambda: parse(settings.part_bounds))
+    bodies.check_rest(raw, made.request, settings)
+    return made
 
 
 @contextlib.contextmanager
@@ -60,7 +75,7 @@ async def start(call: Call, identity: Identity, made: Asked, timer: RequestTimer
     edge, request = call.edge, made.request
     try:
         stream_id, channel = await begin(
-            edge, identity, request, idempotency_key(call), timer,
+            edge, identity, request, idempotency_key(call), timer, made.remembered.dialect,
             front=asked.pack(made.remembered), chat_id=chat_id,
         )  # fmt: skip
     except TokenrelayError as error:

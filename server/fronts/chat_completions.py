@@ -17,6 +17,7 @@ from tokenrelay.server.fronts import begun as fronts
 from tokenrelay.server.fronts.openai_errors import form
 from tokenrelay.server.generations import find, resume
 from tokenrelay.server.http import Call
+from tokenrelay.server.timing import RequestTimer
 from tokenrelay.server.transports import document
 from tokenrelay.server.transports.front import FrontResponse
 
@@ -55,11 +56,7 @@ async def completions(call: Call) -> None:
     edge = call.edge
     identity = call.identity = edge.auth.identify(call.headers.get("authorization"))
     with edge.connection(identity), fronts.timed(call) as timer:
-        raw = await call.body(identity)
-        made = chat.parse(raw, on_disconnect=fronts.on_disconnect(call), now_s=call.at_ms // 1000)
-        is_streamed = made.request.stream
-        begun = await fronts.start(call, identity, made, timer)
-        del raw, made  # the conversation does not stay while the answer runs
+        begun, is_streamed = await _begin(call, identity, timer)
         if not is_streamed:
             snapshot = await fronts.whole(call, identity, begun)
             answer = chat.whole(snapshot, begun.stream_id, begun.remembered)
@@ -70,6 +67,17 @@ async def completions(call: Call) -> None:
             session = Session(begun.stream_id, 0, is_compact=True, now=time.monotonic())
             writing = Writing(begun.stream_id, begun.remembered, begun.model)
             await FrontResponse(edge, call, session, begun.channel, writing, timer).run()
+
+
+async def _begin(call: Call, identity: Identity, timer: RequestTimer) -> tuple[fronts.Begun, bool]:
+    """And whether it is streamed. The conversation does not stay while the answer runs."""
+    with call.edge.limits.large_bodies.place(identity.owner) as place:
+        raw = await call.body(identity, place)
+        left, now_s = fronts.on_disconnect(call), call.at_ms // 1000
+        made = await fronts.parsed(
+            call, raw, lambda bounds: chat.parse(raw, on_disconnect=left, now_s=now_s, bounds=bounds)
+        )
+        return await fronts.start(call, identity, made, timer), made.request.stream
 
 
 async def completion(call: Call) -> None:

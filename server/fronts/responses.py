@@ -19,6 +19,7 @@ from tokenrelay.server.fronts.openai_errors import form
 from tokenrelay.server.generations import Description, find, resume
 from tokenrelay.server.http import Call
 from tokenrelay.server.live import replay
+from tokenrelay.server.timing import RequestTimer
 from tokenrelay.server.transports.front import FrontResponse
 from tokenrelay.server.transports.whole import until_ended
 
@@ -54,12 +55,8 @@ async def create(call: Call) -> None:
     edge = call.edge
     identity = call.identity = edge.auth.identify(call.headers.get("authorization"))
     with edge.connection(identity), fronts.timed(call) as timer:
-        raw = await call.body(identity)
-        items = await _items(call, identity, responses.references(openai.decode(raw)))
-        made = responses.parse(raw, on_disconnect=fronts.on_disconnect(call), now_s=call.at_ms // 1000, items=items)
-        is_streamed, is_background = made.request.stream, bool(made.remembered.options.get("background"))
-        begun = await fronts.start(call, identity, made, timer)
-        del raw, made, items  # the conversation does not stay while the answer runs
+        begun, is_streamed = await _begin(call, identity, timer)
+        is_background = bool(begun.remembered.options.get("background"))
         stream_id = begun.stream_id
         headers = {"x-stream-id": stream_id}
         if is_streamed and begun.channel is not None:
@@ -75,6 +72,18 @@ async def create(call: Call) -> None:
         else:
             found = await until_ended(call, identity, stream_id, begun.channel)
             await call.json(200, (await _fold(call, found)).object, headers)
+
+
+async def _begin(call: Call, identity: Identity, timer: RequestTimer) -> tuple[fronts.Begun, bool]:
+    """And whether it is streamed. The conversation does not stay while the answer runs."""
+    with call.edge.limits.large_bodies.place(identity.owner) as place:
+        raw = await call.body(identity, place)
+        items = await _items(call, identity, responses.references(openai.decode(raw)))
+        left, now_s = fronts.on_disconnect(call), call.at_ms // 1000
+        made = await fronts.parsed(
+            call, raw, lambda bounds: responses.parse(raw, on_disconnect=left, now_s=now_s, items=items, bounds=bounds)
+        )
+        return await fronts.start(call, identity, made, timer), made.request.stream
 
 
 async def retrieve(call: Call) -> None:

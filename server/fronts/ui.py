@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from tokenrelay.protocol.errors import TokenrelayError
@@ -17,6 +18,7 @@ from tokenrelay.server.fronts import begun as fronts
 from tokenrelay.server.generations import Description, find, resume
 from tokenrelay.server.http import Call
 from tokenrelay.server.net import refusal
+from tokenrelay.server.timing import RequestTimer
 from tokenrelay.server.transports.front import FrontResponse
 
 REPLAY_GRACE_S: Final = 60.0
@@ -50,10 +52,8 @@ def errors(error: TokenrelayError, request_id: str) -> refusal.Answer:
     return refusal.in_form(error, request_id, error.status, error.message.encode(), "text/plain; charset=utf-8")
 
 
-async def is_asked(call: Call) -> bool:
+def is_asked(raw: bytes) -> bool:
     """True when the body of a `POST /api/chat` is one of `useChat`."""
-    identity = call.identity = call.edge.auth.identify(call.headers.get("authorization"))
-    raw = await call.peek_body(identity)
     if b'"trigger"' not in raw or b'"parts"' not in raw:
         return False
     try:
@@ -63,20 +63,30 @@ async def is_asked(call: Call) -> bool:
 
 
 async def chat(call: Call) -> None:
-    """`POST /api/ui/chat`, and `POST /api/chat` with a body of `useChat`: start the chat's next answer, stream it."""
+    """`POST /api/ui/chat`: start the chat's next answer and stream it."""
+    identity = call.identity = call.edge.auth.identify(call.headers.get("authorization"))
+    with call.edge.connection(identity), fronts.timed(call) as timer:
+        with call.edge.limits.large_bodies.place(identity.owner) as place:
+            deliver = await begin(call, identity, await call.body(identity, place), timer)
+        await deliver()
+
+
+async def begin(call: Call, identity: Identity, raw: bytes, timer: RequestTimer) -> Callable[[], Awaitable[None]]:
+    """Start the chat's next answer; what is returned streams it. `POST /api/chat` comes here with such a body too."""
     call.error_form = errors
+    made = await fronts.parsed(call, raw, lambda bounds: ui.parse(raw, now_s=call.at_ms // 1000, bounds=bounds))
+    begun = await fronts.start(call, identity, made.asked, timer, made.chat_id)
+    return functools.partial(_deliver, call, identity, begun)
+
+
+async def _deliver(call: Call, identity: Identity, begun: fronts.Begun) -> None:
     edge = call.edge
-    identity = call.identity = edge.auth.identify(call.headers.get("authorization"))
-    with edge.connection(identity), fronts.timed(call) as timer:
-        made = ui.parse(await call.body(identity), now_s=call.at_ms // 1000)
-        begun = await fronts.start(call, identity, made.asked, timer, made.chat_id)
-        del made  # the conversation does not stay while the answer runs
-        if begun.channel is None:
-            await _replay(call, identity, await find(edge, identity, begun.stream_id))
-            return
-        session = Session(begun.stream_id, 0, is_compact=True, now=time.monotonic())
-        writing = Writing(begun.stream_id, begun.remembered)
-        await FrontResponse(edge, call, session, begun.channel, writing, timer).run()
+    if begun.channel is None:
+        await _replay(call, identity, await find(edge, identity, begun.stream_id))
+        return
+    session = Session(begun.stream_id, 0, is_compact=True, now=time.monotonic())
+    writing = Writing(begun.stream_id, begun.remembered)
+    await FrontResponse(edge, call, session, begun.channel, writing, begun.timer).run()
 
 
 async def stream(call: Call) -> None:
