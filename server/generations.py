@@ -47,7 +47,6 @@ async def begin(
     """Queue a generation, its channel open before it exists, so that no event of it can be missed. `front` and
     `chat_id` are what a front keeps with the stream (`Jobs.start`).
 
-    `front` and `chat_id` are kept for a front: what it needs to read the log, and the chat whose newest stream this is.
     The channel is None when an Idempotency-Key led to a generation that was there already.
     Raises TokenrelayError for everything that speaks against it; then nothing has been started.
     """

@@ -99,11 +99,6 @@ class LogReader:
             values = await _values(pipe)
         return [_last_id(stream_id, value) for stream_id, value in zip(stream_ids, values, strict=True)]
 
-    async def of_chat(self, owner: str, chat_id: str) -> str | None:
-        """The newest stream of a front's chat; None where there is none."""
-        raw: bytes | None = await self._ask("GET", keys.chat(owner, chat_id))
-        return None if raw is None else raw.decode("utf-8", "replace")
-
     async def of_owner(self, owner: str) -> list[Description]:
         """The owner's streams that can still be read, newest first, at most `LISTED`."""
         ids = [raw.decode("ascii", "replace") for raw in await self._ask("ZREVRANGE", keys.owner(owner), 0, LISTED - 1)]
