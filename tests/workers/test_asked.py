@@ -16,6 +16,8 @@ from tests.workers.oracle.test_oracle import ours
 from tests.workers.upstream import Upstream
 from tokenrelay.workers.conversation import Audio, File, Image, Message, ModelRequest, Text, ToolSpec, ToolUse
 from tokenrelay.workers.providers.base import Accepts
+from tokenrelay.workers.providers.local import Local
+from tokenrelay.workers.providers.scripted import Scripted
 
 TOOLS: Final = [ToolSpec("f", "adds", {"type": "object", "properties": {"a": {"type": "integer"}}})]
 THINKS: Final = Accepts(thinks=True, efforts=("low", "medium", "high"), max_output=1000)
@@ -311,3 +313,12 @@ def test_a_function_without_properties_gets_some(dialect: str) -> None:
     tools = [ToolSpec("f", "", {}), ToolSpec("g", "", {"type": "object"})]
     body = ask(dialect, answer(dialect), ModelRequest("m", HI, tools=tools), accepts=Accepts()).bodies[0]
     assert msgspec.json.encode(body["tools"]).count(b'"properties":{}') == 2
+
+
+@pytest.mark.parametrize("model", ["local", "scripted"])
+def test_what_is_asked_of_our_own_models_is_named_too(model: str) -> None:
+    provider = Scripted() if model == "scripted" else Local()
+    request = ModelRequest("m", HI, effort="high", response_format=FORMAT, tools=TOOLS, tool_choice=ONE)
+    named = {"scripted": ("response_format", "tool_choice", "effort"), "local": ("effort",)}
+    assert provider.left_out(request) == named[model]
+    assert provider.left_out(ModelRequest("m", HI, temperature=0.5, tool_choice="none")) == ()

@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from tokenrelay.workers.conversation import ModelRequest, Piece
-from tokenrelay.workers.providers.base import ProviderError
+from tokenrelay.workers.providers.base import Accepts, ProviderError, left_out
 from tokenrelay.workers.providers.chat_completions import ChatCompletions, Timeouts
 
 MODEL: Final = "SmolLM2-135M-Instruct"
@@ -38,6 +38,9 @@ DEFAULT_MAX_TOKENS: Final = 512
 EXTRA: Final = {"return_progress": True}
 """llama.cpp notices that nobody listens any more only when it writes: so let it write while it reads a long prompt
 (measured: a cancelled prompt of 1,700 tokens held its slot for 0.6 s instead of 10)."""
+
+TAKES: Final = Accepts(images=False, files=False, audio=False, parallel_tool_calls=False)
+"""The engine takes every setting there is; the model sees nothing, calls nothing and does not think."""
 
 START_S: Final = 60.0
 DEATH_S: Final = 0.5
@@ -182,8 +185,8 @@ class Local:
         """Start now what would start at first use. Raises ProviderError (retryable); the next use tries again."""
         await self._address()
 
-    def left_out(self, request: ModelRequest) -> tuple[str, ...]:  # noqa: ARG002  the engine takes all there is
-        return ()
+    def left_out(self, request: ModelRequest) -> tuple[str, ...]:
+        return left_out(request, TAKES)
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Piece]:
         self._waiting += 1
@@ -228,6 +231,7 @@ class Local:
                 session=self._session,
                 api_key=self._api_key,
                 timeouts=self._timeouts,
+                accepts=TAKES,
                 extra=EXTRA,
             )
         return self._chat

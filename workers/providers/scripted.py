@@ -8,7 +8,7 @@ from typing import Final
 
 from tokenrelay.protocol.models import scripted
 from tokenrelay.workers.conversation import Delta, Finish, ModelRequest, Piece, ToolUse, text_of
-from tokenrelay.workers.providers.base import ProviderError
+from tokenrelay.workers.providers.base import Accepts, ProviderError, left_out
 
 FREE_RUN: Final = 32
 """Without an interval, this many tokens between two turns of the event loop: others want to run as well."""
@@ -19,8 +19,10 @@ class Scripted:
 
     name = "Scripted"
 
-    def left_out(self, request: ModelRequest) -> tuple[str, ...]:  # noqa: ARG002  it takes whatever it is given
-        return ()
+    def left_out(self, request: ModelRequest) -> tuple[str, ...]:
+        """Settings are its script's; what would change the kind of its answer is not for it."""
+        is_made = request.tool_choice not in (None, "auto", "none")
+        return left_out(request, Accepts(response_format=False, parallel_tool_calls=False, tool_choice=not is_made))
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[Piece]:
         spec = scripted.parse(request.model)

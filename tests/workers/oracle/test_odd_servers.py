@@ -5,16 +5,20 @@ A row is a body, and what is understood: texts and calls in their order, then th
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
+import zlib
 from typing import Any, Final
 
+import aiohttp
 import pytest
 
 from tests.workers.oracle.cases import DIALECTS
-from tests.workers.oracle.test_oracle import PARSERS
+from tests.workers.oracle.test_oracle import PARSERS, ours
 from tests.workers.oracle.test_parsers import data, writes
-from tokenrelay.workers.conversation import Delta, Finish, Thinking, ToolInput, ToolUse
+from tests.workers.upstream import END, HEAD, Reader, Upstream, Writer, chunked
+from tokenrelay.workers.conversation import Delta, Finish, ModelRequest, Thinking, ToolInput, ToolUse
 from tokenrelay.workers.providers.base import ProviderError
 
 DONE: Final = b"data: [DONE]\n\n"
@@ -513,3 +517,30 @@ def test_tokens_are_counted_the_same_for_every_provider(
     assert (
         used.input_tokens, used.output_tokens, used.cached_input_tokens, used.cache_write_tokens, used.reasoning_tokens,
     ) == found  # fmt: skip
+
+
+def test_a_compressed_stream_is_decoded_as_it_comes() -> None:
+    """Each event is flushed; the second is held back until the first has been read."""
+    press = zlib.compressobj(wbits=31)
+
+    def packed(wire: bytes) -> bytes:
+        return chunked(press.compress(wire) + press.flush(zlib.Z_SYNC_FLUSH))
+
+    async def run() -> list[str]:
+        is_read = asyncio.Event()
+
+        async def script(_: Reader, writer: Writer) -> None:
+            head = HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")
+            writer.write(head + packed(chat(content="Hel")))
+            await is_read.wait()
+            writer.write(packed(chat("stop", content="lo") + DONE) + END)
+
+        texts: list[str] = []
+        async with Upstream(script) as upstream, aiohttp.ClientSession() as session:
+            async for piece in ours("chat_completions", upstream.root, session).stream(ModelRequest("m", [])):
+                if isinstance(piece, Delta):
+                    texts.append(piece.text)
+                    is_read.set()
+        return texts
+
+    assert asyncio.run(asyncio.wait_for(run(), 20)) == ["Hel", "lo"]
