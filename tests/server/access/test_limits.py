@@ -12,6 +12,7 @@ from tokenrelay.protocol.wire.request import ChatRequest, bounded
 from tokenrelay.server.access.limits import (
     CROWDED,
     Bucket,
+    LargeBodies,
     Limits,
     connections,
     raise_if_crowded,
@@ -126,3 +127,30 @@ def test_the_largest_output_is_refused_above_and_given_to_who_names_none() -> No
         bounded(asked, 99)
     assert (refused.value.code, refused.value.fields["field"]) == ("VALIDATION_ERROR", "max_tokens")
     assert refused.value.fields["issue"] == "expected at most 99, got 100"
+
+
+def test_so_many_large_requests_are_read_at_once_and_half_of_them_for_one_key() -> None:
+    large = LargeBodies(4)
+    with large.place("alice") as first, large.place("alice") as second, large.place("alice") as third:
+        for place in (first, second, first):
+            place.take()
+        with pytest.raises(TokenrelayError) as caught:
+            third.take()
+        assert caught.value.code == "OVERLOADED"
+        with large.place("bob") as other, large.place("bob") as another, large.place("carol") as last:
+            other.take()
+            another.take()
+            with pytest.raises(TokenrelayError):
+                last.take()
+        third.leave()
+        first.leave()
+        third.take()
+    assert repr(large) == "<LargeBodies 0 of 4>"
+
+
+def test_a_place_that_was_not_taken_is_none() -> None:
+    large = LargeBodies(1)
+    with large.place("alice"), large.place("bob") as other:
+        other.take()
+    with large.place("alice") as place:
+        place.take()
