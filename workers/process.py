@@ -166,5 +166,5 @@ async def _leave(leases: Leases, worker: LeaseWorker) -> None:
 
 def open_toolbox(settings: Settings) -> Toolbox:
     """The built-in tools and the MCP servers of the settings file, none of them started yet."""
-    configs = servers.load(settings.mcp_servers)
+    configs = servers.load(settings.mcp_servers, lambda said: log.warning("mcp_file", said=said))
     return Toolbox([Server(name, config) for name, config in configs.items()], settings.tool_timeout_s)

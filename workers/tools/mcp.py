@@ -134,7 +134,7 @@ class Server:
             self._is_there.clear()
 
     def _keep(self, specs: list[ToolSpec]) -> None:
-        wanted = [spec for spec in specs if self.config.tools is None or spec.name in self.config.tools]
+        wanted = [spec for spec in specs if self.config.offers(spec.name)]
         if len(wanted) > MAX_TOOLS:
             log.warning("mcp_tools_left_out", server=self.name, offered=len(wanted), kept=MAX_TOOLS)
         self.tools = {f"{self.name}.{spec.name}": self._tool(spec) for spec in wanted[:MAX_TOOLS]}

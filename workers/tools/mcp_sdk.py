@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from mcp import Client, MCPError, StdioServerParameters, stdio_client, types
 from mcp.client.session import IncomingMessage
 from mcp.client.streamable_http import streamable_http_client
 
+from tokenrelay.protocol.runtime.die_with_parent import tied
 from tokenrelay.workers.conversation import Audio, Image, Part, ToolSpec
 from tokenrelay.workers.tools.base import Result, ToolFailed
 from tokenrelay.workers.tools.servers import ServerConfig
@@ -32,6 +34,9 @@ SOUNDS: Final = {"audio/mpeg": "mp3", "audio/mp3": "mp3"}
 """Their formats by what they are; of any other kind `wav`."""
 
 CONNECT_S: Final = 10.0
+_NO_ANSWER: Final = (types.CONNECTION_CLOSED, types.REQUEST_TIMEOUT)
+"""What the SDK itself makes of a server that is silent or gone; any other error is the server's own word."""
+
 CLIENT: Final = types.Implementation(name="tokenrelay", version="0.1.0")
 
 
@@ -54,13 +59,13 @@ class SdkSession:
         return specs
 
     async def call(self, name: str, arguments: Mapping[str, Any], timeout_s: float) -> tuple[Result, bool]:
-        """Raises ToolFailed where the server refuses the call, MCPError where it does not answer."""
+        """Raises ToolFailed with the server's words where it refuses the call, MCPError where it does not answer."""
         try:
             result = await self._client.call_tool(name, dict(arguments), read_timeout_seconds=timeout_s)
         except MCPError as error:
-            if error.code == types.INVALID_PARAMS:
-                raise ToolFailed(error.message[:MAX_ISSUE]) from error
-            raise
+            if error.code in _NO_ANSWER:
+                raise
+            raise ToolFailed(error.message[:MAX_ISSUE] or "the tool failed") from error
         return Result(_text_of(result), _shown(result)), bool(result.is_error)
 
 
@@ -83,8 +88,16 @@ async def _started(config: ServerConfig) -> AsyncIterator[Any]:
     # What a server says on stderr may hold what it was asked: it goes nowhere unless the operator wants it.
     with contextlib.ExitStack() as stack:
         stderr: TextIO = sys.stderr if config.show_stderr else stack.enter_context(_nowhere())
-        server = StdioServerParameters(command=config.command or "", args=list(config.args), env=config.env)
+        command, *args = _tied(config)
+        server = StdioServerParameters(command=command, args=args, env=config.env, cwd=config.cwd)
         yield stdio_client(server, errlog=stderr)
+
+
+def _tied(config: ServerConfig) -> list[str]:
+    """Its command, to die with this process also when that is killed. One that cannot be found is left to fail."""
+    command = config.command or ""
+    program = shutil.which(command, path=config.env.get("PATH"))
+    return [command, *config.args] if program is None else tied([str(Path(program).absolute()), *config.args])
 
 
 @contextlib.asynccontextmanager
