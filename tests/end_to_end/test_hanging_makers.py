@@ -43,7 +43,7 @@ async def never_done(_: Reader, writer: Writer) -> None:
 
 
 async def pings_only(_: Reader, writer: Writer) -> None:
-    """Bytes come, words do not: patience is for words."""
+    """Pings are signs of life, and keep nobody alive beyond the total bound."""
     writer.write(HEAD + BEGIN + BLOCK + WORD)
     while not writer.is_closing():
         writer.write(PING)
@@ -83,7 +83,7 @@ SCRIPTS: dict[str, tuple[Script, str, list[str]]] = {
     "says nothing": (hangs(), "did not begin", []),
     "only a head": (hangs(HEAD, BEGIN), "did not begin", []),
     "falls silent": (hangs(HEAD, BEGIN, BLOCK, WORD), "fell silent", ["word"]),
-    "only pings": (pings_only, "fell silent", ["word"]),
+    "only pings": (pings_only, "longer than is allowed", ["word"]),
     "never done": (never_done, "longer than is allowed", ["word"]),
 }
 
