@@ -151,11 +151,13 @@ def test_readyz_tells_of_a_redis_that_reads_and_does_not_write(
 
     async def scene() -> None:
         redis.config_set(option, bad)
-        status, body = await ready(url)
-        assert (status, body["redis"], body["redis_error"]) == (503, "refuses writes", code)
-        status, body, _ = await call("POST", f"{url}/api/chat", {"message": "a", "model": "scripted"})
-        assert (status, body["error_code"]) == (503, "SERVICE_UNAVAILABLE")
-        redis.config_set(option, good)
+        try:
+            status, body = await ready(url)
+            assert (status, body["redis"], body["redis_error"]) == (503, "refuses writes", code)
+            status, body, _ = await call("POST", f"{url}/api/chat", {"message": "a", "model": "scripted"})
+            assert (status, body["error_code"]) == (503, "SERVICE_UNAVAILABLE")
+        finally:  # else the tests that follow fail as well
+            redis.config_set(option, good)
         status, body = await ready(url)
         assert (status, body["redis"]) == (200, "ok")
         await text_of_one(url)
