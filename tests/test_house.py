@@ -36,7 +36,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "fronts": {"generations", "http", "transports", "live", "access", "net", "timing"},
         "web": {"http"},
         "timing": {"metrics"},
-        "api": {"transports", "generations", "http", "access", "live", "store", "timing"},
+        "api": {"transports", "generations", "http", "access", "live", "net", "store", "timing"},
         "transports": {"generations", "http", "edge", "live", "net", "access", "drain", "metrics", "timing"},
         "generations": {"edge", "access", "live", "store", "timing"},
         "http": {"net", "access", "edge", "drain", "timing"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Awaitable, Callable
@@ -21,6 +22,7 @@ from tokenrelay.server.api.streams import attach
 from tokenrelay.server.generations import begin
 from tokenrelay.server.http import Call
 from tokenrelay.server.live.hub import Channel
+from tokenrelay.server.net.refusal import Answer
 from tokenrelay.server.timing import RequestTimer
 from tokenrelay.server.transports import document
 from tokenrelay.server.transports.sse import SseResponse
@@ -45,6 +47,10 @@ class Other(Protocol):
 
     def is_asked(self, raw: bytes) -> bool: ...
 
+    def errors(self, error: TokenrelayError, request_id: str) -> Answer:
+        """How it says them."""
+        ...
+
     async def begin(self, call: Call, identity: Identity, raw: bytes, timer: RequestTimer) -> Deliver:
         """Start what was asked; what it returns streams the answer."""
         ...
@@ -52,12 +58,11 @@ class Other(Protocol):
 
 async def chat(call: Call, other: Other | None = None) -> None:
     """Start a generation, or attach to the one that the same Idempotency-Key started."""
-    edge = call.edge
-    identity = call.identity = edge.auth.identify(call.headers.get("authorization"))
-    with edge.connection(identity):
+    identity = call.identity = call.edge.auth.identify(call.headers.get("authorization"))
+    with contextlib.ExitStack() as opened:
         timer = call.begin()
         try:
-            deliver = await _begin(call, identity, timer, other)
+            deliver = await _begin(call, identity, timer, other, opened)
             await deliver()
         except TokenrelayError as error:
             timer.over(error.code)
@@ -66,12 +71,18 @@ async def chat(call: Call, other: Other | None = None) -> None:
             timer.over()
 
 
-async def _begin(call: Call, identity: Identity, timer: RequestTimer, other: Other | None) -> Deliver:
+async def _begin(
+    call: Call, identity: Identity, timer: RequestTimer, other: Other | None, opened: contextlib.ExitStack
+) -> Deliver:
+    """`opened` gets the caller's one more connection. A refusal of it comes after the body, which says its form."""
     with call.edge.limits.large_bodies.place(identity.owner) as place:
         raw = await call.body(identity, place)
         if other is not None and other.is_asked(raw):
+            call.error_form = other.errors
+            opened.enter_context(call.edge.connection(identity))
             return await other.begin(call, identity, raw, timer)
         body = await _body(call, raw)
+        opened.enter_context(call.edge.connection(identity))
         key = websocket.idempotency_key(call.headers.get("idempotency-key"))
         transport = "sse" if body.stream else "json"
         stream_id, channel = await begin(call.edge, identity, body, key, timer, transport)
