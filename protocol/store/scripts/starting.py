@@ -20,6 +20,9 @@ local id, fingerprint, max_waiting, retention = ARGV[1], ARGV[2], tonumber(ARGV[
 local most_active, per_minute, held = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
 -- The edge asks again when the reply was lost on the way: what it made must not be made anew under a running worker.
 if redis.call('EXISTS', meta) == 1 then return {{'started', id, -1, 0}} end
+-- A Redis without memory refuses commands that need some, but only until a script has written: ask it first, by a
+-- command that needs memory and changes nothing (https://redis.io/docs/latest/commands/setrange/).
+redis.call('SETRANGE', meta, 0, '')
 if idem ~= '' then
   local known = redis.call('HMGET', idem, 'id', 'fingerprint')
   if known[1] and redis.call('EXISTS', name(known[1], 'meta')) == 1 then
