@@ -4,7 +4,7 @@ export interface EventData {
   readonly token: string;
   /** True for the one event that ends a stream. */
   readonly done: boolean;
-  readonly status?: "queued" | "started";
+  readonly status?: "queued" | "started" | "thinking";
   readonly stream_id?: string;
   readonly model?: string;
   /** ISO 8601, UTC. */
@@ -15,6 +15,17 @@ export interface EventData {
   readonly tool_call_id?: string;
   readonly tool_result?: string;
   readonly tool_error?: boolean;
+  /** The call is of a function of the caller's own, the k-th in this answer. */
+  readonly own?: number;
+  /** A piece of what the model thinks; only where `show` has `thinking`. */
+  readonly thinking?: string;
+  /** A piece of a call's arguments as they are written; only where `show` has `tool_input`. */
+  readonly tool_input_delta?: string;
+  /** The tool's name, in the first piece of its arguments. */
+  readonly tool_input_name?: string;
+  readonly data_name?: string;
+  /** Any JSON, beside `data_name`. */
+  readonly data?: unknown;
   readonly error?: string;
   readonly error_code?: string;
   readonly retryable?: boolean;
@@ -28,7 +39,20 @@ export interface EventData {
   readonly response_time?: number;
   readonly resolved_model?: string;
   readonly provider?: string;
+  readonly usage?: Usage;
+  /** US dollars; missing where the catalogue has no prices. */
+  readonly cost_usd?: number;
   readonly [field: string]: unknown;
+}
+
+/** Tokens; unknown ones are missing. Cached and cache-written ones are among the input, reasoning among the output. */
+export interface Usage {
+  readonly input_tokens?: number;
+  readonly output_tokens?: number;
+  readonly total_tokens?: number;
+  readonly cached_input_tokens?: number;
+  readonly cache_write_tokens?: number;
+  readonly reasoning_tokens?: number;
 }
 
 export type FinishReason = "stop" | "length" | "tool_calls" | "content_filter" | "cancelled" | (string & {});
@@ -51,10 +75,23 @@ export interface StreamEvent {
 /** One turn. Only an assistant's has `tool_calls`; each is followed by a turn `tool` with its id and what it gave. */
 export interface Message {
   role: "system" | "developer" | "user" | "assistant" | "tool";
-  content?: string | null;
+  content?: string | ContentPart[] | null;
   tool_calls?: { id: string; type: "function"; function: { name: string; arguments: string } }[];
   tool_call_id?: string;
 }
+
+export type ContentPart =
+  | { type: "text"; text: string }
+  | { type: "image_url"; image_url: { url: string } }
+  | { type: "file"; file: { filename?: string; file_data?: string; file_url?: string } }
+  | { type: "input_audio"; input_audio: { data: string; format: string } };
+
+export type Effort = "none" | "minimal" | "low" | "medium" | "high" | "xhigh" | "max";
+
+export type ResponseFormat =
+  | { type: "text" }
+  | { type: "json_object" }
+  | { type: "json_schema"; json_schema: { name: string; schema?: Record<string, unknown>; strict?: boolean } };
 
 /** The body of `POST /api/chat`; exactly one of `message`, `prompt`, `messages`. */
 export interface ChatBody {
@@ -71,6 +108,14 @@ export interface ChatBody {
   system?: string;
   enable_tools?: boolean;
   tools?: unknown[];
+  tool_choice?: "auto" | "none" | "required" | { type: "function"; function: { name: string } };
+  parallel_tool_calls?: boolean;
+  response_format?: ResponseFormat;
+  reasoning?: { effort?: Effort };
+  reasoning_effort?: Effort;
+  /** Events beside the usual ones. */
+  show?: ("thinking" | "tool_input")[];
+  metadata?: Record<string, unknown>;
   preferences?: Record<string, unknown>;
   on_disconnect?: "continue" | "cancel" | `grace:${number}`;
   [field: string]: unknown;
@@ -141,6 +186,8 @@ export interface Stream extends AsyncIterable<StreamEvent> {
   use(transport: TransportName): void;
   /** Calls back after every change of text, events or state. Gives what ends it. */
   subscribe(listener: () => void): () => void;
+  /** Calls back with each data event, those that are there already first. Gives what ends it. */
+  on(kind: "data", listener: (value: unknown, name: string) => void): () => void;
 }
 
 export interface Client {

@@ -9,7 +9,10 @@ export type Status = "idle" | "connecting" | "queued" | "streaming" | "reconnect
 export interface Tool {
   readonly id: string;
   readonly name: string;
+  /** Empty while `inputText` is written. */
   readonly input: Record<string, unknown>;
+  /** The arguments as far as they are written, where `show` has `tool_input`; missing once `input` is whole. */
+  readonly inputText?: string;
   /** Missing until the tool has answered. */
   readonly result?: string;
   readonly failed: boolean;
@@ -31,11 +34,17 @@ export interface StreamingChatOptions extends ClientOptions {
 
 export interface StreamingChat {
   readonly response: string;
+  /** What the model told of its thoughts, where `body.show` has `thinking`. */
+  readonly thinking: string;
+  /** It thinks now, whether or not it tells what. */
+  readonly isThinking: boolean;
   readonly isStreaming: boolean;
   readonly status: Status;
   /** A TokenrelayError, or what was wrong with the question (TypeError). */
   readonly error: TokenrelayError | Error | null;
   readonly tools: readonly Tool[];
+  /** What a generator of the operator's own told beside the text. */
+  readonly data: readonly { readonly name: string; readonly value: unknown }[];
   readonly events: readonly StreamEvent[];
   readonly streamId: string | null;
   /** Asks; gives the text once the answer is over. Never rejects. */

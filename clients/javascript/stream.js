@@ -120,6 +120,26 @@ export class Stream {
     return this.#cancelling;
   }
 
+  /**
+   * Calls back with each data event, those that are there already first.
+   * @param {"data"} kind
+   * @param {(value: unknown, name: string) => void} listener
+   * @returns {() => void} ends it
+   */
+  on(kind, listener) {
+    if (kind !== "data") throw new TypeError(`a stream tells of "data", not of ${JSON.stringify(kind)}`);
+    let next = 0;
+    const tell = () => {
+      while (next < this.events.length) {
+        const { data } = this.events[next++]; // first: a listener may change the stream
+        if (data.data_name !== undefined) listener(data.data, data.data_name);
+      }
+    };
+    const end = this.subscribe(tell);
+    tell();
+    return end;
+  }
+
   /** Stops reading; the generation goes on and can be resumed. */
   detach() {
     if (!this.isOver) this.#finish("detached");

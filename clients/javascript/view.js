@@ -2,13 +2,14 @@
  * What a component shows of one answer, at most once a frame. Knows streams and a page's storage, no framework.
  *
  * @typedef {"idle" | "connecting" | "queued" | "streaming" | "reconnecting" | "done" | "failed"} Status
- * @typedef {{id: string, name: string, input: object, result?: string, failed: boolean}} Tool
- * @typedef {{response: string, isStreaming: boolean, status: Status, error: Error | null, tools: Tool[],
+ * @typedef {{response: string, thinking: string, isThinking: boolean, isStreaming: boolean, status: Status,
+ *   error: Error | null, tools: import("./parts.js").Tool[], data: {name: string, value: unknown}[],
  *   events: import("./answer.js").StreamEvent[], streamId: string | null}} Snapshot
  */
 
 import { onNextFrame } from "./frames.js";
 import { Memory } from "./memory.js";
+import { Parts } from "./parts.js";
 
 const STREAMING = ["connecting", "queued", "streaming", "reconnecting"];
 
@@ -19,7 +20,8 @@ const NOTHING = Object.freeze({ text: "", events: [] });
 
 /** @type {Snapshot} */
 const IDLE = Object.freeze({
-  response: "", isStreaming: false, status: "idle", error: null, tools: [], events: [], streamId: null,
+  response: "", thinking: "", isThinking: false, isStreaming: false, status: "idle", error: null, tools: [], data: [],
+  events: [], streamId: null,
 });
 
 export class ChatView {
@@ -29,6 +31,8 @@ export class ChatView {
   #stream = null; // null before any, and once it is not watched any more
   #origin = null; // {body, idempotencyKey, streamId}: how to come back to it; null once it is over
   #kept = NOTHING; // of the same answer, from before the component was away
+  #parts = new Parts();
+  #taken = 0; // events that `#parts` has
   #snapshot = IDLE;
   #listeners = new Set();
   #unsubscribe = () => {};
@@ -129,6 +133,8 @@ export class ChatView {
     this.#letGo();
     this.#hasLeft = false;
     this.#kept = NOTHING;
+    this.#parts = new Parts();
+    this.#taken = 0;
     this.#origin = null;
     try {
       const stream = make();
@@ -226,24 +232,16 @@ export class ChatView {
     const events = this.#events;
     const status = state === "detached" ? "idle" : state;
     const isStreaming = STREAMING.includes(status);
-    return { response: this.text, isStreaming, status, error, tools: toolsOf(events), events, streamId };
+    for (; this.#taken < events.length; this.#taken += 1) this.#parts.take(events[this.#taken].data);
+    const { thinking, tools, data } = this.#parts;
+    return {
+      response: this.text, thinking, isThinking: isStreaming && this.#parts.isThinking, isStreaming, status, error, tools,
+      data: [...data], events, streamId,
+    };
   }
 
   #publish(snapshot) {
     this.#snapshot = snapshot;
     for (const listener of [...this.#listeners]) listener();
   }
-}
-
-/** Tool calls with their results, in the order of the calls. @returns {Tool[]} */
-function toolsOf(events) {
-  const tools = new Map();
-  for (const { data } of events) {
-    if (data.tool_call_id === undefined) continue;
-    const known = tools.get(data.tool_call_id);
-    const tool = { id: data.tool_call_id, name: data.tool_name, input: data.tool_input, failed: false, ...known };
-    if (data.tool_result !== undefined) Object.assign(tool, { result: data.tool_result, failed: !!data.tool_error });
-    tools.set(tool.id, tool);
-  }
-  return [...tools.values()];
 }

@@ -28,14 +28,16 @@ export class Turn {
     /** `{note, isBad}` once it is over. */
     this.end = saved.end ?? null;
     this.tools = this.end ? saved.tools ?? [] : [];
+    /** `{text, seconds, isOpen}`: what the model told of its thoughts, how long, whether it still thinks; null: it did not. */
+    this.thoughts = this.end ? saved.thoughts ?? null : null;
     /** Why NeuroSwitch chose; null where it did not. */
     this.routing = this.end ? saved.routing ?? null : null;
     this.text = this.end ? saved.text ?? "" : "";
   }
 
   toJSON() {
-    const { key, question, model, streamId, wantsStop, end, text, tools, routing } = this;
-    return { key, question, model, streamId, wantsStop, end, ...(end && { text, tools, routing }) };
+    const { key, question, model, streamId, wantsStop, end, text, tools, thoughts, routing } = this;
+    return { key, question, model, streamId, wantsStop, end, ...(end && { text, tools, thoughts, routing }) };
   }
 }
 
@@ -88,7 +90,7 @@ export class Conversation {
       if (room < 0) break;
       messages.unshift({ role: "user", content: past.question }, { role: "assistant", content: past.text });
     }
-    return { messages, model: turn.model ?? undefined, enable_tools: true };
+    return { messages, model: turn.model ?? undefined, enable_tools: true, show: ["thinking", "tool_input"] };
   }
 }
 

@@ -2,6 +2,8 @@
  * One turn's stream, taken in frame by frame: what came into the turn, what the connection is doing into words.
  */
 
+import { Parts } from "./client/parts.js";
+
 /** So much text a frame: an answer that is there already must not stop the page. */
 const MOST_EVENTS = 2_000;
 const NOTICE_MS = 6_000;
@@ -15,6 +17,7 @@ export class Reading {
   #askForKey;
   #stream = null;
   #next = 0; // the first event of the stream that is not taken
+  #parts = new Parts(); // of those that are
   #frame = null; // cancels the frame to come; null while there is none
   #lostAt = null; // index of the first event after a connection was lost; null while there is one
   #isSwitching = false; // the connection was ended by choice
@@ -34,6 +37,7 @@ export class Reading {
   start() {
     this.#stream = this.#open();
     this.#next = 0;
+    this.#parts = new Parts();
     this.#lostAt = null;
     this.#stream.subscribe(() => this.#changed());
     if (this.#turn.wantsStop) this.#cancel();
@@ -94,6 +98,7 @@ export class Reading {
     if (this.#turn.wantsStop) return "Stopping…";
     if (this.#notice) return this.#notice;
     if (state === "connecting") return "Connecting…";
+    if (this.#parts.isThinking) return `Thinking over ${WIRES[this.#stream.transport]}…`;
     return `${this.#turn.text ? "Writing" : "Waiting for the model"} over ${WIRES[this.#stream.transport]}…`;
   }
 
@@ -136,12 +141,19 @@ export class Reading {
       if (id !== null) this.#turn.lastId = id;
       text += data.token ?? "";
       if (data.routing) this.#turn.routing = data.routing;
-      if (data.tool_call_id) takeTool(this.#turn.tools, data);
+      this.#parts.take(data);
     }
+    if (events.length > 0) this.#tellParts();
     this.#turn.text += text;
     if (this.#next < this.#stream.events.length) this.#changed();
     else if (this.#stream.isOver) this.#finish();
     this.#show(text);
+  }
+
+  #tellParts() {
+    const { tools, hasThought, thinking, thoughtS, isThinking } = this.#parts;
+    this.#turn.tools = tools;
+    if (hasThought) this.#turn.thoughts = { text: thinking, seconds: thoughtS, isOpen: isThinking };
   }
 
   /** What happened while there was no connection, once it is back. */
@@ -217,12 +229,6 @@ function countTokens(events, first) {
     if (events[index].data.token && events[index].id !== null) count += events[index].id - before;
   }
   return count;
-}
-
-function takeTool(tools, data) {
-  let tool = tools.find(({ id }) => id === data.tool_call_id);
-  if (tool === undefined) tools.push((tool = { id: data.tool_call_id, name: data.tool_name, input: data.tool_input ?? {} }));
-  if (data.tool_result !== undefined) Object.assign(tool, { result: data.tool_result, isFailed: !!data.tool_error });
 }
 
 const WORDS = {

@@ -9,6 +9,8 @@ import { copy } from "./clipboard.js";
 import { button, make } from "./elements.js";
 import { Markdown } from "./markdown.js";
 import { Rendering } from "./rendering.js";
+import { ThoughtsView } from "./thoughts_view.js";
+import { ToolCard } from "./tool_card.js";
 
 export class TurnView {
   #turn;
@@ -16,7 +18,8 @@ export class TurnView {
   #markdown = new Markdown();
   #rendering;
   #article;
-  #cards = new Map(); // tool id → its card and what of it is shown
+  #thoughts = new ThoughtsView();
+  #cards = new Map(); // tool id → its ToolCard
   #routing = make("div", { class: "routing" });
   #tools = make("div", { class: "tools" });
   #foot = make("div", { class: "foot" });
@@ -39,7 +42,8 @@ export class TurnView {
   update(text) {
     if (text) this.#rendering.show(this.#markdown.append(text));
     if (this.#turn.routing && !this.#routing.hasChildNodes()) this.#routing.append(routingCard(this.#turn.routing));
-    for (const tool of this.#turn.tools) this.#showTool(tool);
+    if (this.#turn.thoughts) this.#showThoughts();
+    this.#showTools();
     if (this.#turn.end && !this.#isEnded) this.#showEnd();
   }
 
@@ -50,15 +54,24 @@ export class TurnView {
     return make("div", { class: "question" }, make("p", { class: "asked" }, question), edit);
   }
 
-  #showTool(tool) {
-    const shown = this.#cards.get(tool.id);
-    if (shown !== undefined && shown.isDone === (tool.result !== undefined)) return;
-    const card = shown?.card ?? make("details", { class: "tool" });
-    if (shown === undefined) this.#tools.append(card);
-    card.replaceChildren(...toolParts(tool));
-    card.classList.toggle("running", tool.result === undefined);
-    card.classList.toggle("failed", tool.isFailed === true);
-    this.#cards.set(tool.id, { card, isDone: tool.result !== undefined });
+  #showThoughts() {
+    if (this.#thoughts.element.parentNode === null) this.#tools.before(this.#thoughts.element);
+    this.#thoughts.show(this.#turn.thoughts, this.#turn.end !== null);
+  }
+
+  #showTools() {
+    const left = new Map(this.#cards);
+    for (const tool of this.#turn.tools) {
+      const card = this.#cards.get(tool.id) ?? new ToolCard();
+      if (!this.#cards.has(tool.id)) this.#tools.append(card.element);
+      card.show(tool);
+      this.#cards.set(tool.id, card);
+      left.delete(tool.id);
+    }
+    for (const [id, card] of left) { // arguments of which no call has come
+      card.element.remove();
+      this.#cards.delete(id);
+    }
   }
 
   #showEnd() {
@@ -79,17 +92,6 @@ export class TurnView {
 function copyCode({ target }) {
   const found = target.closest?.("button.copy");
   if (found) copy(found.parentElement.querySelector("code").textContent, found);
-}
-
-function toolParts({ name, input, result, isFailed }) {
-  const outcome = result === undefined ? "…" : ` → ${isFailed ? "failed" : result.slice(0, 200)}`;
-  const asked = Object.values(input).map((value) => (typeof value === "string" ? value : JSON.stringify(value))).join(", ");
-  return [
-    make("summary", {}, make("b", {}, name), `: ${asked.slice(0, 200)}${outcome}`),
-    make("pre", { tabindex: "0", role: "group", "aria-label": "Input" }, JSON.stringify(input, null, 2)),
-    result === undefined ? make("p", { class: "note" }, "Running…")
-      : make("pre", { tabindex: "0", role: "group", "aria-label": "Result" }, result),
-  ];
 }
 
 /** Why NeuroSwitch chose the model that answers. */

@@ -121,6 +121,77 @@ def test_what_a_model_writes_is_text_and_never_markup(page: Page, fleet: Fleet) 
     assert page.title() == "Tokenrelay"
 
 
+def _frames(*events: dict[str, Any]) -> bytes:
+    return b"".join(encode_frame(to_json({"token": "", "done": False, **e}), n) for n, e in enumerate(events, 1))
+
+
+THOUGHTS = (
+    {"status": "thinking", "timestamp": "2026-12-01T10:00:00.000Z"},
+    {"thinking": "Let me ", "timestamp": "2026-12-01T10:00:01.000Z"},
+    {"thinking": "see <b>.", "timestamp": "2026-12-01T10:00:03.000Z"},
+)
+INPUT = (
+    {
+        "tool_call_id": "c1",
+        "tool_input_delta": '{"a',
+        "tool_input_name": "sum",
+        "timestamp": "2026-12-01T10:00:04.000Z",
+    },
+    {"tool_call_id": "c1", "tool_input_delta": '": 1', "timestamp": "2026-12-01T10:00:05.000Z"},
+)
+REST = (
+    {"tool_call_id": "c1", "tool_name": "sum", "tool_input": {"a": 1}},
+    {"tool_call_id": "c1", "tool_name": "sum", "tool_input": {"a": 1}, "tool_result": "1"},
+    {"token": "Yes."},
+    {"done": True, "resolved_model": "m", "output_tokens": 1, "response_time": 1.0, "finish_reason": "stop"},
+)
+
+
+def _play(page: Page, fleet: Fleet, *events: dict[str, Any]) -> list[Any]:
+    """The page with an answer of these events, after which its connections are refused. Gives what it was asked."""
+    bodies: list[Any] = []
+    headers = {"Content-Type": "text/event-stream", "X-Stream-Id": ID}
+
+    def answer(route: Route) -> None:
+        bodies.append(route.request.post_data_json)
+        route.fulfill(status=200, headers=headers, body=_frames(*events))
+
+    page.route("**/api/chat", answer)
+    page.route("**/api/streams/**", lambda route: route.abort())
+    open_page(page, fleet, "scripted", transport="sse")
+    ask(page)
+    return bodies
+
+
+def test_thinking_stands_open_while_it_lasts(page: Page, fleet: Fleet) -> None:
+    bodies = _play(page, fleet, *THOUGHTS)
+    block = page.locator("details.thoughts[open]")
+    block.get_by_text("Let me see <b>.").wait_for()
+    assert block.locator("summary").text_content() == "Thinking…"
+    assert bodies[0]["show"] == ["thinking", "tool_input"]
+    assert text(page) == ""
+
+
+def test_thinking_is_folded_and_arguments_fill_in_after_it(page: Page, fleet: Fleet) -> None:
+    _play(page, fleet, *THOUGHTS, *INPUT)
+    card = page.locator("details.tool.running:not(.thoughts)")
+    card.wait_for()
+    assert card.locator("summary").text_content() == 'sum: {"a": 1…'
+    block = page.locator("details.thoughts")
+    assert block.get_attribute("open") is None
+    assert block.locator("summary").text_content() == "Thought for 4 s"
+
+
+def test_what_the_model_did_is_there_once_the_answer_is_whole(page: Page, fleet: Fleet) -> None:
+    lost = {**INPUT[0], "tool_call_id": "lost"}  # of an attempt that failed
+    _play(page, fleet, *THOUGHTS, lost, *INPUT, *REST)
+    assert wait_for_the_end(page) == "Yes."
+    for _ in range(2):
+        summaries = page.get_by_role("log").locator("details summary").all_text_contents()
+        assert summaries == ["Thought for 4 s", "sum: 1 → 1"]
+        page.reload()  # kept with the turn
+
+
 # -- stopping --------------------------------------------------------------------------------------------------------
 
 

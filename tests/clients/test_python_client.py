@@ -10,13 +10,27 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from tokenrelay_client import Client, Failed, Refused, SyncClient, Unreachable
+from tokenrelay_client import (
+    Client,
+    Completion,
+    Data,
+    Failed,
+    Refused,
+    SyncClient,
+    Thinking,
+    Token,
+    ToolArguments,
+    ToolCall,
+    ToolResult,
+    Unreachable,
+)
 from tokenrelay_client.answer import Answer
 from tokenrelay_client.errors import refusal_of
 from tokenrelay_client.patience import MAX_REFUSALS, MAX_RETRY_S, Backoff, Patience, Wait
 from tokenrelay_client.transport import Dropped, Said
 
-from tests.clients.service import ID, PATIENCE_S, Service, answer_of, event, says, streams
+from tests.clients.service import ID, PATIENCE_S, STARTED, Service, answer_of, event, says, streams, talks
+from tests.clients.service import told as told_event
 from tokenrelay.loadtest.fleet import free_port
 
 
@@ -116,6 +130,50 @@ def test_a_start_whose_answer_is_lost_is_sent_again_with_the_same_key() -> None:
             assert keys == {stream.idempotency_key}
 
     play(scene())
+
+
+def test_every_kind_of_event_is_an_object_of_its_kind() -> None:
+    call = {"tool_call_id": "c1", "tool_name": "sum", "tool_input": {"a": 1}}
+    usage = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7, "reasoning_tokens": 2}
+    told: list[tuple[type[Any], dict[str, Any]]] = [
+        (Thinking, {"status": "thinking"}),
+        (Thinking, {"thinking": "Let me see."}),
+        (ToolArguments, {"tool_call_id": "c1", "tool_input_delta": '{"a"', "tool_input_name": "sum"}),
+        (ToolArguments, {"tool_call_id": "c1", "tool_input_delta": ": 1}"}),
+        (ToolCall, call),
+        (ToolResult, {**call, "tool_result": "1"}),
+        (Data, {"data_name": "note", "data": {"page": 7}}),
+        (Token, {"token": "Yes."}),
+        (Completion, {"done": True, "finish_reason": "stop", "usage": usage, "cost_usd": 0.25}),
+    ]
+    options = {
+        "show": ["thinking", "tool_input"], "reasoning_effort": "low", "response_format": {"type": "json_object"},
+        "tool_choice": "none", "metadata": {"a": "b"},
+    }  # fmt: skip
+    heard: list[dict[str, Any]] = []
+    frames = [told_event(number, **fields) for number, (_, fields) in enumerate(told, 1)]
+
+    async def scene() -> None:
+        async with (
+            Service([talks([STARTED, *frames], heard=heard)]) as service,
+            Client(service.url, transport="websocket") as client,
+        ):
+            stream = client.chat({"message": "hi", **options})
+            end = await stream.completion()
+            typed = [event.typed for event in stream.events if event.id is not None]
+            assert [type(event) for event in typed] == [kind for kind, _ in told]
+            assert [event.thinking for event in typed if isinstance(event, Thinking)] == ["", "Let me see."]
+            pieces = [event for event in typed if isinstance(event, ToolArguments)]
+            assert "".join(piece.tool_input_delta for piece in pieces) == '{"a": 1}'
+            assert [piece.tool_input_name for piece in pieces] == ["sum", None]
+            assert [(event.data_name, event.value) for event in typed if isinstance(event, Data)] == [
+                ("note", {"page": 7})
+            ]
+            assert end is not None
+            assert (end["usage"], end["cost_usd"], stream.text) == (usage, 0.25, "Yes.")
+
+    play(scene())
+    assert options.items() <= next(said for said in heard if said["type"] == "start").items()
 
 
 def test_a_page_that_is_no_stream_is_not_taken_for_one() -> None:

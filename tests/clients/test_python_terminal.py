@@ -19,7 +19,7 @@ from tokenrelay_client.events import Event
 from tokenrelay_client.markdown import MAX_PIECE, Growing, document
 from tokenrelay_client.views import Pretty
 
-from tests.clients.service import PATIENCE_S, Service, answer_of, streams
+from tests.clients.service import PATIENCE_S, Service, answer_of, event, streams
 
 SCRIPT = """
 import sys
@@ -143,6 +143,34 @@ def test_a_long_answer_is_drawn_whole(shape: str) -> None:
             view.take(Event(number, {"token": text[start : start + 50], "done": False}))
         view.tick()
     assert out.getvalue()
+
+
+def test_thinking_is_a_line_while_it_lasts_and_a_word_after() -> None:
+    out = io.StringIO()
+    screen = Console(file=out, force_terminal=True, width=60, height=24)
+    with Pretty(screen) as view:
+        view.take(Event(1, {"token": "", "done": False, "status": "thinking"}))
+        view.take(Event(2, {"token": "", "done": False, "thinking": "x" * 500 + " Let me\x1b see"}))
+        view.tick()
+        assert "Let me see" in out.getvalue()
+        view.take(Event(3, {"token": "Yes.", "done": False}))
+        out.truncate(0)
+        view.tick()
+        assert "Let me see" not in out.getvalue()
+    with Pretty(screen) as view:
+        view.take(Event(1, {"token": "", "done": False, "status": "thinking"}))
+        view.take(Event(2, {"token": "", "done": True}))
+    assert "thought for 0 s" in out.getvalue()
+
+
+def test_thinking_does_not_go_where_the_answer_goes() -> None:
+    thoughts = event(1, status="thinking") + event(2, thinking="Let me see")
+    whole = thoughts + event(3, token="Yes.") + event(4, done=True, finish_reason="stop", output_tokens=1)
+    with serving(whole) as url:
+        done = chat(url)
+    assert done.stdout == b"Yes."
+    assert b"thinking" in done.stderr
+    assert b"Let me see" not in done.stderr
 
 
 def test_a_list_has_no_blank_lines_between_its_items() -> None:

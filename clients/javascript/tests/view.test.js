@@ -5,7 +5,7 @@ import { beforeEach, describe, test } from "node:test";
 
 import { createClient } from "../client.js";
 import { ChatView } from "../view.js";
-import { FakeClock, FakeEdge, STREAM_ID, answer, fakePage } from "./fakes.js";
+import { FakeClock, FakeEdge, STREAM_ID, answer, fakePage, logOf } from "./fakes.js";
 
 let frames = [];
 const drawFrame = () => frames.splice(0).forEach((draw) => draw());
@@ -29,7 +29,7 @@ function set(options = {}, tokens = ["one ", "two ", "three"]) {
   const given = { url: "http://edge.test", transport: "sse", fetch: edge.fetch, clock, page: fakePage() };
   const storage = new Storage();
   const view = () => new ChatView(createClient(given), { storageKey: "chat", storage, body: { model: "m" } });
-  return { clock, edge, storage, view };
+  return { clock, edge, storage, view, clients: () => createClient(given) };
 }
 
 const CUT = { cut: 450, how: "hang" };
@@ -47,7 +47,8 @@ describe("a view", () => {
     assert.deepEqual(edge.calls[0].body, { model: "m", message: "hi", seed: 1, stream: true });
   });
 
-  test("draws once a frame however many tokens come", async () => {
+  test("draws once a frame however many tokens come", async (context) => {
+    context.mock.timers.enable({ apis: ["setTimeout"] }); // a slow machine would draw without a frame
     const { clock, edge, view } = set({ fates: [{ cut: 40_000, how: "hang", chunk: 100 }] }, Array(1_000).fill("x"));
     const shown = view();
     void shown.send("hi");
@@ -105,6 +106,50 @@ describe("a view", () => {
     assert.equal(await clock.until(shown.send("hi")), "ab");
     const tool = { id: "c1", name: "calculator", input: { expression: "6*7" }, failed: false, result: "42" };
     assert.deepEqual(shown.getSnapshot().tools, [tool]);
+  });
+
+  test("shows thinking, arguments as they are written, and data", async () => {
+    const thoughts = [{ token: "", done: false, status: "thinking" }, { thinking: "Let me ", token: "", done: false },
+      { thinking: "see.", token: "", done: false }];
+    const piece = { tool_call_id: "c1", token: "", done: false };
+    const pieces = [{ ...piece, tool_input_delta: '{"a', tool_input_name: "sum" }, { ...piece, tool_input_delta: '": 1' }];
+    const note = { data_name: "note", data: { page: 7 }, token: "", done: false };
+    const cut = { fates: [{ how: "hang" }] };
+    const open = set({ ...cut, log: logOf(["a", ...thoughts, note]).slice(0, -1) });
+    const shown = open.view();
+    void shown.send({ message: "hi", show: ["thinking", "tool_input"] });
+    await open.clock.rest();
+    drawFrame();
+    const { thinking, isThinking, data, response } = shown.getSnapshot();
+    assert.deepEqual([thinking, isThinking, data, response], ["Let me see.", true, [{ name: "note", value: { page: 7 } }], "a"]);
+    assert.deepEqual(open.edge.calls[0].body.show, ["thinking", "tool_input"]);
+    shown.unmount();
+
+    const stream = open.clients().resume(STREAM_ID);
+    await open.clock.rest();
+    const heard = [];
+    stream.on("data", (value, name) => heard.push([name, value]));
+    assert.deepEqual(heard, [["note", { page: 7 }]]);
+    assert.throws(() => stream.on("tokens", () => {}), TypeError);
+    stream.detach();
+
+    const half = set({ ...cut, log: logOf([...thoughts, ...pieces]).slice(0, -1) });
+    const writing = half.view();
+    void writing.send("hi");
+    await half.clock.rest();
+    drawFrame();
+    assert.equal(writing.getSnapshot().isThinking, false);
+    const { tools } = writing.getSnapshot();
+    assert.deepEqual(tools, [{ id: "c1", name: "sum", input: {}, inputText: '{"a": 1', failed: false }]);
+    writing.unmount();
+
+    const lost = pieces.map((event) => ({ ...event, tool_call_id: "lost" })); // of an attempt that failed
+    const call = { ...piece, tool_name: "sum", tool_input: { a: 1 } };
+    const whole = set({}, [...thoughts, ...lost, ...pieces, call, thoughts[0], thoughts[2], "b"]);
+    const last = whole.view();
+    assert.equal(await whole.clock.until(last.send("hi")), "b");
+    assert.deepEqual(last.getSnapshot().tools, [{ id: "c1", name: "sum", input: { a: 1 }, failed: false }]);
+    assert.deepEqual([last.getSnapshot().thinking, last.getSnapshot().isThinking], ["Let me see.\n\nsee.", false]);
   });
 
   test("lets go when its component goes, goes on when it is back, and cancels nothing", async () => {

@@ -124,6 +124,8 @@ class Error(BaseEvent):
     error_code: str = ""
     retryable: bool = False
     retry_after: float | None = None
+    usage: Mapping[str, Any] | None = None  # so far
+    cost_usd: float | None = None  # so far
     stream_id: str | None = None
 
 

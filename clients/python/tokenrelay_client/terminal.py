@@ -166,6 +166,7 @@ class Chat:
         """One question and its answer."""
         messages = [message for turn in self._turns for message in _messages_of(turn)]
         body: dict[str, Any] = {"messages": [*messages, {"role": "user", "content": question}], "enable_tools": True}
+        body["show"] = ["thinking"]
         if self._model is not None:
             body["model"] = self._model
         code, stream = self._follow(lambda client: client.chat(body))

@@ -33,6 +33,7 @@ STATES: Final[dict[State, str]] = {
 }
 FRAMES_PER_S: Final = 12
 MAX_TOOL_CHARACTERS: Final = 200
+MAX_THOUGHT: Final = 1_000
 
 
 class View(Protocol):
@@ -82,6 +83,8 @@ class Plain:
             self._write(without_controls(token) if self._is_screen else token)
         elif word := tool_word(data):
             self.note(word)
+        elif data.get("status") == "thinking":  # one for each run of it
+            self.note("thinking…")
 
     def state(self, state: State, _: str | None, /) -> None:
         if state == self._state:
@@ -148,6 +151,8 @@ class Pretty:
         self._attempts = 0
         self._retry_at: float | None = None  # None: nothing is waited for
         self._stopping = False
+        self._thought: str | None = None  # what the model thinks now; None: it does not
+        self._thought_at = 0.0
         self._model = ""
         self._began_at = time.monotonic()
         self._above: Literal["", "block", "note"] = ""  # what was printed last; "" before anything was
@@ -173,12 +178,24 @@ class Pretty:
     def take(self, event: Event) -> None:
         _, data = event
         self._model = str(data.get("model") or self._model)
+        self._take_thought(data)
         if token := data.get("token"):
             self._print_all(self._growing.add(without_controls(token)))
         elif word := tool_word(data):
             self.note(f"⚙ {word}")
         elif word := routing_word(data):
             self.note(word)
+
+    def _take_thought(self, data: dict[str, Any]) -> None:
+        """A line while it thinks; a word of how long it was once that is over."""
+        if data.get("status") == "thinking" or "thinking" in data:
+            if self._thought is None:
+                self._thought, self._thought_at = "", time.monotonic()
+            # Only the end of it is drawn.
+            self._thought = (self._thought + without_controls(str(data.get("thinking") or "")))[-MAX_THOUGHT:]
+        elif self._thought is not None and (data.get("token") or "tool_call_id" in data or data.get("done")):
+            self._thought = None
+            self.note(f"thought for {time.monotonic() - self._thought_at:.0f} s")
 
     def state(self, state: State, _: str | None, /) -> None:
         self._word = STATES[state]
@@ -219,13 +236,19 @@ class Pretty:
         line = Text(" · ".join(fact for fact in facts if fact), style="dim")
         line.truncate(max(1, self._screen.width - 3), overflow="ellipsis")  # the spinner and its space before it
         self._spinner.update(text=line)
-        piece, height = self._growing.open, max(1, self._screen.height - 3)
+        thought = [] if self._thought is None else [self._thought_line(self._thought)]
+        piece, height = self._growing.open, max(1, self._screen.height - 3 - len(thought))
         if piece is None:
-            return self._spinner
+            return Group(*thought, self._spinner)
         if self._drawn is None or self._drawn[:2] != (piece, height):
             self._drawn = (piece, height, block_of(piece, height))
         gap = [Text()] if self._above and not piece.continues else []
-        return Group(*gap, self._drawn[2], self._spinner)
+        return Group(*gap, self._drawn[2], *thought, self._spinner)
+
+    def _thought_line(self, thought: str) -> Text:
+        """Its newest words, as many as fit a line."""
+        words = " ".join(thought.split())[-max(1, self._screen.width - 4) :]
+        return Text(f"  {words or 'thinking…'}", style="dim italic", no_wrap=True, overflow="crop")
 
     def _next_try(self) -> str:
         if self._retry_at is None or self._attempts == 0:
