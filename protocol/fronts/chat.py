@@ -61,7 +61,8 @@ def parse(raw: bytes, *, on_disconnect: str, now_s: int, bounds: Bounds = DEFAUL
         ours["max_tokens"] = limit
     if "tools" in body:
         ours["tools"] = _tools(body["tools"])
-    ours.setdefault("enable_tools", False)  # the server's tools take part only where they are asked for
+    if not ours.get("tools"):  # beside functions of the caller's it would switch these off too
+        ours.setdefault("enable_tools", False)  # the server's tools take part only where they are asked for
     ours.setdefault("on_disconnect", on_disconnect)
     if body.get("logit_bias") in ({}, None):
         body.pop("logit_bias", None)
@@ -80,7 +81,7 @@ def _refuse(body: dict[str, Any]) -> None:
         raise unsupported(
             "logprobs" if body.get("logprobs") else "top_logprobs", "log probabilities are not given here"
         )
-    if set(body.get("modalities") or ["text"]) != {"text"}:
+    if body.get("modalities") not in (None, [], ["text"]):
         raise unsupported("modalities", "only text is written here")
     for name in ("audio", "web_search_options", "prediction", *LEGACY):
         if body.get(name):

@@ -20,7 +20,9 @@ DIALECT: Final = "responses"
 NOT_KEPT: Final = ("previous_response_id", "conversation", "prompt")
 """Each would need prompts kept after the end of an answer, and they leave Redis then."""
 
-FIELD_NAMES: Final = {"messages": "input", "max_tokens": "max_output_tokens", "system": "instructions"}
+FIELD_NAMES: Final = {
+    "messages": "input", "max_tokens": "max_output_tokens", "system": "instructions", "response_format": "text.format",
+}  # fmt: skip
 REMEMBERED: Final = ("metadata", "max_output_tokens", "temperature", "top_p", "parallel_tool_calls", "tool_choice")
 """Options that the object repeats. No text of a prompt: `instructions` is null and `tools` empty in every object."""
 
@@ -77,7 +79,8 @@ def parse(
         ours["response_format"] = _response_format(form)
     if body.get("truncation", "disabled") not in ("disabled", "auto"):
         raise unsupported("truncation", "expected disabled or auto")
-    ours.setdefault("enable_tools", False)
+    if not ours.get("tools"):  # beside functions of the caller's it would switch these off too
+        ours.setdefault("enable_tools", False)
     is_background = body.get("background") is True
     ours.setdefault("on_disconnect", "continue" if is_background else on_disconnect)
     options = {name: body[name] for name in REMEMBERED if name in body} | {"background": is_background}

@@ -140,7 +140,7 @@ def _number(value: str | None) -> int:
 async def _stream(call: Call, identity: Identity, stream_id: str, after: int) -> None:
     found = await find(call.edge, identity, stream_id)
     remembered = fronts.remembered_of(found, responses.DIALECT)
-    if after >= 0 and found.has_ended:
+    if after >= 0:
         last = (await _fold(call, found)).number
         if after > last:
             raise TokenrelayError("CURSOR_AHEAD", f"starting_after: the last event is {last}", field="starting_after")

@@ -149,6 +149,37 @@ def test_foreign_answers_are_not_found(fleet: Fleet) -> None:
         client(fleet, owner="b").chat.completions.retrieve(made.id)
 
 
+CALLING = "scripted?tokens=9&tool_after=4"
+PARAMETERS: Any = {"type": "object", "properties": {"expression": {"type": "string"}}}
+CALCULATOR: Any = {"name": "calculator", "parameters": PARAMETERS}
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_a_declared_function_is_the_callers_even_if_the_server_has_one_of_its_name(
+    fleet: Fleet, is_streamed: bool
+) -> None:
+    asked = client(fleet).chat.completions
+    tools: Any = [{"type": "function", "function": CALCULATOR}]
+    if is_streamed:
+        with asked.stream(model=CALLING, messages=HI, tools=tools) as stream:
+            made: Any = stream.get_final_completion()
+    else:
+        made = asked.create(model=CALLING, messages=HI, tools=tools)
+    choice = made.choices[0]
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", words(4))
+    calls = choice.message.tool_calls
+    assert [call.function.name for call in calls] == ["calculator"]
+    given = [{"id": c.id, "type": "function", "function": c.function.model_dump(include={"name", "arguments"})}
+             for c in calls]  # fmt: skip
+    turns = [
+        *HI,
+        {"role": "assistant", "content": choice.message.content, "tool_calls": given},
+        {"role": "tool", "tool_call_id": calls[0].id, "content": "42"},
+    ]
+    rest = asked.create(model=CALLING, messages=turns, tools=tools)
+    assert words(4) + (rest.choices[0].message.content or "") == words(9)
+
+
 # -- Responses ---------------------------------------------------------------------------------------------------------
 
 
@@ -191,6 +222,29 @@ def test_an_earlier_item_is_referred_to(fleet: Fleet) -> None:
     assert client(fleet, 1).responses.create(model="scripted?tokens=2", input=items).output_text == words(2)
     with pytest.raises(openai.NotFoundError):
         client(fleet, owner="b").responses.create(model="scripted?tokens=2", input=items)
+
+
+def test_a_declared_function_of_responses_is_the_callers(fleet: Fleet) -> None:
+    tools: Any = [{"type": "function", "strict": False, **CALCULATOR}]
+    made = client(fleet).responses.create(model=CALLING, input="hi", tools=tools)
+    text, called = made.output
+    assert (called.type, getattr(called, "name", "")) == ("function_call", "calculator")
+    items: Any = [
+        *HI,
+        {"type": "item_reference", "id": text.id},
+        {"type": "item_reference", "id": called.id},
+        {"type": "function_call_output", "call_id": getattr(called, "call_id", ""), "output": "42"},
+    ]
+    rest = client(fleet, 1).responses.create(model=CALLING, input=items, tools=tools)
+    assert made.output_text + rest.output_text == words(9)
+
+
+def test_a_cursor_ahead_is_refused_while_the_answer_runs(fleet: Fleet) -> None:
+    made = client(fleet).responses.create(model=SLOW, input="hi", background=True)
+    with pytest.raises(openai.BadRequestError) as refused:
+        client(fleet, 1).responses.retrieve(made.id, stream=True, starting_after=1_000_000)
+    assert refused.value.param == "starting_after"
+    client(fleet).responses.cancel(made.id)
 
 
 @pytest.mark.parametrize("field", ["previous_response_id", "conversation"])

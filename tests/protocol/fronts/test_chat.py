@@ -139,7 +139,8 @@ def test_what_agents_send_by_default_is_taken() -> None:
     )  # fmt: skip
     assert (made.request.stream, made.request.max_tokens, made.request.temperature) == (True, 9, 0.5)
     assert made.request.tools[0].own
-    assert made.request.enable_tools is False
+    assert made.request.enable_tools is None  # False would switch the declared function off with the server's tools
+    assert parsed().request.enable_tools is False
     assert made.request.on_disconnect == "grace:30"
     assert made.remembered == Remembered("chat", 7, with_usage=True)
 
@@ -214,3 +215,11 @@ def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
 def test_errors_have_the_status_and_the_code_that_sdks_know(error: TokenrelayError, status: int, code: str) -> None:
     assert openai.status_of(error) == status
     assert openai.error_object(error)["error"]["code"] == code
+
+
+@pytest.mark.parametrize("given", [True, 1, 1.5, "text", [{}], [[]], ["text", "audio"]])
+def test_modalities_of_any_shape_are_refused_by_name(given: Any) -> None:
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], "modalities": given}).encode()
+    with pytest.raises(TokenrelayError) as refused:
+        chat.parse(body, on_disconnect="continue", now_s=1)
+    assert refused.value.fields["field"] == "modalities"
