@@ -16,7 +16,7 @@ from tokenrelay.protocol.wire.cursor import Answer
 from tokenrelay.protocol.wire.request import ChatRequest
 from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.edge import Edge
-from tokenrelay.server.live.hub import Channel
+from tokenrelay.server.live.channel import Channel
 from tokenrelay.server.store.log import Description
 from tokenrelay.server.timing import RequestTimer
 

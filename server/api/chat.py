@@ -21,7 +21,7 @@ from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.api.streams import attach
 from tokenrelay.server.generations import begin
 from tokenrelay.server.http import Call
-from tokenrelay.server.live.hub import Channel
+from tokenrelay.server.live.channel import Channel
 from tokenrelay.server.net.refusal import Answer
 from tokenrelay.server.timing import RequestTimer
 from tokenrelay.server.transports import document

@@ -19,7 +19,7 @@ from tokenrelay.server.access import bodies
 from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.generations import Description, begin, find
 from tokenrelay.server.http import Call
-from tokenrelay.server.live.hub import Channel
+from tokenrelay.server.live.channel import Channel
 from tokenrelay.server.timing import RequestTimer
 from tokenrelay.server.transports import document
 from tokenrelay.server.transports.whole import until_ended

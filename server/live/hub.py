@@ -8,86 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
-import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from typing import Any, Final, Protocol
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, Final
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.protocol.reading.feed import Feed, Offer
-from tokenrelay.protocol.reading.session import Session
+from tokenrelay.protocol.reading.feed import Offer
 from tokenrelay.protocol.runtime.live import LiveFeed
 from tokenrelay.protocol.runtime.redis import describe
 from tokenrelay.protocol.runtime.supervisor import Supervisor
 from tokenrelay.protocol.store import keys
 from tokenrelay.protocol.store.entries import CorruptEntry, Entry, unpack_publication
+from tokenrelay.server.live.channel import Channel, Reader
 from tokenrelay.server.live.presubscribed import Presubscribed
+from tokenrelay.server.live.probe import Probe
+from tokenrelay.server.live.refill import refill
 from tokenrelay.server.metrics import Metrics
 from tokenrelay.server.store.jobs import new_stream_id
 from tokenrelay.server.store.log import LogReader
 from tokenrelay.server.store.redis import UNREACHABLE, live_connection
 
 TICK_S: Final = 1.0
-QUIET_S: Final = 3.0
-"""A feed that heard nothing for this long asks the log; then at twice the pause each time, up to `MOST_QUIET_S`."""
-
-MOST_QUIET_S: Final = 15.0
-PROBE_LOST_S: Final = 4.0
-"""A probe that has not come back for this long means a live connection that is dead without saying so."""
-
 QUIET_BATCH: Final = 500
-REFILL_PAUSE_S: Final = 0.5
-MOST_EMPTY_PAGES: Final = 20
-"""Ten seconds: longer than a worker takes to come back to a new primary."""
 
 log = structlog.get_logger()
-
-
-class Reader(Protocol):
-    """One who reads: a door's end of a session."""
-
-    session: Session
-
-    def wake(self) -> None:
-        """There may be something to do: events, an end."""
-        ...
-
-    def is_stuck(self, now: float, /) -> bool:
-        """True when its write has waited for so long that the window is not to be kept for it."""
-        ...
-
-
-class Channel:
-    """One generation here: its feed, its readers, and when it last was heard of."""
-
-    def __init__(self, stream_id: str, now: float, *, is_new: bool) -> None:
-        self.feed = Feed(stream_id)
-        self.readers: set[Reader] = set()
-        self.coming = 0  # opened for somebody who has neither joined nor left yet; they keep it open as well
-        self.name = keys.live(stream_id).encode()
-        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.heard_at = now
-        self.quiet_s = QUIET_S
-        self.refill: asyncio.Task[None] | None = None  # None unless a gap is being read
-        self.is_lost = False  # the log is no longer there although the feed had not ended
-        self.may_be_missing = is_new  # opened before its stream is made: until somebody joins, no metadata is no loss
-
-    def __repr__(self) -> str:
-        return f"<Channel {self.feed!r} | {len(self.readers)} readers>"
-
-    def wake(self) -> None:
-        for reader in self.readers:
-            reader.wake()
-
-    def trim(self, now: float) -> None:
-        """Keep what a reader that moves still lacks; one that is stuck reads the log when it moves again."""
-        moving = (reader.session.cursor for reader in self.readers if not reader.is_stuck(now))
-        self.feed.trim(min(moving, default=self.feed.last))
 
 
 class Hub:
@@ -98,10 +46,7 @@ class Hub:
         self._reads = reads
         self._metrics = metrics
         self._channels: dict[bytes, Channel] = {}
-        self._probe = keys.probe(secrets.token_hex(8)).encode()
-        self.probe_at = -math.inf  # when a probe last came back, by the monotonic clock
-        self._connected_at = -math.inf  # when the live connection was made; it gets as long to bring a probe back
-        self._probed_at = self.probe_at  # when the last probe left
+        self._probe = Probe()
         self._live = LiveFeed(lambda: live_connection(redis), self._on_message, self._on_connected)
         self._presubscribed = Presubscribed(self._live, new_stream_id)
         self._filling: asyncio.Task[None] | None = None  # None unless spare streams are being subscribed to
@@ -116,7 +61,7 @@ class Hub:
     @property
     def probe_age_s(self) -> float:
         """Seconds since the live feed last proved that it works."""
-        return time.monotonic() - self.probe_at
+        return time.monotonic() - self._probe.came_at
 
     @property
     def readers(self) -> int:
@@ -132,7 +77,7 @@ class Hub:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Hub]:
         """The hub's tasks live inside this block."""
-        self._live.want(self._probe)  # an edge may start before its Redis does
+        self._live.want(self._probe.name)  # an edge may start before its Redis does
         self.supervisor.own("live_feed", self._live.run)
         self.supervisor.own("look_at_logs", self._tick)
         try:
@@ -219,9 +164,8 @@ class Hub:
     def _on_message(self, name: bytes, payload: bytes) -> None:
         channel = self._channels.get(name)
         if channel is None:
-            if name == self._probe:
-                self.probe_at = time.monotonic()
-                self._metrics.probe.observe(self.probe_at - self._probed_at)
+            if name == self._probe.name:
+                self._metrics.probe.observe(self._probe.came(time.monotonic()))
             return
         try:
             first, entries = unpack_publication(payload)
@@ -233,8 +177,7 @@ class Hub:
     def _take(self, channel: Channel, first: int, entries: list[Entry]) -> None:
         offer = channel.feed.offer(first, entries)
         if offer is Offer.NEWS:
-            channel.heard_at = time.monotonic()
-            channel.quiet_s = QUIET_S
+            channel.heard(time.monotonic())
             if channel.feed.needs_trim():
                 channel.trim(channel.heard_at)
             channel.wake()
@@ -244,8 +187,9 @@ class Hub:
     def _on_connected(self) -> None:
         """What was published while there was no connection is in the logs."""
         self._metrics.live_connects.inc()
-        self._connected_at = time.monotonic()
-        self._own(self._send_probe(self._connected_at))  # that it is connected proves nothing: does it bring anything?
+        now = time.monotonic()
+        self._probe.connected(now)
+        self._own(self._send_probe(now))  # that it is connected proves nothing: does it bring anything?
         anchored = [channel for channel in self._channels.values() if channel.feed.is_anchored]
         self._own(self._ask_logs(anchored))
         self._fill_presubscribed()
@@ -259,40 +203,15 @@ class Hub:
             channel.refill = self._own(self._refill(channel))
 
     async def _refill(self, channel: Channel) -> None:
-        """Read the log until the window has all that was heard of.
-
-        A publication that was only late may close the gap meanwhile; then what was read is known already. After a
-        failover the log may be short of what we heard until its worker has sent it again: an empty answer gets time.
-        """
-        feed, empty = channel.feed, 0
         try:
-            while feed.has_gap and self._channels.get(channel.name) is channel:
-                try:
-                    first, entries = await self._reads.page(feed.stream_id, feed.last)
-                except TokenrelayError:
-                    await asyncio.sleep(REFILL_PAUSE_S)  # Redis is away; readers get heartbeats meanwhile
-                    continue
-                except CorruptEntry as error:
-                    log.error("log_corrupt", stream_id=feed.stream_id, error=str(error))
-                    self._lose(channel)
-                    return
-                if entries and first <= feed.last + 1:
-                    empty = 0
-                    self._take(channel, first, entries)
-                elif entries or empty >= MOST_EMPTY_PAGES:
-                    self._lose(channel)
-                    return
-                else:
-                    empty += 1
-                    await asyncio.sleep(REFILL_PAUSE_S)
+            await refill(
+                channel, self._reads,
+                take=lambda first, entries: self._take(channel, first, entries),
+                is_open=lambda: self._channels.get(channel.name) is channel,
+            )  # fmt: skip
         finally:
             channel.refill = None
-            self._metrics.gap_over(feed.has_gap, channel.is_lost)
-
-    def _lose(self, channel: Channel) -> None:
-        """What is missing is nowhere any more; the readers end in words."""
-        channel.is_lost = True
-        channel.wake()
+            self._metrics.gap_over(channel.feed.has_gap, channel.is_lost)
 
     async def _ask_logs(self, channels: list[Channel]) -> None:
         """One round trip for many: which of these feeds lack something?"""
@@ -307,7 +226,7 @@ class Hub:
             for channel, last_id, was_new in zip(batch, last_ids, may_be_missing, strict=True):
                 if last_id is None:
                     if not was_new:
-                        self._lose(channel)
+                        channel.lose()
                 elif channel.feed.heard_of(last_id):
                     self._start_refill(channel)
 
@@ -321,23 +240,15 @@ class Hub:
             for channel in list(self._channels.values()):
                 channel.trim(now)
             await self._send_probe(now)
-            await self._ask_logs(list(self._quiet(now)))
-
-    def _quiet(self, now: float) -> Iterator[Channel]:
-        for channel in self._channels.values():
-            feed = channel.feed
-            if feed.is_anchored and not feed.has_ended and now - channel.heard_at >= channel.quiet_s:
-                channel.heard_at = now
-                channel.quiet_s = min(channel.quiet_s * 2, MOST_QUIET_S)
-                yield channel
+            await self._ask_logs([channel for channel in self._channels.values() if channel.is_quiet(now)])
 
     async def _send_probe(self, now: float) -> None:
         """Published through the commands' connection: a demoted primary looks healthy from the subscribing side."""
-        if now - max(self.probe_at, self._connected_at) > PROBE_LOST_S:
+        if self._probe.is_lost(now):
             self._live.drop()
-        self._probed_at = time.monotonic()
+        self._probe.sent(time.monotonic())
         try:
-            await self._redis.publish(self._probe, b"")
+            await self._redis.publish(self._probe.name, b"")
         except (*UNREACHABLE, RedisError):
             return  # the probe's age says it
 

@@ -11,7 +11,7 @@ from tokenrelay.protocol.lifecycle import TOLD_NOTHING
 from tokenrelay.protocol.reading.feed import Chunk, Format
 from tokenrelay.protocol.reading.session import Session, Step
 from tokenrelay.server.live import replay
-from tokenrelay.server.live.hub import Channel
+from tokenrelay.server.live.channel import Channel
 from tokenrelay.server.live.replay import Replays
 from tokenrelay.server.metrics import SAMPLED, Metrics
 from tokenrelay.server.timing import RequestTimer

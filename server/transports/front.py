@@ -17,7 +17,7 @@ from tokenrelay.protocol.store.entries import Entry, is_terminal
 from tokenrelay.server.edge import Edge
 from tokenrelay.server.http import Call
 from tokenrelay.server.live import replay
-from tokenrelay.server.live.hub import Channel
+from tokenrelay.server.live.channel import Channel
 from tokenrelay.server.net import peer
 from tokenrelay.server.timing import RequestTimer
 from tokenrelay.server.transports.sse import SseResponse

@@ -21,7 +21,7 @@ from tokenrelay.server import drain
 from tokenrelay.server.edge import Edge
 from tokenrelay.server.http import Call
 from tokenrelay.server.live import replay
-from tokenrelay.server.live.hub import Channel
+from tokenrelay.server.live.channel import Channel
 from tokenrelay.server.metrics import SAMPLED
 from tokenrelay.server.net import peer
 from tokenrelay.server.net.refusal import SSE_HEADERS

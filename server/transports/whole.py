@@ -10,7 +10,7 @@ from tokenrelay.protocol.reading.session import Session
 from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.generations import Description, find
 from tokenrelay.server.http import Call, Disconnected
-from tokenrelay.server.live.hub import Channel
+from tokenrelay.server.live.channel import Channel
 
 
 class EndWaiter:

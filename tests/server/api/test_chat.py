@@ -14,7 +14,7 @@ from tokenrelay.protocol.store.scripts import StartReply
 from tokenrelay.server.api import chat
 from tokenrelay.server.edge import Edge
 from tokenrelay.server.http import Call, Endpoint
-from tokenrelay.server.live.hub import Channel
+from tokenrelay.server.live.channel import Channel
 from tokenrelay.server.settings import Settings
 from tokenrelay.server.store.redis import open_pool
 from tokenrelay.server.transports import whole

@@ -19,9 +19,10 @@ from tokenrelay.protocol.reading.session import STUCK_S, Session, Step
 from tokenrelay.protocol.store import keys
 from tokenrelay.protocol.store.entries import Entry, event_of, pack, unpack_entry
 from tokenrelay.protocol.wire import formats
-from tokenrelay.server.live import hub as hub_module
+from tokenrelay.server.live import channel as channel_module
 from tokenrelay.server.live import presubscribed
-from tokenrelay.server.live.hub import Channel, Hub
+from tokenrelay.server.live.channel import Channel
+from tokenrelay.server.live.hub import Hub
 from tokenrelay.server.metrics import Metrics
 from tokenrelay.server.store.log import LogReader
 from tokenrelay.server.store.redis import open_pool
@@ -119,7 +120,7 @@ async def reading(hub: Hub, reads: LogReader, cursor: int = 0) -> asyncio.Task[s
 @pytest.fixture
 def never_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """No looking at the log out of caution: what is tested has to find it by itself."""
-    monkeypatch.setattr(hub_module, "QUIET_S", 1e9)
+    monkeypatch.setattr(channel_module, "QUIET_S", 1e9)
 
 
 @pytest.mark.usefixtures("never_quiet")
@@ -137,7 +138,7 @@ def test_a_publication_that_got_lost_is_found_by_the_next_one(fleet: Fleet) -> N
 def test_a_publication_that_got_lost_at_the_end_is_found_after_a_quiet_spell(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_module, "QUIET_S", 0.1)
+    monkeypatch.setattr(channel_module, "QUIET_S", 0.1)
 
     async def scene(hub: Hub, reads: LogReader, store: Store) -> None:
         task = await reading(hub, reads)
@@ -204,7 +205,7 @@ def test_a_thousand_readers_share_one_encoding(fleet: Fleet) -> None:
 
 
 def test_a_log_that_redis_lost_is_said_to_be_lost(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "QUIET_S", 0.1)
+    monkeypatch.setattr(channel_module, "QUIET_S", 0.1)
 
     async def scene(hub: Hub, reads: LogReader, store: Store) -> None:
         channel = await hub.open("stream-1")
@@ -299,7 +300,7 @@ def test_a_gap_that_closes_while_the_log_is_read_is_no_loss(fleet: Fleet) -> Non
 
 
 def test_a_channel_opened_before_its_stream_is_made_is_not_lost(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "QUIET_S", 0.0)
+    monkeypatch.setattr(channel_module, "QUIET_S", 0.0)
 
     async def scene(hub: Hub, reads: LogReader, store: Store) -> None:
         channel = await hub.open("stream-2", is_new=True)
