@@ -59,7 +59,7 @@ def test_names_in_the_scripts_are_the_names_of_keys() -> None:
 
 def test_every_script_is_there_once() -> None:
     assert [script.name for script in scripts.ALL] == [
-        "hold", "start", "drop", "claim", "append", "renew", "release", "cancel", "reap", "share",
+        "hold", "start", "drop", "claim", "append", "renew", "release", "cancel", "reap", "share", "forget",
     ]  # fmt: skip
     assert len({script.sha for script in scripts.ALL}) == len(scripts.ALL)
 

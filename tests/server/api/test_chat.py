@@ -61,7 +61,7 @@ def edge_without_redis(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Edge
         channel.coming = 1
         return channel
 
-    async def start(stream_id: str, *_: Any) -> StartReply:
+    async def start(stream_id: str, *_: Any, **__: Any) -> StartReply:
         return StartReply("started", stream_id)
 
     monkeypatch.setattr(edge.hub, "create", create)
