@@ -1,4 +1,4 @@
-"""SECURITY.md and docs/operations.md name for each promise a test that holds it, and the test is there."""
+"""Pages that name for each promise, fault or attack the test that holds it; and the test is there."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import pytest
 from tests.test_readme import settings_table
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("SECURITY.md", "docs/operations.md")
+TRIED = "docs/security-tried.md"
+PAGES = ("SECURITY.md", "docs/operations.md", TRIED)
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+NAMED_JAVASCRIPT = re.compile(r'`([\w/]+\.test\.js)` "([^"]+)"')
 
 
 def text_of(page: str) -> str:
@@ -25,7 +27,11 @@ def test_every_test_that_is_named_exists(page: str) -> None:
     assert len(named) > 10
     for path, name in named:
         assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), name
-    assert len(named) == text_of(page).count("`tests/"), "a test is named in another form"
+    in_javascript = NAMED_JAVASCRIPT.findall(text_of(page))
+    for path, title in in_javascript:
+        assert title in (ROOT / path).read_text(encoding="utf-8"), title
+    of_tests = re.findall(r"`(?:tests/|clients/javascript/tests/)", text_of(page))
+    assert len(named) + len(in_javascript) == len(of_tests), "a test is named in another form"
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -34,6 +40,15 @@ def test_every_promise_names_a_test(page: str) -> None:
     for table in re.findall(r"^\| promise .*\n\|[-|]+\n((?:\|.*\n)+)", text_of(page), re.MULTILINE):
         for row in table.splitlines():
             assert NAMED.search(row.rsplit(" | ", 1)[1]), row
+
+
+def test_what_was_tried_has_a_test_or_is_said_to_be_open() -> None:
+    tables = re.findall(r"^\| fault or attack .*\n\|[-|]+\n((?:\|.*\n)+)", text_of(TRIED), re.MULTILINE)
+    rows = [row for table in tables for row in table.splitlines()]
+    assert len(rows) > 50
+    for row in rows:
+        test = row.rsplit(" | ", 1)[1]
+        assert NAMED.search(test) or NAMED_JAVASCRIPT.search(test) or ("**Open" in row and test == "none yet |"), row
 
 
 @pytest.mark.parametrize("page", PAGES)
