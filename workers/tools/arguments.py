@@ -1,4 +1,7 @@
-"""Whether a call's arguments fit the tool's JSON Schema; says in one sentence what does not. Calls nothing."""
+"""Whether a call's arguments fit the tool's JSON Schema; says in one sentence what does not. Calls nothing.
+
+A schema that is not our own may take for ever: `workers.tools.checker` asks from outside the loop.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ if TYPE_CHECKING:
 MAX_ISSUE: Final = 400
 
 
-def issue(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> str | None:
+def issue(arguments: Any, schema: Mapping[str, Any]) -> str | None:
     """What is wrong with the arguments; None when they fit, or when the schema itself is wrong and says nothing."""
     from jsonschema.exceptions import SchemaError, best_match  # 0.1 s: only who calls a tool pays
     from referencing.exceptions import Unresolvable
 
     try:
-        error = best_match(_validator(msgspec.json.encode(schema)).iter_errors(dict(arguments)))
+        error = best_match(_validator(msgspec.json.encode(schema)).iter_errors(arguments))
     except (SchemaError, Unresolvable):
         return None
     if error is None:

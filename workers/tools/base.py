@@ -19,6 +19,9 @@ class Result(msgspec.Struct, frozen=True):
 
     text: str
     parts: tuple[Part, ...] = ()
+    structured: Any = None
+    promised: Mapping[str, Any] | None = None
+    """The schema that the tool has promised for `structured`."""
 
 
 class Tool(msgspec.Struct, frozen=True):

@@ -104,6 +104,8 @@ class Server:
     async def _live(self) -> None:
         """One life of the session. Raises when it is over."""
         self._doubt.clear()
+        # The task is this life's own: whatever is logged in it, or in a task it starts, names the server.
+        structlog.contextvars.bind_contextvars(server=self.name)
         try:
             # One deadline for the opening, moved away once it is open: the context belongs to this task.
             async with asyncio.timeout(OPEN_S) as opening, self._connect(self.config, self._doubt.set) as session:

@@ -18,10 +18,12 @@ import msgspec
 from mcp import Client, MCPError, StdioServerParameters, stdio_client, types
 from mcp.client.session import IncomingMessage
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.message import SessionMessage
 
 from tokenrelay.protocol.runtime.die_with_parent import tied
 from tokenrelay.workers.conversation import Audio, Image, Part, ToolSpec
 from tokenrelay.workers.tools.base import Result, ToolFailed
+from tokenrelay.workers.tools.mcp_wire import NO_ANSWER, Mender
 from tokenrelay.workers.tools.servers import ServerConfig
 
 MAX_SHOWN: Final = 8
@@ -34,17 +36,15 @@ SOUNDS: Final = {"audio/mpeg": "mp3", "audio/mp3": "mp3"}
 """Their formats by what they are; of any other kind `wav`."""
 
 CONNECT_S: Final = 10.0
-_NO_ANSWER: Final = (types.CONNECTION_CLOSED, types.REQUEST_TIMEOUT)
-"""What the SDK itself makes of a server that is silent or gone; any other error is the server's own word."""
-
 CLIENT: Final = types.Implementation(name="tokenrelay", version="0.1.0")
 
 
 class SdkSession:
     """What `workers.tools.mcp` asks of a session."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, promised: Mapping[str, Mapping[str, Any]]) -> None:
         self._client = client
+        self._promised = promised
 
     async def list_tools(self) -> list[ToolSpec]:
         """Every page, from the server itself."""
@@ -63,10 +63,12 @@ class SdkSession:
         try:
             result = await self._client.call_tool(name, dict(arguments), read_timeout_seconds=timeout_s)
         except MCPError as error:
-            if error.code in _NO_ANSWER:
+            if error.code in NO_ANSWER:
                 raise
             raise ToolFailed(error.message[:MAX_ISSUE] or "the tool failed") from error
-        return Result(_text_of(result), _shown(result)), bool(result.is_error)
+        promised = None if result.is_error else self._promised.get(name)
+        answer = Result(_text_of(result), _shown(result), result.structured_content, promised)
+        return answer, bool(result.is_error)
 
 
 @contextlib.asynccontextmanager
@@ -79,8 +81,9 @@ async def connect(config: ServerConfig, doubt: Callable[[], None]) -> AsyncItera
 
     async with contextlib.AsyncExitStack() as stack:
         transport = await stack.enter_async_context(_started(config) if config.command else _reached(config))
-        client = Client(_watched(transport, doubt), message_handler=heard, client_info=CLIENT)
-        yield SdkSession(await stack.enter_async_context(client))
+        mender = Mender(is_pipe=config.command is not None)
+        client = Client(_watched(transport, doubt, mender), message_handler=heard, client_info=CLIENT)
+        yield SdkSession(await stack.enter_async_context(client), mender.promised)
 
 
 @contextlib.asynccontextmanager
@@ -108,25 +111,29 @@ async def _reached(config: ServerConfig) -> AsyncIterator[Any]:
 
 
 @contextlib.asynccontextmanager
-async def _watched(transport: Any, doubt: Callable[[], None]) -> AsyncIterator[Any]:
-    """The transport's two streams; `doubt` hears when the server's one ends."""
+async def _watched(transport: Any, doubt: Callable[[], None], mender: Mender) -> AsyncIterator[Any]:
+    """The transport's two streams; `doubt` hears when the server's one ends, `mender` sees what it brings."""
     async with transport as (incoming, outgoing):
-        yield _Watched(incoming, doubt), outgoing
+        yield _Watched(incoming, doubt, mender), outgoing
 
 
 class _Watched:
-    """A stream that says when it is over: nobody else would before the next call."""
+    """A stream that says when it is over: nobody else would before the next call. Its answers come out mended."""
 
-    def __init__(self, stream: Any, doubt: Callable[[], None]) -> None:
+    def __init__(self, stream: Any, doubt: Callable[[], None], mender: Mender) -> None:
         self._stream = stream
         self._doubt = doubt
+        self._mender = mender
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     async def receive(self) -> Any:
         try:
-            return await self._stream.receive()
+            heard = await self._stream.receive()
+            if isinstance(heard, SessionMessage):
+                self._mender.hear(heard.message)
+            return heard
         except (anyio.EndOfStream, anyio.ClosedResourceError):
             self._doubt()
             raise

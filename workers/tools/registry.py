@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -16,10 +15,11 @@ from tokenrelay.protocol.events import MAX_TOOL_RESULT_BYTES
 from tokenrelay.protocol.wire.request import ChatRequest, ToolEntry
 from tokenrelay.workers.conversation import ToolSpec
 from tokenrelay.workers.tools import arguments as checked
-from tokenrelay.workers.tools import calculator, clock
-from tokenrelay.workers.tools.base import Outcome, Tool, ToolFailed
+from tokenrelay.workers.tools.base import Outcome, Result, Tool, ToolFailed
+from tokenrelay.workers.tools.built_in import built_in
+from tokenrelay.workers.tools.checker import Checker, CheckFailed
 from tokenrelay.workers.tools.mcp import Server
-from tokenrelay.workers.tools.search import DEFAULT_RESULTS, MAX_RESULTS, WebSearch
+from tokenrelay.workers.tools.search import WebSearch
 
 TOOL_TIMEOUT_S: Final = 30.0
 ALIASES: Final[Mapping[str, str]] = {"duckduckgotool": "web_search"}
@@ -35,72 +35,6 @@ class Selection(msgspec.Struct, frozen=True):
     own: Collection[str] = ()
 
 
-async def _calculator(arguments: Mapping[str, Any]) -> str:
-    try:
-        return calculator.calculate(arguments["expression"])
-    except calculator.NotArithmetic as error:
-        raise ToolFailed(str(error)) from error
-
-
-async def _current_time(arguments: Mapping[str, Any]) -> str:
-    try:
-        return clock.describe(datetime.now(UTC), arguments.get("timezone"))
-    except clock.NoSuchZone as error:
-        raise ToolFailed(str(error)) from error
-
-
-def built_in(search: WebSearch) -> dict[str, Tool]:
-    """The tools that every worker has."""
-    tools = (
-        Tool(
-            ToolSpec(
-                name="calculator",
-                description="Evaluates an arithmetic expression: numbers, + - * / // % ** and brackets.",
-                parameters={
-                    "type": "object",
-                    "properties": {"expression": {"type": "string", "description": "for example 6*7"}},
-                    "required": ["expression"],
-                },
-            ),
-            _calculator,
-        ),
-        Tool(
-            ToolSpec(
-                name="current_time",
-                description="The date and the time now, in UTC and in a time zone.",
-                parameters={
-                    "type": "object",
-                    "properties": {
-                        "timezone": {"type": "string", "description": "an IANA name such as Europe/Paris; default UTC"}
-                    },
-                },
-            ),
-            _current_time,
-        ),
-        Tool(
-            ToolSpec(
-                name="web_search",
-                description="Searches the web; gives titles, addresses and a few lines of the pages found.",
-                parameters={
-                    "type": "object",
-                    "properties": {
-                        "query": {"type": "string", "minLength": 1, "maxLength": 400},
-                        "max_results": {
-                            "type": "integer",
-                            "minimum": 1,
-                            "maximum": MAX_RESULTS,
-                            "description": f"default {DEFAULT_RESULTS}",
-                        },
-                    },
-                    "required": ["query"],
-                },
-            ),
-            search.call,
-        ),
-    )
-    return {tool.spec.name: tool for tool in tools}
-
-
 class Toolbox:
     """One per process: the built-in tools and those of MCP servers. `run` owns the servers' sessions."""
 
@@ -108,6 +42,7 @@ class Toolbox:
         self, servers: Iterable[Server] = (), timeout_s: float = TOOL_TIMEOUT_S, search: WebSearch | None = None
     ) -> None:
         self._search = search or WebSearch()
+        self._checker = Checker()
         self._built_in = built_in(self._search)
         self._servers = {server.name: server for server in servers}
         self._timeout_s = timeout_s
@@ -117,10 +52,13 @@ class Toolbox:
 
     async def run(self) -> None:
         """Keep the sessions. Owned by the process; ends only by being cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for server in self._servers.values():
-                group.create_task(server.run(), name=f"mcp {server.name}")
-            await asyncio.Event().wait()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for server in self._servers.values():
+                    group.create_task(server.run(), name=f"mcp {server.name}")
+                await asyncio.Event().wait()
+        finally:
+            await self._checker.close()
 
     def close(self) -> None:
         self._search.close()
@@ -181,13 +119,14 @@ class Toolbox:
         if tool is None:
             return Outcome(f"there is no tool called {name[:80]!r}", failed=True)
         try:
-            issue = checked.issue(arguments, tool.spec.parameters)
+            issue = await self._issue(tool, arguments)
             if issue is not None:
                 raise ToolFailed(f"the arguments do not fit: {issue}")
             async with asyncio.timeout(self._timeout_s):
                 result = await tool.call(arguments)
             if isinstance(result, str):
                 return Outcome(cut(result))
+            await self._hold_to_its_word(tool, result)
             return Outcome(cut(result.text), parts=result.parts)
         except ToolFailed as error:
             return Outcome(cut(str(error)), failed=True)
@@ -196,6 +135,26 @@ class Toolbox:
         except Exception as error:
             log.warning("tool_failed", tool=tool.spec.name, error=type(error).__name__)
             return Outcome("the tool failed", failed=True)
+
+    async def _issue(self, tool: Tool, arguments: Mapping[str, Any]) -> str | None:
+        """What does not fit the tool's schema. Our own schemas are known to be cheap. Raises ToolFailed."""
+        if tool.spec.name in self._built_in:
+            return checked.issue(dict(arguments), tool.spec.parameters)
+        try:
+            return await self._checker.issue(arguments, tool.spec.parameters)
+        except CheckFailed as error:
+            raise ToolFailed(str(error)) from error
+
+    async def _hold_to_its_word(self, tool: Tool, result: Result) -> None:
+        """A structured result that is not what its tool promised is told to the log; the model gets it all the same."""
+        if result.promised is None:
+            return
+        try:
+            issue = await self._checker.issue(result.structured, result.promised)
+        except CheckFailed as error:
+            issue = str(error)
+        if issue is not None:  # where only: the rest quotes the result
+            log.warning("mcp_result_unlike_schema", tool=tool.spec.name, where=issue.partition(":")[0][:80])
 
 
 def _is_own(entry: str | ToolEntry) -> bool:
