@@ -65,4 +65,4 @@ def test_no_name_stands_there_twice() -> None:
 def test_no_label_can_hold_what_a_caller_typed() -> None:
     """Those without a list of values come from the operator's own catalogue and tools."""
     open_ended = {name for row in ROWS for name, values in row.labels.items() if not values}
-    assert open_ended == {"provider", "model", "tool"}
+    assert open_ended == {"provider", "model", "tool", "handler"}

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tokenrelay.protocol.models import catalogue
 from tokenrelay.protocol.runtime import children, logs
 from tokenrelay.protocol.runtime.settings import faults, warn_of_unknown
-from tokenrelay.workers import metrics_endpoint, process
+from tokenrelay.workers import metrics_endpoint, open_providers, process
 from tokenrelay.workers.settings import Settings
 
 
@@ -24,7 +24,10 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--processes takes 1 to 256")
     try:
         settings = Settings()
-        catalogue.parse(settings.catalogue.read_text(encoding="utf-8"))
+        text = settings.catalogue.read_text(encoding="utf-8")
+        rows = catalogue.parse(text)
+        if settings.handlers_required and (issue := open_providers.unusable_handler(text, rows)):
+            raise ValueError(f"{settings.catalogue}, {issue}")
     except ValidationError as error:
         print("\n".join(faults(error)), file=sys.stderr)
         return 2

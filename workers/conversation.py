@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -90,6 +90,18 @@ class ToolSpec(msgspec.Struct, frozen=True):
     parameters: Mapping[str, Any]
 
 
+class Caller(msgspec.Struct, frozen=True):
+    """Who asks and for which stream, for a handler of one's own: no provider elsewhere is told. `deadline` is in
+    seconds since the Unix epoch; None: there is none."""
+
+    stream_id: str = ""
+    owner: str = ""
+    attempt: int = 1
+    deadline: float | None = None
+    metadata: Mapping[str, str] = {}
+    preferences: Mapping[str, Any] = {}
+
+
 class ModelRequest(msgspec.Struct, frozen=True):
     """One round. `model` is the upstream id; None means: leave it to the model. `request_id` and `traceparent` say who
     asks, for the provider's logs and a trace; "" for none.
@@ -116,6 +128,7 @@ class ModelRequest(msgspec.Struct, frozen=True):
     cache_key: str = ""
     extra: Mapping[str, Any] = {}
     shows_thinking: bool = False
+    caller: Caller | None = None
 
 
 # -- the pieces of an answer -------------------------------------------------------------------------------------------
@@ -158,6 +171,47 @@ class Usage(msgspec.Struct, frozen=True):
     reasoning_tokens: int | None = None
 
 
+class Data(msgspec.Struct, frozen=True):
+    """Anything beside text, as JSON under a name."""
+
+    name: str
+    value: Any
+
+
+class ToldCall(msgspec.Struct, frozen=True):
+    """A call that is made elsewhere: told, not run."""
+
+    call_id: str
+    name: str
+    arguments: dict[str, Any]
+
+
+class ToldResult(msgspec.Struct, frozen=True):
+    """What such a call gave."""
+
+    call_id: str
+    name: str
+    arguments: dict[str, Any]
+    text: str
+    failed: bool
+
+
+class ToolRun(msgspec.Struct, frozen=True):
+    """A tool of this worker to be run while the answer goes on; `answer` is told its text and whether it failed."""
+
+    call_id: str
+    name: str
+    arguments: dict[str, Any]
+    answer: Callable[[str, bool], None]
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """What has been used since it was told last. `cost_usd` None: as the row's prices say."""
+
+    usage: Usage
+    cost_usd: float | None = None
+
+
 class Finish(msgspec.Struct, frozen=True):
     """The round is over; the last thing a provider yields. `resolved_model` is what the provider says answered; the
     counts are those of `Usage`. `echo` is the turn as it wants it back with the results of its tools."""
@@ -182,4 +236,5 @@ class Finish(msgspec.Struct, frozen=True):
         )
 
 
-Piece: TypeAlias = Delta | Thinking | ToolInput | Progress | ToolUse | Finish
+Told: TypeAlias = Data | ToldCall | ToldResult | ToolRun
+Piece: TypeAlias = Delta | Thinking | ToolInput | Progress | ToolUse | Counted | Told | Finish

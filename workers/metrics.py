@@ -21,7 +21,7 @@ TIMEOUTS: Final = ("connect", "first_token", "between_tokens", "total")
 OUTCOMES: Final = ("completed", "cancelled", "failed")
 BLAMES: Final = ("request", "context_window", "model", "key", "provider")
 STAGES: Final = ("queue", "pickup", "failed", "provider", "append")
-TASKS: Final = ("writer", "pulse", "claims", "wake_feed", "tools", "counts", "metrics", "warm")
+TASKS: Final = ("writer", "pulse", "claims", "wake_feed", "tools", "handlers", "counts", "metrics", "warm")
 SAMPLED: Final = 15
 """The gap before every 16th token of a round is measured: a mask."""
 
@@ -134,7 +134,15 @@ class Metrics(Instruments):
         self.batch = self.histogram("tokenrelay_append_batch_entries", "Entries in one round trip of appends", SIZES)
         self.trip_seconds = self.histogram("tokenrelay_append_seconds", "One round trip of appends")
         self.entries = self.counter("tokenrelay_entries_appended_total", "Log entries sent to Redis")
+        self.blocked = self.counter(
+            "tokenrelay_worker_handler_blocked_total", "Times a handler blocked the handlers' event loop for a second",
+            handler=(),
+        )  # fmt: skip
         self._counted = {"append": 0, "other": 0, "entries": 0}  # of what others count for us, what stands here already
+
+    def handler_blocked(self, handler: str) -> None:
+        """`handler` is as in the catalogue, or `unknown`."""
+        self.blocked.labels(handler).inc()
 
     # -- what happens now and then -------------------------------------------------------------------------------------
 

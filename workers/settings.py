@@ -35,6 +35,17 @@ class Settings(Shared):
         le=65_535,
         description="port of a worker's `GET /metrics`, shared by its `--processes`; 0: none",
     )
+    handler_threads: int = Field(
+        64,
+        ge=1,
+        le=10_000,
+        description="handlers that are plain functions or generators and run at once, each in a thread; others wait",
+    )
+    handlers_required: bool = Field(
+        True,
+        description="0: a handler that cannot be imported makes its row unavailable, where it ends the worker else; "
+        "off in `tokenrelay up`",
+    )
     max_jobs: int = Field(500, ge=1, description="generations one worker process runs at once")
     connect_timeout_s: float = Field(
         10, gt=0, description="time to connect to a provider; then the call fails with `TIMEOUT`"

@@ -15,13 +15,14 @@ from tokenrelay.protocol.models.rules import Kind, RoutingRules
 from tokenrelay.protocol.models.toml_lines import Lines, Path, steps
 
 ServerDialect: TypeAlias = Literal["chat_completions", "responses", "anthropic", "gemini"]
-Dialect: TypeAlias = Literal["local", "scripted", "responses", "chat_completions", "anthropic", "gemini"]
+Dialect: TypeAlias = Literal["local", "scripted", "responses", "chat_completions", "anthropic", "gemini", "python"]
 Parameter: TypeAlias = Literal["temperature", "top_p", "stop", "seed", "tools", "images", "files", "audio"]
 Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 TokenLimitField: TypeAlias = Literal["max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens"]
 Grade: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=5)]
 Dollars: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=10_000)]
 
+_HANDLER: Final = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"  # package.module:name
 NEUROSWITCH: Final = "neuroswitch"
 NEUROSWITCH_NAMES: Final = frozenset({NEUROSWITCH, "neuroswitch/mix", "neuroswitch mix", "neuroswitch-mix"})
 
@@ -62,6 +63,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dialect: Dialect
     upstream: str
     server: str | None = None
+    handler: Annotated[str, msgspec.Meta(pattern=_HANDLER)] | None = None
     speed: str = "Variable"
     accepts: tuple[Parameter, ...] = ()
     token_limit_field: TokenLimitField | None = None
@@ -85,7 +87,10 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def source(self) -> str:
-        """Who is asked: a `[servers]` table by its name, else the one provider of the dialect."""
+        """Who is asked: a `[servers]` table by its name, `python:ID` for a handler, else the one
+        provider of the dialect."""
+        if self.dialect == "python":
+            return f"python:{self.id}"
         return self.server or self.dialect
 
 
@@ -99,8 +104,10 @@ class Choice(msgspec.Struct, frozen=True):
     @property
     def vitals_of(self) -> str | None:
         """The row whose health this call tells of. None: of none. An id that is passed through may be anybody's
-        invention, and the scripted model fails when a caller asks it to."""
-        return self.model.id if self.upstream == self.model.upstream and self.model.dialect != "scripted" else None
+        invention; the scripted model fails when a caller asks it to, and a handler that fails on one caller's request
+        may serve all others."""
+        is_its_own = self.upstream == self.model.upstream and self.model.dialect not in ("scripted", "python")
+        return self.model.id if is_its_own else None
 
 
 class Misnamed(ValueError):
@@ -283,6 +290,9 @@ def _model(row: Any, servers: Mapping[str, Server], lines: Lines, place: Path) -
     if server is not None:
         row = {"dialect": server.dialect, **row}
     model: Model = _converted(row, Model, lines, place)
+    if (model.dialect == "python") != (model.handler is not None):
+        issue = 'a row of dialect "python" names its handler = "package.module:name", and no other row has one'
+        raise _invalid(lines, (*place, "dialect" if model.handler is None else "handler"), issue)
     if model.server is None:
         if model.dialect == "chat_completions":
             raise _invalid(lines, (*place, "dialect"), 'a row of this dialect names its server: server = "NAME"')

@@ -251,6 +251,7 @@ def child_environment(ours: Mapping[str, str], plan: Plan, redis_url: str, drain
         "TOKENRELAY_SCRIPTED": "1",
         "TOKENRELAY_WARM": "1",  # whoever has just started it asks something at once
         "TOKENRELAY_LOG_LEVEL": "WARNING",
+        "TOKENRELAY_HANDLERS_REQUIRED": "0",  # one that is being written must not take the others away
         "TOKENRELAY_FINISH_S": f"{drain_s:g}",  # who waits in front of a terminal waits for both the same while
     }
     where = {"TOKENRELAY_REDIS_URL": redis_url, "TOKENRELAY_HOST": plan.host, "TOKENRELAY_PORT": str(plan.port)}

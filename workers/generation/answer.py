@@ -11,12 +11,13 @@ from tokenrelay.protocol.models.catalogue import Choice
 from tokenrelay.protocol.store.context import Context
 from tokenrelay.protocol.wire import request
 from tokenrelay.protocol.wire.request import ChatRequest
-from tokenrelay.workers.conversation import Delta, Finish, Message, Piece, Thinking, ToolInput, ToolUse
+from tokenrelay.workers.conversation import Caller, Counted, Delta, Finish, Message, Piece, Thinking, ToolInput, ToolUse
 from tokenrelay.workers.generation.attempts import NO_OUTPUT, PIECES_A_TURN, Attempts, Opened, close
 from tokenrelay.workers.generation.bill import Bill
 from tokenrelay.workers.generation.blobs import fetch
 from tokenrelay.workers.generation.content import content_of
 from tokenrelay.workers.generation.echoes import Echoes
+from tokenrelay.workers.generation.handler_output import TOLD, HandlerOutput
 from tokenrelay.workers.generation.output import Output
 from tokenrelay.workers.generation.resources import Resources
 from tokenrelay.workers.generation.timing import Timing
@@ -28,7 +29,7 @@ from tokenrelay.workers.routing import Route
 MAX_ROUNDS: Final = 8
 """How often a model may call tools in one answer."""
 
-RUN_TOGETHER: Final = frozenset({"scripted"})
+RUN_TOGETHER: Final = frozenset({"scripted", "python"})
 """Dialects whose text is told exactly as it comes, also after a tool call."""
 
 
@@ -37,7 +38,7 @@ class Answer:
 
     def __init__(
         self,
-        stream_id: str,
+        caller: Caller,
         asked: ChatRequest,
         route: Route,
         resources: Resources,
@@ -46,9 +47,9 @@ class Answer:
         context: Context,
         echoes: Echoes,
     ) -> None:
-        self.attempts = Attempts(asked, route, resources, context, echoes.owner)
+        self.attempts = Attempts(asked, route, resources, context, caller)
         self.bill = Bill(resources.metrics)
-        self._stream_id = stream_id
+        self._stream_id = caller.stream_id
         self._asked = asked
         self._route = route
         self._using = resources
@@ -59,6 +60,7 @@ class Answer:
         output.shows_thinking = asked.shows("thinking")
         output.shows_tool_input = asked.shows("tool_input")
         self._messages: list[Message] = []  # of the round under way
+        self._handler: HandlerOutput | None = None  # None before the first round
         self._piece_at = 0.0  # when the model last gave something, by the monotonic clock
         self._is_writing = False  # from a round's first output to its end; before that `Attempts` has its own timeout
 
@@ -67,6 +69,8 @@ class Answer:
 
     def is_silent(self, now: float) -> bool:
         """Whether the model has given nothing for longer than it may in mid-answer."""
+        if self._handler is not None and self._handler.is_running:
+            self._piece_at = now
         return self._is_writing and now - self._piece_at > self._using.settings.between_tokens_timeout_s
 
     async def write(self) -> Finish:
@@ -75,6 +79,7 @@ class Answer:
         tools = await self._using.tools.select(asked)
         above, are_off = self._context.traceparent, asked.tool_choice == "none"
         calls = ToolCalls(self._using, self._output, tools, above, are_off=are_off)
+        self._handler = HandlerOutput(self._output, calls)
         turns = asked.conversation
         blobs = await fetch(self._using.redis, self._stream_id, [turn.content for turn in turns])
         self._messages = await self._echoes.put_back([_message(turn, blobs) for turn in turns])
@@ -85,7 +90,7 @@ class Answer:
             self._output.label = self._route.label_of(opened.choice)
             if number and opened.choice.model.dialect not in RUN_TOGETHER:
                 self._output.new_item()
-            text, uses, finish = await self._round(opened, keeps_text=bool(tools.specs))
+            text, uses, finish = await self._round(opened, self._handler, keeps_text=bool(tools.specs))
             if finish.reason != "tool_calls" or not uses:
                 return finish
             results = await calls.run(uses, opened.choice)
@@ -97,7 +102,9 @@ class Answer:
             self._messages = [*self._messages, turn, *results]
         raise ProviderError(f"the model called tools in more than {MAX_ROUNDS} rounds", retryable=False)
 
-    async def _round(self, opened: Opened, *, keeps_text: bool) -> tuple[str, list[ToolUse], Finish]:
+    async def _round(
+        self, opened: Opened, handler: HandlerOutput, *, keeps_text: bool
+    ) -> tuple[str, list[ToolUse], Finish]:
         """One call that is answered: its tokens go to the log as they come. Gives the text beside its tool calls."""
         uses: list[ToolUse] = []
         texts: list[str] = []  # kept only where a tool may be called, for the next round
@@ -123,7 +130,14 @@ class Answer:
                         await self._wait_for_room()
                 elif type(piece) is ToolUse:
                     uses.append(piece)
+                elif isinstance(piece, TOLD):
+                    handler.tell(piece)
+                    if output.is_full:
+                        await self._wait_for_room()
                 elif type(piece) is Finish:
+                    if opened.choice.model.dialect == "python":
+                        bill.close()  # what it has not counted is estimated
+                        return "".join(texts), uses, piece
                     bill.finished(opened.choice, piece.usage)
                     return "".join(texts), uses, piece
                 elif type(piece) in NO_OUTPUT:
@@ -139,6 +153,7 @@ class Answer:
         finally:
             self._is_writing = False
             self.attempts.over()
+            handler.stop()
             await close(opened.pieces)
 
     async def _at_work(self, choice: Choice, piece: Piece) -> None:
@@ -153,6 +168,9 @@ class Answer:
             bill.works(choice, self._messages)
             output.label = self._route.label_of(choice)
             output.tool_input(piece.call_id, piece.name, piece.text)
+        elif type(piece) is Counted:
+            bill.counted(choice, piece.usage, piece.cost_usd)
+            return
         else:
             return
         bill.written += bool(piece.text)

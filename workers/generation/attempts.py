@@ -22,7 +22,7 @@ from tokenrelay.protocol.models.catalogue import Choice
 from tokenrelay.protocol.runtime.tracing import Span
 from tokenrelay.protocol.store.context import Context
 from tokenrelay.protocol.wire.request import ChatRequest
-from tokenrelay.workers.conversation import Message, ModelRequest, Piece, Progress, Thinking, ToolInput
+from tokenrelay.workers.conversation import Caller, Counted, Message, ModelRequest, Piece, Progress, Thinking, ToolInput
 from tokenrelay.workers.generation.resources import Resources
 from tokenrelay.workers.metrics import whose
 from tokenrelay.workers.providers.base import ProviderError
@@ -45,7 +45,7 @@ class Opened(msgspec.Struct, frozen=True):
 AtWork: TypeAlias = Callable[[Choice, Piece], Awaitable[None]]
 """Hears what a model gives before its first output: thinking, arguments of tools, signs of life."""
 
-NO_OUTPUT: Final = (Thinking, ToolInput, Progress)
+NO_OUTPUT: Final = (Thinking, ToolInput, Progress, Counted)
 
 CACHE_HEAD: Final = 4_096
 """So much of the first message tells apart what may share a prompt cache."""
@@ -62,7 +62,7 @@ class Attempts:
     """The calls of one generation. `failures` is told in its last event."""
 
     def __init__(
-        self, asked: ChatRequest, route: Route, resources: Resources, context: Context, owner: str = ""
+        self, asked: ChatRequest, route: Route, resources: Resources, context: Context, caller: Caller
     ) -> None:
         settings = resources.settings
         self.choice = route.choice  # who was asked last
@@ -71,7 +71,8 @@ class Attempts:
         self._asked = asked
         self._using = resources
         self._context = context
-        self._cache_key = cache_key(owner, asked)
+        self._caller = caller
+        self._cache_key = cache_key(caller.owner, asked)
         self._choices = (route.choice, *route.others)
         self._policy = FallbackPolicy(self._choices, Limits(settings.max_attempts, settings.first_token_budget_s))
         self._errors: list[ProviderError] = []  # of the round under way
@@ -121,6 +122,10 @@ class Attempts:
         context = msgspec.structs.replace(self._context, traceparent=span.traceparent)
         provider = self._using.providers[choice.model.source]
         request = model_request(self._asked, choice, messages, tools, context, self._cache_key)
+        if choice.model.dialect == "python":
+            again = sum(failure["model"] == row for failure in self.failures)
+            caller = msgspec.structs.replace(self._caller, attempt=self._caller.attempt + again)
+            request = msgspec.structs.replace(request, caller=caller)
         self.left_out = _as_asked(provider.left_out(request), self._asked)
         if tools.specs and not request.tools:
             self.left_out = (*self.left_out, "tools")

@@ -21,6 +21,7 @@ class Bill:
         self.cost_usd: float | None = None  # None: nothing was used, or something of what was used has no price
         self.written = 0
         self._metrics = metrics
+        self._is_counted = False  # see `counted`
         self._open: tuple[Choice, Sequence[Message]] | None = None  # the call that has begun to work; None: none has
 
     def __repr__(self) -> str:
@@ -37,9 +38,16 @@ class Bill:
         self._open, self.written = None, 0
         self._add(choice, usage)
 
+    def counted(self, choice: Choice, usage: Usage, dollars: float | None) -> None:
+        """In the middle of a round, by who counts for himself: nothing of that round is estimated any more."""
+        self._is_counted = True
+        self._add(choice, usage, dollars)
+
     def close(self) -> None:
         """The answer ends in the middle of a round."""
-        if self._open is not None:
+        if self._is_counted:
+            self._open = None
+        elif self._open is not None:
             choice, messages = self._open
             read = sum(estimate_tokens(text_of(message.content)) for message in messages)
             self.finished(choice, Usage(read, self.written))
@@ -57,8 +65,8 @@ class Bill:
             reasoning_tokens=used.reasoning_tokens,
         )
 
-    def _add(self, choice: Choice, usage: Usage) -> None:
-        cost = cost_usd(choice, usage)
+    def _add(self, choice: Choice, usage: Usage, dollars: float | None = None) -> None:
+        cost = cost_usd(choice, usage) if dollars is None else dollars
         if self.usage is NOTHING:
             self.usage, self.cost_usd = usage, cost
         else:

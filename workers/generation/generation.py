@@ -22,7 +22,7 @@ from tokenrelay.protocol.store.scripts import Claim
 from tokenrelay.protocol.wire import request
 from tokenrelay.workers import routing
 from tokenrelay.workers.append.log import Log, News
-from tokenrelay.workers.conversation import Finish
+from tokenrelay.workers.conversation import Caller, Finish
 from tokenrelay.workers.generation.answer import Answer
 from tokenrelay.workers.generation.echoes import Echoes
 from tokenrelay.workers.generation.output import Output, now_ms
@@ -139,10 +139,21 @@ class Generation:
         route = routing.route(asked, using.catalogue, using.providers.keys(), using.circuits.vitals())
         self._output.label = route.label
         echoes = Echoes(using.redis, self._claim.owner, using.settings.retention_ms)
-        self._answer = Answer(self.stream_id, asked, route, using, self._output, self._timing, self.context, echoes)
+        caller = self._caller(asked)
+        self._answer = Answer(caller, asked, route, using, self._output, self._timing, self.context, echoes)
         if not self.log.last_id:  # an attempt before this one may have said so already
             self._output.event(Started(now_ms(), route.label, route.routing))
         return await self._answer.write()
+
+    def _caller(self, asked: request.ChatRequest) -> Caller:
+        return Caller(
+            stream_id=self.stream_id,
+            owner=self._claim.owner,
+            attempt=self.epoch,
+            deadline=time.time() + self._began_at - time.monotonic() + self._using.settings.generation_timeout_s,
+            metadata=asked.metadata or {},
+            preferences=asked.preferences or {},
+        )
 
     async def _end(self, end: Terminal) -> None:
         if not self.log.is_closed:

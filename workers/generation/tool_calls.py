@@ -44,6 +44,16 @@ class ToolCalls:
             self._output.event(ToolCall(now_ms(), self._output.label, use.call_id, use.name, use.arguments, own))
         return await asyncio.gather(*(self._call(use, choice, at < MAX_CALLS) for at, use in enumerate(ours)))
 
+    async def run_for_handler(self, use: ToolUse) -> Outcome:
+        """Any tool of this worker, whatever the request offers: the operator's own code asks for it."""
+        label = self._output.label
+        self._output.event(ToolCall(now_ms(), label, use.call_id, use.name, use.arguments))
+        outcome = await self._run(use)
+        self._output.event(
+            ToolResult(now_ms(), label, use.call_id, use.name, use.arguments, outcome.text, outcome.failed)
+        )
+        return outcome
+
     async def _call(self, use: ToolUse, choice: Choice, is_run: bool) -> Message:
         if not is_run:
             outcome = Outcome(f"at most {MAX_CALLS} calls at once", failed=True)
