@@ -199,7 +199,7 @@ def get(url: str) -> str:
 
 def test_installed_alone_it_serves_its_pages(stack: str) -> None:
     page = get(f"{stack}/")
-    scripts = re.findall(r'src="(/static/[^"]+\.js)"', page)
+    scripts = [f"/{path}" for path in re.findall(r'src="(static/[^"]+\.js)"', page)]
     assert scripts
     for path in [*scripts, "/static/client/client.js", "/docs", "/openapi.json"]:
         assert get(stack + path)

@@ -13,7 +13,7 @@ from tokenrelay.protocol.fronts.asked import Asked, Remembered
 from tokenrelay.protocol.fronts.openai import decode, unsupported
 from tokenrelay.protocol.wire import event_json, request
 from tokenrelay.protocol.wire.parts import Bounds
-from tokenrelay.protocol.wire.request import DEFAULT_BOUNDS
+from tokenrelay.protocol.wire.request import DEFAULT_BOUNDS, ChatRequest
 
 DIALECT: Final = "responses"
 
@@ -230,3 +230,34 @@ def sse(kind: str, number: int, fields: dict[str, Any]) -> bytes:
     """One event: its type as the SSE event's name too."""
     data = event_json.to_json({"type": kind, "sequence_number": number, **fields})
     return f"event: {kind}\ndata: {data}\n\n".encode()
+
+
+# -- the input of an answer that runs ----------------------------------------------------------------------------------
+
+
+def input_items(stream_id: str, asked: ChatRequest) -> list[dict[str, Any]]:
+    """What was asked, as input items in its order. Bytes of parts are not repeated."""
+    items: list[dict[str, Any]] = []
+    for number, turn in enumerate(asked.conversation):
+        if turn.role == "tool":
+            output = {"type": "function_call_output", "call_id": turn.tool_call_id, "output": turn.text}
+            items.append({"id": f"fco_{stream_id}_in{number}", "status": "completed", **output})
+            continue
+        if turn.text:
+            kind = "output_text" if turn.role == "assistant" else "input_text"
+            content: dict[str, Any] = {"type": kind, "text": turn.text}
+            if turn.role == "assistant":
+                content["annotations"] = []
+            message = {"type": "message", "status": "completed", "role": turn.role, "content": [content]}
+            items.append({"id": f"msg_{stream_id}_in{number}", **message})
+        for index, call in enumerate(turn.tool_calls or ()):
+            told = {"call_id": call.id, "name": call.function.name, "arguments": call.function.arguments}
+            item_id = f"fc_{stream_id}_in{number}_{index}"
+            items.append({"id": item_id, "type": "function_call", "status": "completed", **told})
+    return items
+
+
+def item_list(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """A page with all of them."""
+    ends = {"first_id": items[0]["id"], "last_id": items[-1]["id"]} if items else {"first_id": None, "last_id": None}
+    return {"object": "list", "data": items, **ends, "has_more": False}

@@ -119,9 +119,15 @@ async def delete(call: Call) -> None:
 
 
 async def input_items(call: Call) -> None:
-    """`GET /v1/responses/{id}/input_items`: a prompt is not kept after its answer, and is not given out before."""
-    await _found(call)
-    raise TokenrelayError("NOT_FOUND", "the input is not kept after the answer")
+    """`GET /v1/responses/{id}/input_items`: while the answer runs; a prompt is not kept after it."""
+    _, found = await _found(call)
+    asked = await call.edge.reads.request_of(found.stream_id)
+    if asked is None:
+        raise TokenrelayError("NOT_FOUND", "the input is not kept after the answer")
+    items = responses.input_items(found.stream_id, asked)
+    if call.query.get("order", "desc") == "desc":  # the newest first, as OpenAI has it
+        items.reverse()
+    await call.json(200, responses.item_list(items))
 
 
 async def _found(call: Call) -> tuple[Identity, Description]:

@@ -16,6 +16,8 @@ from tokenrelay.protocol.reading.session import PAGE_ENTRIES
 from tokenrelay.protocol.runtime.redis import describe, is_about_the_data
 from tokenrelay.protocol.store import entries, keys
 from tokenrelay.protocol.store.entries import Entry
+from tokenrelay.protocol.wire import request
+from tokenrelay.protocol.wire.request import ChatRequest
 from tokenrelay.server.store.redis import asking, patiently
 
 _FIELDS: Final = ("owner", "state", "last", "model", "created", "cancel", "ended", "front", "deleted")
@@ -98,6 +100,15 @@ class LogReader:
         with asking():
             values = await _values(pipe)
         return [_last_id(stream_id, value) for stream_id, value in zip(stream_ids, values, strict=True)]
+
+    async def request_of(self, stream_id: str) -> ChatRequest | None:
+        """What was asked, without the bytes of its parts; None once the generation has ended."""
+        raw: bytes | None = await self._ask("HGET", keys.meta(stream_id), "request")
+        try:
+            return None if raw is None else request.unpack(raw)
+        except msgspec.DecodeError:
+            log.error("request_unreadable", stream_id=stream_id)
+            return None
 
     async def of_owner(self, owner: str) -> list[Description]:
         """The owner's streams that can still be read, newest first, at most `LISTED`."""

@@ -216,6 +216,22 @@ def test_background_is_left_retrieved_cancelled_and_deleted(fleet: Fleet) -> Non
         responses.retrieve(made.id)
 
 
+def test_the_input_can_be_read_while_the_answer_runs(fleet: Fleet) -> None:
+    responses = client(fleet).responses
+    made = responses.create(model=SLOW, input=[{"role": "user", "content": "first"}, *HI], background=True)
+    listed = [item.model_dump()["content"][0]["text"] for item in responses.input_items.list(made.id, order="asc").data]
+    assert listed == ["first", "hi"]
+    responses.cancel(made.id)
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            responses.input_items.list(made.id)
+        except openai.NotFoundError:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_an_earlier_item_is_referred_to(fleet: Fleet) -> None:
     first = client(fleet).responses.create(model="scripted?tokens=3", input="hi")
     items: Any = [{"role": "user", "content": "hi"}, {"type": "item_reference", "id": first.output[0].id}, *HI]
