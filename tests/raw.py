@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import socket
 import struct
 from typing import Any
 
@@ -15,13 +16,20 @@ PATIENCE_S = 20.0
 class Raw:
     """One TCP connection. `async with Raw(url) as peer: await peer.say(b"…"); await peer.all()`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, accepts_little: bool = False) -> None:
         self._port = int(url.rpartition(":")[2])
+        self._accepts_little = accepts_little  # else loopback takes megabytes before anybody waits
         self.reader: asyncio.StreamReader
         self.writer: asyncio.StreamWriter
 
     async def __aenter__(self) -> Raw:
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self._port, limit=2**22)
+        ours = socket.socket()
+        if self._accepts_little:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
+        ours.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(ours, ("127.0.0.1", self._port))
+        self.reader, self.writer = await asyncio.open_connection(sock=ours, limit=2**22)
         return self
 
     async def __aexit__(self, *_: object) -> None:

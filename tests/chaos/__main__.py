@@ -121,7 +121,7 @@ async def check_edges(fleet: Fleet, tally: Tally) -> None:
         said = ""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_S):
-                while "| 0 doors | <Hub 0 streams |" not in said:
+                while "| 0 connections | <Hub 0 streams |" not in said:
                     await asyncio.sleep(0.2)
                     said = (await call("GET", f"{url}/readyz"))[1]["edge"]
                 continue

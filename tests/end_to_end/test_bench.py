@@ -13,7 +13,7 @@ from tokenrelay.loadtest.bench.growth import Size
 
 LEAK = """
 import os, sys, threading, time
-if "server" in getattr(sys, "orig_argv", []):
+if "tokenrelay.server" in getattr(sys, "orig_argv", []):
     import socket
     kept = []
     def leak():

@@ -22,6 +22,14 @@ SLOW = "scripted?tokens=2000&interval_ms=10"
 HI: Any = [{"role": "user", "content": "hi"}]
 KEYS = {"TOKENRELAY_API_KEYS": "a:secret-of-a-0123456789,b:secret-of-b-0123456789"}
 WAIT_S = 20.0
+CLIENTS: list[openai.OpenAI] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed_clients() -> Iterator[None]:
+    yield
+    while CLIENTS:
+        CLIENTS.pop().close()
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +39,14 @@ def fleet() -> Iterator[Fleet]:
 
 
 def client(fleet: Fleet, edge: int = 0, owner: str = "a") -> openai.OpenAI:
-    return openai.OpenAI(
-        base_url=f"{fleet.urls[edge]}/v1", api_key=f"secret-of-{owner}-0123456789", max_retries=0, timeout=WAIT_S
-    )
+    return opened(f"{fleet.urls[edge]}/v1", f"secret-of-{owner}-0123456789")
+
+
+def opened(base_url: str, api_key: str) -> openai.OpenAI:
+    """Closed with the module: a connection that is left to the garbage is a warning in some later test."""
+    made = openai.OpenAI(base_url=base_url, api_key=api_key, max_retries=0, timeout=WAIT_S)
+    CLIENTS.append(made)
+    return made
 
 
 def text_in(chunks: list[Any]) -> str:
@@ -75,7 +88,7 @@ def test_refusals_have_the_sdks_classes_and_name_the_parameter(fleet: Fleet) -> 
         asked.create(model=MODEL, messages=HI, n=2)
     assert several.value.param == "n"
     with pytest.raises(openai.AuthenticationError) as stranger:
-        openai.OpenAI(base_url=f"{fleet.urls[0]}/v1", api_key="x", max_retries=0).models.list()
+        opened(f"{fleet.urls[0]}/v1", "x").models.list()
     assert stranger.value.code == "invalid_api_key"
     with pytest.raises(openai.InternalServerError) as failed:
         asked.create(model="scripted?tokens=9&fail_after=3", messages=HI)
@@ -331,7 +344,7 @@ def test_a_refusal_is_a_sentence(fleet: Fleet) -> None:
 
 def test_a_drain_never_ends_a_stream_that_looks_whole() -> None:
     with Fleet(edges=1, workers=1, env={"TOKENRELAY_DRAIN_S": "1"}) as fleet:
-        made = openai.OpenAI(base_url=f"{fleet.urls[0]}/v1", api_key="x", max_retries=0, timeout=WAIT_S)
+        made = opened(f"{fleet.urls[0]}/v1", "x")
         stream = made.chat.completions.create(model=SLOW, messages=HI, stream=True)
         reading = iter(stream)
         next(reading)

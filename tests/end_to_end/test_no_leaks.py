@@ -49,7 +49,7 @@ TOOL = sse(
     {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 2}},
     {"type": "message_stop"},
 )
-REFUSED = json.dumps({"type": "error", "error": {"type": "invalid_request_error", "message": f"{MARK} {KEY} {PROMPT}"}})
+REFUSED = json.dumps({"type": "error", "error": {"type": "invalid_request_error", "message": f"sk-{MARK}: {PROMPT}"}})
 
 
 class Maker:
@@ -91,8 +91,8 @@ class Heard:
         return [text[max(0, at - 300) : at + 100] for text, at in found if at >= 0]
 
     def token(self, seconds: float = 600, secret: str = SECRET) -> str:
-        """One whose subject has the mark."""
-        made = jwt.encode({"sub": f"{MARK}@example.org", "exp": int(time.time() + seconds)}, secret, "HS256")
+        """One whose subject owns what it starts; the log names owners, so that it has no mark."""
+        made = jwt.encode({"sub": "somebody@example.org", "exp": int(time.time() + seconds)}, secret, "HS256")
         self.issued += [made, made.rpartition(".")[2]]
         return made
 

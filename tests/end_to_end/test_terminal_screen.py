@@ -183,7 +183,7 @@ def test_what_is_typed_meanwhile_is_not_shown_and_asked_next(fleet: Fleet) -> No
 def test_control_c_stops_the_generation_and_is_the_exit_code(fleet: Fleet, json_output: bool) -> None:
     options = ["--json"] if json_output else []
     model = "scripted?tokens=100000&interval_ms=20"
-    with open_chat(fleet, *options, "--model", model, "go on", columns=400) as terminal:
+    with open_chat(fleet, *options, "--model", model, "go on", columns=2_000) as terminal:
         terminal.wait_for('"token": "w3 "' if json_output else "w3 ")
         terminal.type("\x03")
         assert terminal.wait_for_exit() == 130
