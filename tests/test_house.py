@@ -22,7 +22,7 @@ ARROWS = {
     "protocol": set[str](),
     "server": {"protocol"},
     "workers": {"protocol"},
-    "client": {"protocol"},
+    "client": set[str](),
     "loadtest": {"protocol"},
 }
 # The console script loads the terminal client and the benchmark, each in the one command that needs it.
