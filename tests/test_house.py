@@ -84,7 +84,6 @@ ENTRY_POINTS = {"__main__", "cli", "process"}
 
 # Arrows against the table that have not been straightened yet; each is to go, none may come.
 NOT_YET: set[tuple[str, str]] = set()
-WITH_CIRCLES = {"loadtest"}
 
 # What a pure room may know: nothing that waits, connects or reads a clock. One folder of `protocol` is no part of that:
 # what edges and workers share as processes, for whom it would otherwise be written twice.
@@ -192,7 +191,7 @@ def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
         for path in modules(package)
     }
     graph = {name: {other for other in needed(path, names) if other != name} for name, path in names.items()}
-    assert (circle(graph) is not None) == (package in WITH_CIRCLES)
+    assert not circle(graph)
 
 
 def needed(path: Path, names: dict[str, Path]) -> set[str]:

@@ -7,13 +7,9 @@ It joins a room, counts, answers pings, and reconnects with its session and offs
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
-from tokenrelay.loadtest.bench.viewer import Viewer
+from tokenrelay.loadtest.bench.viewer import Counts, Viewer
 from tokenrelay.loadtest.framing import TEXT, FrameReader, client_frame
-
-if TYPE_CHECKING:
-    from tokenrelay.loadtest.bench.crowd import Crowd
 
 PATH = "/socket.io/?EIO=4&transport=websocket"
 
@@ -21,7 +17,7 @@ PATH = "/socket.io/?EIO=4&transport=websocket"
 class IoViewer(Viewer):
     """`room` to join; or `session` and `offset`, to have what was missed."""
 
-    def __init__(self, crowd: Crowd, request: bytes, room: str, session: str = "", offset: str = "") -> None:
+    def __init__(self, crowd: Counts, request: bytes, room: str, session: str = "", offset: str = "") -> None:
         super().__init__(crowd, request, reads=True)
         self.room = room
         self.session, self.offset = session, offset

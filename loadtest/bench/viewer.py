@@ -6,21 +6,25 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from tokenrelay.loadtest.framing import PING, PONG, FrameReader, client_frame
 from tokenrelay.protocol.wire.sse import HEARTBEAT
 
-if TYPE_CHECKING:
-    from tokenrelay.loadtest.bench.crowd import Crowd
-
 ID: Final = re.compile(rb"^id: (\d+)$", re.MULTILINE)
+
+
+class Counts(Protocol):
+    """What came, over all viewers of a crowd."""
+
+    events: int
+    bytes: int
 
 
 class Viewer(asyncio.Protocol):
     """One connection. `reads` False: it takes nothing after the head."""
 
-    def __init__(self, crowd: Crowd, request: bytes, reads: bool) -> None:
+    def __init__(self, crowd: Counts, request: bytes, reads: bool) -> None:
         self._crowd = crowd
         self._request = request
         self._reads = reads
@@ -88,7 +92,7 @@ class SocketListener(Viewer):
 
     beats = 0
 
-    def __init__(self, crowd: Crowd, request: bytes, reads: bool) -> None:
+    def __init__(self, crowd: Counts, request: bytes, reads: bool) -> None:
         super().__init__(crowd, request, reads)
         self._frames = FrameReader()
 
