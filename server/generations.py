@@ -31,6 +31,7 @@ class Reading(msgspec.Struct, frozen=True):
 
     session: Session
     channel: Channel | None
+    found: Description
 
 
 async def begin(
@@ -118,4 +119,4 @@ async def resume(
         edge.raise_if_draining()
         channel = await edge.hub.open(stream_id)
     edge.metrics.attached.labels(transport, "resume" if after else "join").inc()
-    return Reading(Session(stream_id, after, is_compact=is_compact, now=time.monotonic()), channel)
+    return Reading(Session(stream_id, after, is_compact=is_compact, now=time.monotonic()), channel, found)

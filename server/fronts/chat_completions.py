@@ -112,12 +112,7 @@ async def _attach(call: Call, identity: Identity, stream_id: str, after: int, *,
     if reading is None:
         await call.answer(204, b"", "", {"x-stream-id": stream_id})
         return
-    try:
-        found = await find(call.edge, identity, stream_id)
-    except BaseException:
-        if reading.channel is not None:
-            call.edge.hub.leave(reading.channel)
-        raise
+    found = reading.found
     writing = Writing(stream_id, fronts.remembered_of(found, chat.DIALECT), found.model, with_ids=with_ids)
     await FrontResponse(call.edge, call, reading.session, reading.channel, writing).run()
 

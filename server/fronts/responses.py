@@ -25,6 +25,8 @@ from tokenrelay.server.transports.whole import until_ended
 
 ERRORS = form(responses.FIELD_NAMES)
 PREFIX = "resp_"
+MAX_REFERENCES = 64
+"""Earlier answers that one request may refer to: each costs the reading of its log."""
 
 
 class Writing:
@@ -171,13 +173,17 @@ async def _fold(call: Call, found: Description) -> Fold:
 
 async def _items(call: Call, identity: Identity, ids: list[str]) -> dict[str, dict[str, Any]]:
     """Output items of earlier answers of the same owner, by ids that carry the stream's."""
+    streams = dict.fromkeys(item_id.partition("_")[2].rpartition("_")[0] for item_id in ids)
+    if len(streams) > MAX_REFERENCES:
+        issue = f"items of at most {MAX_REFERENCES} answers can be referred to"
+        raise TokenrelayError("VALIDATION_ERROR", f"input: {issue}", field="input", issue=issue)
     found: dict[str, dict[str, Any]] = {}
-    for item_id in dict.fromkeys(ids):
-        _, _, rest = item_id.partition("_")
-        stream_id, _, _ = rest.rpartition("_")
+    for stream_id in streams:  # each log is read once, however many of its items are named
         try:
             fold = await _fold(call, await find(call.edge, identity, stream_id))
-        except (TokenrelayError, LookupError):
+        except TokenrelayError as error:
+            if error.code not in ("NOT_FOUND", "STREAM_EXPIRED"):
+                raise
             continue  # said by whoever reads the input: there is no such item
         found |= {item["id"]: item for item in fold.output}
     return found
