@@ -77,18 +77,23 @@ def test_from_the_first_token_on_what_is_shown_is_the_beginning_of_the_answer(
     hosts: set[str] = set()
     for page in pages.values():
         page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
-    parts = ask_both(pages, fleet, "scripted?tokens=150&interval_ms=15")
+    parts = ask_both(pages, fleet, f"scripted?tokens={LONG}&interval_ms=15")
     for transport, page in pages.items():
         assert NAMES[transport] in status(page)
         for _ in range(3):
-            assert words(150).startswith(parts[transport])
+            assert words(LONG).startswith(parts[transport])
             parts[transport] = wait_for_some(page, parts[transport])
-    assert all(len(part) < len(words(150)) for part in parts.values())
     for page in pages.values():
-        assert_exact(page, fleet, 150)
+        stop_exact(page, fleet)
         assert status(page) == "Ready"
         assert page.locator("[role=log] [role=article]").count() == 1
     assert hosts <= {urlsplit(fleet.urls[0]).netloc, ""}
+
+
+def test_an_answer_is_exact_to_its_end(pages: dict[str, Page], fleet: Fleet) -> None:
+    ask_both(pages, fleet, "scripted?tokens=150&interval_ms=5")
+    for page in pages.values():
+        assert_exact(page, fleet, 150)
 
 
 def test_a_stop_leaves_exactly_what_had_been_written(pages: dict[str, Page], fleet: Fleet) -> None:
@@ -136,7 +141,7 @@ def test_offline_for_five_seconds(pages: dict[str, Page], fleet: Fleet) -> None:
     word, and brings it later. Where the connections never come back is test_javascript_client.py."""
     with Proxy(fleet.ports[0]) as network:
         for page in pages.values():
-            page.goto(f"{network.url}/?model={quote('scripted?tokens=400&interval_ms=20', safe='')}")
+            page.goto(f"{network.url}/?model={quote(f'scripted?tokens={LONG}&interval_ms=20', safe='')}")
             ask(page)
         for page in pages.values():
             wait_for_some(page)
@@ -151,23 +156,26 @@ def test_offline_for_five_seconds(pages: dict[str, Page], fleet: Fleet) -> None:
         network.flow()
         for page in pages.values():
             page.context.set_offline(False)
-        for page in pages.values():
-            assert_exact(page, fleet, 400)
+        for transport, page in pages.items():
+            wait_for_some(page, before[transport])
+            stop_exact(page, fleet)
         assert "reconnected once, nothing lost" in (pages["sse"].locator(".foot .note").text_content() or "")
 
 
 def test_a_connection_dropped_by_its_reader_comes_back(pages: dict[str, Page], fleet: Fleet) -> None:
     wires = {transport: wires_of(page) for transport, page in pages.items()}
-    parts = ask_both(pages, fleet, "scripted?tokens=450&interval_ms=20")  # both are dropped twice meanwhile
+    parts = ask_both(pages, fleet, f"scripted?tokens={LONG}&interval_ms=20")
     for transport, page in pages.items():
         page.get_by_role("button", name="Drop my connection").click()
         wait_for_words(page, "Connection lost. Reconnecting")
         wait_for_words(page, "Reconnected, nothing lost")
-        wait_for_some(page, parts[transport])
+        parts[transport] = wait_for_some(page, parts[transport])
         assert len(wires[transport]) > 1
         page.evaluate("() => document.querySelector('#drop').click()")
-    for page in pages.values():
-        assert_exact(page, fleet, 450)
+        wait_for_words(page, "Connection lost. Reconnecting")
+        wait_for_words(page, "Reconnected, nothing lost")
+        wait_for_some(page, parts[transport])
+        stop_exact(page, fleet)
         assert "reconnected 2 times, nothing lost" in (page.locator(".foot .note").text_content() or "")
         assert page.get_by_role("button", name="Drop my connection").is_disabled()
 
@@ -175,7 +183,7 @@ def test_a_connection_dropped_by_its_reader_comes_back(pages: dict[str, Page], f
 def test_a_switch_of_transport_in_mid_answer(pages: dict[str, Page], fleet: Fleet) -> None:
     before = generations(fleet)
     wires = {transport: wires_of(page) for transport, page in pages.items()}
-    parts = ask_both(pages, fleet, "scripted?tokens=250&interval_ms=15")
+    parts = ask_both(pages, fleet, f"scripted?tokens={LONG}&interval_ms=15")
     for transport, page in pages.items():
         assert set(wires[transport]) == {transport}
         page.get_by_role("radio", name=OTHER[transport]).check()
@@ -183,7 +191,7 @@ def test_a_switch_of_transport_in_mid_answer(pages: dict[str, Page], fleet: Flee
         wait_for_words(page, f"Writing over {OTHER[transport]} now")
         assert set(wires[transport]) == {"sse", "websocket"}
     for page in pages.values():
-        assert_exact(page, fleet, 250)
+        stop_exact(page, fleet)
         assert "reconnected" not in (page.locator(".foot .note").text_content() or "")
     assert len(generations(fleet) - before) == len(pages)
 

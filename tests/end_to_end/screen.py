@@ -37,6 +37,7 @@ class Terminal:
         self._stream = pyte.ByteStream(self._screen)
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        _keep_output_at_control_c(slave)
         # A size in the environment would count for more than the terminal's own.
         ours = {name: value for name, value in env.items() if name not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
@@ -123,6 +124,13 @@ class Terminal:
             return False
         self._stream.feed(data)
         return bool(data)
+
+
+def _keep_output_at_control_c(slave: int) -> None:
+    """A terminal throws away what was written and not read yet when Ctrl-C is typed; a slow test would miss lines."""
+    attributes = termios.tcgetattr(slave)
+    attributes[3] |= termios.NOFLSH
+    termios.tcsetattr(slave, termios.TCSANOW, attributes)
 
 
 def _own_terminal() -> None:

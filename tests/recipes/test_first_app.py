@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["page"]  # a fixture
 
+READY = "Tokenrelay is ready"
 QUESTION = "Tell me about the sea."
 FILES = {"html": "my-app/index.html", "python": "my-app/model.py"}
 """Where the page says that a block of this language is saved."""
@@ -96,7 +97,7 @@ def test_from_zero_to_your_own_app(reader: Reader, page: Page) -> None:
 
     start = "Start the stack"
     stack = reader.keep_running(start)
-    stack.wait_for(reader.edge)
+    stack.wait_for(READY)  # its address also stands in "still waiting"
     events = events_of(reader.run(start))
     assert "".join(event["token"] for event in events) == words(20)
     assert events[-1]["done"]
@@ -121,7 +122,7 @@ def test_from_zero_to_your_own_app(reader: Reader, page: Page) -> None:
     reader.keep_running(own_model).wait_for("Running on")
     reader.run(own_model)
     stack.press_ctrl_c()
-    reader.keep_running(own_model).wait_for(reader.edge)
+    reader.keep_running(own_model).wait_for(READY)
     told = json.loads(reader.run(own_model))
     assert (told["response"], told["provider"]) == ("You said: Hello, world! ", "Mine")
     reader.run(own_model)
