@@ -174,13 +174,157 @@ ROWS: Final[list[tuple[str, int, dict[str, Any], tuple[str, str, bool]]]] = [
     ("a fault of theirs", 500, {"type": BAD}, LATER),
 ]
 
+MORE: Final[list[tuple[str, int, dict[str, Any], tuple[str, str, bool]]]] = [
+    # No credit
+    ("Gemini: prepaid", 402, {"code": 402, "status": "RESOURCE_EXHAUSTED", "message": "Prepaid credits."}, KEY),
+    ("Gemini: 429", 429, {"status": "RESOURCE_EXHAUSTED", "message": "Your prepayment credits are depleted."}, KEY),
+    ("Gemini: cap", 429, {"status": "RESOURCE_EXHAUSTED", "message": "exceeded its monthly spending cap."}, KEY),
+    (
+        "Gemini: no plan",
+        400,
+        {"status": "FAILED_PRECONDITION", "message": "Please enable billing on your project."},
+        KEY,
+    ),
+    ("OpenRouter: credits", 402, {"code": 402, "message": "This request requires more credits"}, KEY),
+    ("Z.ai: no balance", 429, {"code": "1113", "message": "Insufficient balance or no resource package."}, KEY),
+    ("Groq: spend", 400, {"type": BAD, "code": "blocked_api_access", "message": "Spend alert"}, KEY),
+    ("Fireworks", 412, {"message": "Account acme is suspended, possibly due to reaching the spending limit"}, KEY),
+    ("Alibaba", 400, {"code": "Arrearage", "message": "Access denied, your account is in good standing?"}, KEY),
+    ("Perplexity", 401, {"type": "insufficient_quota", "message": "exceeded your current quota"}, KEY),
+    ("Hugging Face", 402, {"message": "You have exceeded your monthly included credits"}, KEY),
+    ("Anthropic: 402", 402, {"type": "billing_error", "message": "There is an issue with billing."}, KEY),
+    # Where we are, and with which key
+    ("OpenAI: region", 403, {"code": "unsupported_country_region_territory", "message": "Country, region"}, KEY),
+    (
+        "Gemini: region",
+        400,
+        {"status": "FAILED_PRECONDITION", "message": "User location is not supported for the API use."},
+        KEY,
+    ),
+    ("Gemini: a key that expired", 400, {"status": "INVALID_ARGUMENT", "message": "API key expired."}, KEY),
+    ("a provider that has moved", 302, {}, KEY),
+    # A full context
+    (
+        "vLLM: now",
+        400,
+        {"code": 400, "message": "You passed 4097 input tokens. However, the model's context length is only 4096."},
+        CONTEXT,
+    ),
+    (
+        "SGLang: now",
+        400,
+        {"message": "Input length (5 tokens) exceeds the maximum allowed length (4 tokens)."},
+        CONTEXT,
+    ),
+    ("LM Studio", 400, {"message": "tokens to keep from the prompt is greater than the context length"}, CONTEXT),
+    ("MiniMax", 400, {"message": "invalid params, context window exceeds limit (2013)"}, CONTEXT),
+    ("Copilot", 400, {"message": "prompt token count of 70000 exceeds the limit of 64000"}, CONTEXT),
+    ("Fireworks: context", 400, {"message": "The prompt is too long: 9, model maximum context length: 8"}, CONTEXT),
+    (
+        "Together",
+        422,
+        {"message": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 8193"},
+        CONTEXT,
+    ),
+    ("Alibaba: context", 400, {"message": "Range of input length should be [1, 30720]"}, CONTEXT),
+    ("Z.ai: context", 400, {"code": "1261", "message": "Prompt exceeds max length"}, CONTEXT),
+    ("Bedrock", 400, {"message": "Input is too long for requested model."}, CONTEXT),
+    ("Cerebras", 400, {"code": "context_length_exceeded", "message": "Please reduce the length."}, CONTEXT),
+    (
+        "llama.cpp before",
+        500,
+        {"message": "the request exceeds the available context size, try increasing it"},
+        CONTEXT,
+    ),
+    # Too many bytes: others take more
+    ("Anthropic: bytes", 413, {"type": "request_too_large", "message": "Request exceeds it"}, CONTEXT),
+    ("Anthropic: a picture", 400, {"type": BAD, "message": "image exceeds 5 MB maximum: 6291456 bytes > 5"}, MODEL),
+    ("Gemini: bytes", 400, {"status": "INVALID_ARGUMENT", "message": "Request payload size exceeds the limit"}, MODEL),
+    ("a proxy's 413", 413, {}, MODEL),
+    (
+        "Groq: more than a minute's",
+        413,
+        {
+            "type": "tokens",
+            "code": "rate_limit_exceeded",
+            "message": "Request too large for model `x` on tokens per min",
+        },
+        MODEL,
+    ),
+    # A model that is gone
+    ("OpenAI: no model", 404, {"type": BAD, "code": "model_not_found", "message": "does not exist"}, MODEL),
+    ("Anthropic: no model", 404, {"type": "not_found_error", "message": "model: claude-9"}, MODEL),
+    ("Gemini: no model", 404, {"status": "NOT_FOUND", "message": "models/x is not found for API version v1"}, MODEL),
+    ("Groq: decommissioned", 400, {"type": BAD, "code": "model_decommissioned", "message": "gone"}, MODEL),
+    ("DeepSeek: no model", 400, {"type": BAD, "message": "Model Not Exist"}, MODEL),
+    ("Mistral: no model", 400, {"type": "invalid_model", "code": "1500", "message": "Invalid model: x"}, MODEL),
+    ("vLLM: no model", 404, {"type": "NotFoundError", "code": 404, "message": "The model `x` does not exist."}, MODEL),
+    ("OpenRouter: no model", 400, {"code": 400, "message": "acme/x is not a valid model ID"}, MODEL),
+    ("OpenRouter: nobody", 404, {"code": 404, "message": "No endpoints found that support image input"}, MODEL),
+    ("Azure: no deployment", 404, {"code": "DeploymentNotFound", "message": "no"}, MODEL),
+    ("retired", 410, {"message": "gone"}, MODEL),
+    # What it does not take
+    ("Ollama: no tools", 400, {"message": "registry.ollama.ai/library/x does not support tools"}, MODEL),
+    ("OpenAI: no pictures", 400, {"type": BAD, "message": "image_url is only supported by certain models."}, MODEL),
+    ("Gemini: no sound", 400, {"message": "Audio input modality is not enabled for models/gemini-x"}, MODEL),
+    ("vLLM: no pictures", 400, {"message": "At most 0 image(s); x is not a multimodal model"}, MODEL),
+    ("Groq: no tools", 400, {"type": BAD, "message": "`tool calling` is not supported with this model"}, MODEL),
+    # Refused
+    ("DeepSeek: content", 400, {"type": BAD, "message": "Content Exists Risk"}, NOBODY),
+    ("Azure: content", 400, {"code": "content_filter", "message": "The response was filtered"}, NOBODY),
+    ("Azure: prompt", 400, {"message": "triggering Azure OpenAI's content management policy"}, NOBODY),
+    ("Alibaba: content", 400, {"code": "data_inspection_failed"}, NOBODY),
+    ("Kimi: content", 400, {"type": "content_filter", "message": "considered high risk"}, NOBODY),
+    (
+        "Z.ai: content",
+        400,
+        {"code": "1301", "message": "System detected potentially unsafe or sensitive content"},
+        NOBODY,
+    ),
+    ("Anthropic: content", 500, {"type": "api_error", "message": "Output blocked by content filtering policy"}, NOBODY),
+    # Overloaded, or later
+    ("OpenAI: slow down", 503, {"code": "slow_down"}, ("OVERLOADED", "provider", True)),
+    ("Kimi: busy", 429, {"type": "engine_overloaded_error"}, ("OVERLOADED", "provider", True)),
+    ("Groq: flex", 498, {"code": "capacity_exceeded"}, ("OVERLOADED", "provider", True)),
+    (
+        "Gemini: busy",
+        503,
+        {"status": "UNAVAILABLE", "message": "The model is overloaded."},
+        ("OVERLOADED", "provider", True),
+    ),
+    ("a gateway's", 524, {}, LATER),
+    ("OpenAI: too many", 429, {"type": "requests", "code": "rate_limit_exceeded"}, ("RATE_LIMIT", "provider", True)),
+]
 
-@pytest.mark.parametrize(("name", "status", "error", "outcome"), ROWS, ids=[row[0] for row in ROWS])
+
+@pytest.mark.parametrize(("name", "status", "error", "outcome"), ROWS + MORE, ids=[row[0] for row in ROWS + MORE])
 def test_what_they_say_tells_whose_fault_it_is(
     name: str, status: int, error: dict[str, Any], outcome: tuple[str, str, bool]
 ) -> None:
     found = failure(status, json.dumps({"error": error}).encode())
     assert (found.code, found.blame, found.retryable) == outcome, name
+
+
+PLAIN: Final = [
+    # xAI says why beside its word
+    (403, {"code": "permission-denied", "error": "Content violates usage guidelines. Failed check: BIO"}, NOBODY),
+    (403, {"code": "permission-denied", "error": "Access to the chat endpoint is denied"}, KEY),
+    (
+        429,
+        {"code": "exhausted", "error": "Your team has used all available credits or reached its spending limit."},
+        KEY,
+    ),
+    (400, {"code": "invalid", "error": "Incorrect API key provided: xa***"}, KEY),
+    # Ollama's own
+    (404, {"error": 'model "x" not found, try pulling it first'}, MODEL),
+    (400, {"error": "the input length exceeds the context length"}, CONTEXT),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "outcome"), PLAIN)
+def test_an_error_may_be_a_sentence_alone(status: int, body: dict[str, Any], outcome: tuple[str, str, bool]) -> None:
+    found = failure(status, json.dumps(body).encode())
+    assert (found.code, found.blame, found.retryable) == outcome
 
 
 BARE: Final = [
@@ -204,6 +348,11 @@ IN_STREAM: Final[list[tuple[dict[str, Any], str, bool]]] = [
     ({"code": "image_content_policy_violation"}, "request", False),
     ({"code": "server_error"}, "provider", True),
     ({"type": "overloaded_error"}, "provider", True),
+    ({"code": 503, "status": "UNAVAILABLE", "message": "overloaded"}, "provider", True),
+    ({"type": "rate_limit_error", "details": {"error_code": "enforced_spend_limit_reached"}}, "key", False),
+    ({"type": "invalid_request_error", "message": "Output blocked by content filtering policy"}, "request", False),
+    ({"type": "api_error", "message": "Internal server error"}, "provider", True),
+    ({"status": "INTERNAL"}, "provider", True),
     ({"code": 402, "message": "no"}, "key", False),
     ({"code": 502, "message": "no"}, "provider", True),
     ({"message": "This model's maximum context length is 4096 tokens.", "code": 400}, "context_window", False),

@@ -15,7 +15,11 @@ import msgspec
 from tokenrelay.workers.providers.base import ProviderError
 from tokenrelay.workers.providers.fault_table import (
     BAD_REQUEST_WORDS,
+    CONTEXT,
     FAILED,
+    MOVED,
+    OVERLOADED,
+    OVERRIDING,
     REFUSED,
     REJECTED,
     SENTENCES,
@@ -35,8 +39,8 @@ HIDDEN: Final = "…"
 BAD_REQUESTS: Final = (200, 400, 413, 422)
 """Statuses that say no more than that something is wrong; 200: of an error in the stream."""
 
-CLEAR_STATUSES: Final = (401, 404, 408, 429, 529)
-"""Statuses that are believed before a sentence: "too many tokens" may also be those of a minute."""
+CLEAR_STATUSES: Final = (401, 408, 429, 529)
+"""Statuses that are believed before a sentence about the context: "too many tokens" may also be those of a minute."""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -78,8 +82,7 @@ def failure(status: int, body: bytes = b"", retry_after: str | None = None, now_
     wait_s = parse_retry_after(retry_after, now_s)
     if wait_s is None:
         wait_s = _retry_delay_s(fault)
-    kind = kind_of(fault, status) or STATUSES.get(status) or (FAILED if status >= 500 else REJECTED)
-    return _error(kind, wait_s)
+    return _error(kind_of(fault, status) or _kind_of_status(status), wait_s)
 
 
 def mid_stream_failure(fault: Fault | str) -> ProviderError:
@@ -87,10 +90,16 @@ def mid_stream_failure(fault: Fault | str) -> ProviderError:
     status = status_of(fault)
     kind = kind_of(fault, status or 200)
     if kind is None and status is not None:
-        kind = STATUSES.get(status) or (FAILED if status >= 500 else REJECTED)
-    if kind is not None:
+        kind = _kind_of_status(status)
+    if kind is not None and (kind is not OVERLOADED or status == 529):  # in the middle it is like any failure
         return _error(kind, _retry_delay_s(fault))
     return ProviderError("the model's provider failed in the middle of the answer", retryable=True)
+
+
+def _kind_of_status(status: int) -> Kind:
+    if status in STATUSES:
+        return STATUSES[status]
+    return FAILED if status >= 500 else MOVED if 300 <= status < 400 else REJECTED
 
 
 def status_of(fault: Fault | str | None) -> int | None:
@@ -101,7 +110,9 @@ def status_of(fault: Fault | str | None) -> int | None:
 
 def kind_of(fault: Fault | str | None, status: int) -> Kind | None:
     """What its words and sentences say beside the status; None when that is nothing we know."""
-    said = words(fault)
+    said, message = words(fault), sentence_of(fault)
+    if kind := next((kind for pattern, kind in OVERRIDING if pattern.search(message)), None):
+        return kind
     for word in said:
         if kind := WORDS.get(word) or WORDS.get(word.lower()):
             return kind
@@ -109,10 +120,9 @@ def kind_of(fault: Fault | str | None, status: int) -> Kind | None:
             return kind
     if isinstance(fault, Fault) and isinstance(fault.metadata, dict) and "flagged_input" in fault.metadata:
         return REFUSED  # OpenRouter's moderation
-    if status not in CLEAR_STATUSES:
-        message = sentence_of(fault)
-        if kind := next((kind for pattern, kind in SENTENCES if pattern.search(message)), None):
-            return kind
+    kind = next((kind for pattern, kind in SENTENCES if pattern.search(message)), None)
+    if kind is not None and not (kind is CONTEXT and status in CLEAR_STATUSES):
+        return kind
     if status in BAD_REQUESTS:
         return next((BAD_REQUEST_WORDS[word] for word in said if word in BAD_REQUEST_WORDS), None)
     return None
@@ -128,7 +138,7 @@ def fault_of(body: bytes) -> Fault | str | None:
         if not found:
             return None
         found = found[0]
-    return found.error if isinstance(found.error, str) else fault_in(found)
+    return fault_in(found)
 
 
 def fault_in(envelope: Envelope) -> Fault | None:
@@ -137,7 +147,7 @@ def fault_in(envelope: Envelope) -> Fault | None:
         known = {name: envelope.error[name] for name in Fault.__struct_fields__ if name in envelope.error}
         return Fault(**known)
     if envelope.error not in (None, False, ""):
-        return Fault(message=envelope.error)
+        return Fault(message=envelope.error, type=envelope.type, code=envelope.code)
     if envelope.object == "error" or envelope.detail is not None or envelope.message is not None:
         message = envelope.detail if envelope.message is None else envelope.message
         return Fault(message=message, type=envelope.type, code=envelope.code)

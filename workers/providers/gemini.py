@@ -18,7 +18,7 @@ import msgspec
 
 from tokenrelay.protocol.events import FinishReason
 from tokenrelay.protocol.wire.sse import Frame
-from tokenrelay.workers.conversation import ModelRequest, Piece
+from tokenrelay.workers.conversation import ModelRequest, Piece, ToolInput
 from tokenrelay.workers.providers.base import Accepts, ProviderError
 from tokenrelay.workers.providers.concessions import GEMINI, Wishes
 from tokenrelay.workers.providers.faults import Envelope, Fault, fault_in
@@ -208,6 +208,8 @@ class Parser(_Parser):
                 _put(call.object, partial)
                 self._count(len(str(partial)))
         yield from self._show(call)
+        if isinstance(call.object, dict) and not self._is_partial:  # its text is known once it is complete
+            yield ToolInput(call.call_id, "", json.dumps(call.object, ensure_ascii=False))
 
     def _take_finish(self, reason: str, message: Any) -> None:
         if reason == "PUP_LIMITED_DISABLED":

@@ -270,3 +270,15 @@ def test_a_cut_at_any_byte_is_never_a_whole_answer_with_less_in_it(case: Case) -
             found = understood(case, pieces, None)
             assert (found.text, found.calls) == (case.answer.text, case.answer.calls), end
         assert failure == AGAIN, end
+
+
+def test_arguments_that_gemini_sends_in_places_are_told_once_they_are_complete() -> None:
+    parts = [
+        {"functionCall": {"name": "f", "willContinue": True}},
+        {"functionCall": {"partialArgs": [{"jsonPath": "$.a", "stringValue": "x"}], "willContinue": True}},
+        {"functionCall": {"partialArgs": [{"jsonPath": "$.a", "stringValue": "y"}]}},
+    ]
+    parser = PARSERS["gemini"]("m")
+    frames = [json.dumps({"candidates": [{"content": {"parts": [part]}}]}) for part in parts]
+    pieces = [piece for frame in frames for piece in parser.feed(f"data: {frame}\n\n".encode())]
+    assert pieces == [ToolInput("call_0", "f", ""), ToolInput("call_0", "", '{"a": "xy"}')]
