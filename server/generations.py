@@ -53,7 +53,7 @@ async def begin(
     """
     identity.raise_if_limited()
     edge.raise_if_draining()
-    model = edge.models.check(body)
+    model, needs = edge.models.check(body)
     may = edge.auth.limits(identity)
     body = request.bounded(body, may.max_output_tokens or 0)
     settings = edge.settings
@@ -64,7 +64,7 @@ async def begin(
     stream_id = channel.feed.stream_id
     try:
         reply = await edge.jobs.start(
-            stream_id, identity.owner, model, body, key, limits, goes_with, front=front, chat_id=chat_id
+            stream_id, identity.owner, model, body, key, limits, goes_with, front=front, chat_id=chat_id, needs=needs
         )
     except BaseException:
         edge.hub.leave(channel)

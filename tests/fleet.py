@@ -134,9 +134,9 @@ class Fleet:
         """Another in its place. Returns before it has taken anything."""
         self.workers[index] = self._start_worker()
 
-    def start_worker(self) -> int:
-        """Gives its index. Returns before it has taken anything."""
-        self.workers.append(self._start_worker())
+    def start_worker(self, **env: str) -> int:
+        """Gives its index; `env` are settings of its own. Returns before it has taken anything."""
+        self.workers.append(self._start_worker(env))
         return len(self.workers) - 1
 
     def wait_until_ready(self) -> None:
@@ -169,8 +169,8 @@ class Fleet:
     def _start_edge(self, port: int) -> subprocess.Popen[bytes]:
         return self._launcher.start("edge", role_command("server", "--port", str(port)), self.env)
 
-    def _start_worker(self) -> subprocess.Popen[bytes]:
-        return self._launcher.start("worker", role_command("workers"), self.env)
+    def _start_worker(self, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+        return self._launcher.start("worker", role_command("workers"), self.env | (env or {}))
 
 
 def workers_seen(url: str) -> int:

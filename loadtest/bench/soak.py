@@ -38,8 +38,8 @@ LEAST_RETENTION_S: Final = 5.0
 """Visitors come back up to two seconds later, on a busy machine later still; and leases are renewed every two."""
 
 CALM_S: Final = 30.0
-PASSING: Final = frozenset({keys.WAITING, keys.LEASES})
-"""Sorted sets without a TTL of their own: gone as soon as nothing waits and nothing runs, and looked for then."""
+PASSING: Final = frozenset({keys.WAITING, keys.NEEDS, keys.LEASES})
+"""Keys without a TTL of their own: gone as soon as nothing waits and nothing runs, and looked for then."""
 
 DICE: Final = random.SystemRandom()
 

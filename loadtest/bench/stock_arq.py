@@ -24,7 +24,8 @@ def claim_one() -> str:
     """Our claim takes jobs out of the queue, the oldest first; arq wants them in it until they end, and says which."""
     text = scripts.CLAIM.text
     for ours, instead in (
-        (f"redis.call('ZRANGEBYSCORE', '{keys.WAITING}', '-inf', now, 'LIMIT', 0, ARGV[1])", "{ARGV[1]}"),
+        ("oldest(tonumber(ARGV[1]))", "{{0, ARGV[1]}}"),
+        ("  if n > tonumber(ARGV[1]) then break end\n", ""),
         ("    leave_waiting(id)\n    m[2] =", "    m[2] ="),
     ):
         if text.count(ours) != 1:

@@ -5,6 +5,8 @@ tr:{ID}:meta    hash     owner, state, epoch, last id, request while it runs
 tr:{ID}:live    channel  what was just appended
 tr:{ID}:part:N  string   the bytes of a request's part N, until the generation ends
 tr:waiting      zset     arq's queue: generations no worker has taken, by the time they came (ms)
+tr:waiting:SET  zset     those of them that the same models may answer, in the same order
+tr:needs        hash     SET → the ids of those models' rows (JSON)
 tr:queued       hash     how much waits: bytes of all, number and bytes of each owner
 tr:leases       zset     generations a worker has taken, by the time its lease ends (ms)
 tr:owner:NAME   zset     a key's streams, by the time they were made (ms)
@@ -33,6 +35,7 @@ import re
 from typing import Final
 
 WAITING: Final = "tr:waiting"
+NEEDS: Final = "tr:needs"
 QUEUED: Final = "tr:queued"
 ACTIVE: Final = "tr:active:"
 LEASES: Final = "tr:leases"
@@ -68,6 +71,11 @@ def live(stream_id: str) -> str:
 
 def part(stream_id: str, number: int) -> str:
     return f"tr:{{{stream_id}}}:part:{number}"
+
+
+def waiting_for(needs: str) -> str:
+    """Those that wait for one of these models. SET is a SHA-1, as scripts can make it too."""
+    return f"{WAITING}:{hashlib.sha1(needs.encode()).hexdigest()}"  # noqa: S324  it only tells sets apart
 
 
 def owner(name: str) -> str:

@@ -12,14 +12,20 @@ OFFER_MS: Final = 10_000
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """One worker process. `dialects` it can speak, the catalogue's servers by
-    name; `lacks` says of others why not; `until_ms` by Redis's clock."""
+    """One worker process. `dialects` it can speak, the catalogue's servers by name; `lacks` says of others why not;
+    `until_ms` by Redis's clock. `models`: the ids of the rows that it answers; None: it does not say (it is of an
+    earlier version), so all rows of its dialects."""
 
     until_ms: int
     dialects: tuple[str, ...]
     lacks: dict[str, str]
     running: int
     max_jobs: int
+    models: tuple[str, ...] | None = None
+
+    def answers(self, model: str, source: str) -> bool:
+        """Whether it answers this row, of this dialect or server."""
+        return source in self.dialects and (self.models is None or model in self.models)
 
 
 def pack(offer: Offer) -> bytes:

@@ -59,9 +59,11 @@ class Jobs:
         *,
         front: bytes = b"",
         chat_id: str | None = None,
+        needs: str = "",
     ) -> StartReply:
         """Queue a generation, within the limits of its owner's key. `front` is kept with the log, for whoever reads it;
-        `chat_id` leads to this stream from now on (`LogReader.of_chat`).
+        `chat_id` leads to this stream from now on (`LogReader.of_chat`); `needs` says which workers may take it
+        (`scripts.needs`).
 
         An Idempotency-Key used before attaches instead: the reply's outcome is `existing`.
 
@@ -82,6 +84,7 @@ class Jobs:
                 parts=held.name,
                 front=front,
                 chat_id=chat_id,
+                needs=needs,
             )
             settings = self._settings
             job = serialize_job(JOB, (stream_id,), {}, None, int(time.time() * 1000), serializer=msgpack.packb)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.protocol.models import circuit, scripted
-from tokenrelay.protocol.models.catalogue import NEUROSWITCH, Catalogue, Model
+from tokenrelay.protocol.models import circuit, preferences, scripted
+from tokenrelay.protocol.models.catalogue import NEUROSWITCH, Catalogue, Choice, Model
 from tokenrelay.protocol.models.circuit import Record, Vitals
 from tokenrelay.protocol.runtime.redis import describe, pool_place
-from tokenrelay.protocol.store import keys, worker_registry
+from tokenrelay.protocol.store import keys, scripts, worker_registry
 from tokenrelay.protocol.store.worker_registry import Offer
 from tokenrelay.protocol.wire.request import ChatRequest, accepting
 from tokenrelay.server.store.redis import UNREACHABLE
@@ -22,6 +23,13 @@ from tokenrelay.server.store.redis import UNREACHABLE
 REFRESH_S: Final = 1.0
 
 log = structlog.get_logger()
+
+
+class Asked(NamedTuple):
+    """What becomes of a request: the name of its model from here on, and which rows may answer (`scripts.needs`)."""
+
+    model: str
+    needs: str
 
 
 class Models:
@@ -65,8 +73,8 @@ class Models:
         read = (worker_registry.unpack(raw) for raw in raws)
         self._offers = [offer for offer in read if offer is not None and offer.until_ms > now_ms]
 
-    def check(self, request: ChatRequest) -> str:
-        """The name under which the request goes on; refuses one that nobody can answer.
+    def check(self, request: ChatRequest) -> Asked:
+        """What the request goes on as; refuses one that nobody can answer.
 
         With no worker at all nothing is refused: the generation waits for one, for as long as the queue allows.
         Raises TokenrelayError VALIDATION_ERROR (no such name), SERVICE_UNAVAILABLE (nobody offers it).
@@ -78,7 +86,15 @@ class Models:
         if self._offers and not any(self._reason(choice.model) is None for choice in choices):
             reasons = "; ".join(sorted({f"{c.model.id}: {self._reason(c.model)}" for c in choices})) or "no model"
             raise TokenrelayError("SERVICE_UNAVAILABLE", f"no worker can answer now ({reasons})", field="model")
-        return request.model or NEUROSWITCH
+        return Asked(request.model or NEUROSWITCH, scripts.needs(c.model.id for c in self._wanted(request, choices)))
+
+    def _wanted(self, request: ChatRequest, choices: Sequence[Choice]) -> Sequence[Choice]:
+        """Those of `choices` that the caller does not avoid; all, where that leaves none: whoever takes it says so."""
+        if not request.preferences or not self._catalogue.is_auto(request.model):
+            return choices
+        names = preferences.parse(request.preferences).avoid
+        avoided = {row for name in names for row in self._catalogue.meant(name)}
+        return [choice for choice in choices if choice.model.id not in avoided] or choices
 
     def label(self, name: str) -> str:
         """What a log calls it: the id of its row, never what somebody typed."""
@@ -93,7 +109,7 @@ class Models:
 
     def _reason(self, model: Model) -> str | None:
         """Why no worker offers it; None when one does."""
-        if any(model.source in offer.dialects for offer in self._offers):
+        if any(offer.answers(model.id, model.source) for offer in self._offers):
             return None
         for offer in self._offers:
             if model.source in offer.lacks:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import msgspec
+
 from tokenrelay.protocol.events import Started, Token
 from tokenrelay.protocol.store import keys, scripts
 from tokenrelay.protocol.store.entries import pack
@@ -46,15 +48,19 @@ class Store:
         body: str = "b",
         limits: Limits = ROOMY,
         prompt: bytes = b"prompt",
+        models: tuple[str, ...] = (),
     ) -> StartReply:
         new = NewStream(stream_id, "alice", "m", prompt, "continue", key, body)
+        if models:
+            new = msgspec.structs.replace(new, needs=scripts.needs(models))
         arguments = scripts.start(new, limits, job=b"job", job_ttl_ms=99_000, retention_ms=RETENTION_MS)
         return scripts.start_reply(self.run(scripts.START, arguments))
 
-    def claim(self, most: int = 10, lease_ms: int = 60_000, worker: str = "w1") -> list[Claim]:
-        return scripts.claim_reply(
-            self.run(scripts.CLAIM, scripts.claim(most, lease_ms, worker, UNREADABLE, RETENTION_MS))
-        )
+    def claim(
+        self, most: int = 10, lease_ms: int = 60_000, worker: str = "w1", models: tuple[str, ...] = ()
+    ) -> list[Claim]:
+        arguments = scripts.claim(most, lease_ms, worker, UNREADABLE, RETENTION_MS, models)
+        return scripts.claim_reply(self.run(scripts.CLAIM, arguments))
 
     def append(
         self,

@@ -12,7 +12,7 @@ from tests.protocol.cases import pure
 from tokenrelay.protocol.store import worker_registry
 from tokenrelay.protocol.store.worker_registry import Offer
 
-OFFER = Offer(1_705_314_600_123, ("local", "scripted"), {"openai": "no key"}, 3, 200)
+OFFER = Offer(1_705_314_600_123, ("local", "scripted"), {"openai": "no key"}, 3, 200, ("echo", "small"))
 
 
 def test_an_offer_comes_back_as_it_was() -> None:
@@ -22,7 +22,7 @@ def test_an_offer_comes_back_as_it_was() -> None:
 def test_it_is_a_map_as_the_wire_text_says() -> None:
     assert msgpack.unpackb(worker_registry.pack(OFFER)) == {
         "until_ms": 1_705_314_600_123, "dialects": ["local", "scripted"], "lacks": {"openai": "no key"}, "running": 3,
-        "max_jobs": 200,
+        "max_jobs": 200, "models": ["echo", "small"],
     }  # fmt: skip
 
 
@@ -35,6 +35,13 @@ def test_without_one_of_its_fields_it_is_none(name: str) -> None:
     fields = msgspec.to_builtins(OFFER)
     del fields[name]
     assert worker_registry.unpack(msgpack.packb(fields)) is None
+
+
+def test_a_row_is_offered_where_its_source_is_and_by_an_earlier_version_by_that_alone() -> None:
+    assert OFFER.answers("small", "local")
+    assert not OFFER.answers("small", "openai")
+    assert not OFFER.answers("large", "local")
+    assert msgspec.structs.replace(OFFER, models=None).answers("large", "local")
 
 
 @given(st.binary(max_size=40))

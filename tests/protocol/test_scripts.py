@@ -53,7 +53,7 @@ def test_a_script_asks_nobody_but_redis_for_the_time(script: Script) -> None:
 def test_names_in_the_scripts_are_the_names_of_keys() -> None:
     named = {name for script in scripts.ALL for name in re.findall(r"'(tr:[a-z:]*|arq:[a-z]+:)", script.text)}
     known = {keys.WAITING, keys.LEASES, keys.WAKE, keys.CANCEL, keys.HEALTH, keys.ARQ_JOB, keys.STREAM}
-    known |= {keys.PARTS, keys.PARTS_BYTES, keys.QUEUED}
+    known |= {keys.PARTS, keys.PARTS_BYTES, keys.QUEUED, keys.NEEDS, f"{keys.WAITING}:"}
     assert named == known
 
 
@@ -92,6 +92,13 @@ def test_start_names_the_idempotency_key_if_there_is_one() -> None:
     assert names[-2] == keys.idempotency("alice", "key")
 
 
+def test_what_is_needed_is_the_same_text_for_the_same_rows() -> None:
+    assert scripts.needs(["b", "é", "a", "b"]) == '["a","b","é"]'
+    new = NewStream(STREAM, "alice", "claude", b"asked", "continue", None, "print", needs=scripts.needs(["a"]))
+    _, _, rest = parts(scripts.start(new, Limits(0), job=b"", job_ttl_ms=9, retention_ms=60))
+    assert dict(zip(rest[12::2], rest[13::2], strict=True))["needs"] == '["a"]'
+
+
 def test_append_takes_entries_in_order_after_what_says_where_they_go() -> None:
     arguments = scripts.append(STREAM, 2, 7, [b"a", b"b"], end_state="completed", retention_ms=60)
     assert parts(arguments) == (
@@ -102,7 +109,7 @@ def test_append_takes_entries_in_order_after_what_says_where_they_go() -> None:
 
 
 ARGUMENTS: list[tuple[str, list[Argument], Script, list[Argument], list[Argument]]] = [
-    ("claim", scripts.claim(5, 4500, "w", b"f", 9), scripts.CLAIM, [], [5, 4500, "w", b"f", 9]),
+    ("claim", scripts.claim(5, 4500, "w", b"f", 9, ("a", "b")), scripts.CLAIM, [], [5, 4500, "w", b"f", 9, "a", "b"]),
     ("renew", scripts.renew(4500, 60, [("x", 1), ("y", 2)]), scripts.RENEW, [], [4500, 60, "x", 1, "y", 2]),
     ("renew nothing", scripts.renew(4500, 60, []), scripts.RENEW, [], [4500, 60]),
     ("release", scripts.release(STREAM, 3), scripts.RELEASE, [keys.meta(STREAM)], [STREAM, 3]),

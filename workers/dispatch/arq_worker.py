@@ -139,7 +139,8 @@ class LeaseWorker(Worker):
             return 0
         unreadable = entries.pack(Failure(int(time.time() * 1000), "INTERNAL_ERROR", UNREADABLE, False))
         retention_ms = self._leases.resources.settings.retention_ms
-        arguments = scripts.claim(room, scripts.LEASE_MS, self._leases.worker_id, unreadable, retention_ms)
+        models = self._leases.resources.models
+        arguments = scripts.claim(room, scripts.LEASE_MS, self._leases.worker_id, unreadable, retention_ms, models)
         claims = scripts.claim_reply(await run(self._redis, scripts.CLAIM, arguments))
         for claim in claims:
             self._begin(Held(claim, time.monotonic()))

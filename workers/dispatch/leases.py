@@ -176,6 +176,7 @@ class Leases:
             lacks=self._lacks,
             running=len(self.generations),
             max_jobs=self.resources.settings.max_jobs,
+            models=() if self.is_leaving else self.resources.models,
         )
         pipe = redis.pipeline(transaction=False)
         if dead:

@@ -32,6 +32,11 @@ class Resources:
     metrics: Metrics
     tracing: Tracing
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The ids of the rows that this process can answer."""
+        return tuple(row.id for row in self.catalogue.models if row.source in self.providers)
+
 
 def open_resources(
     settings: Settings,

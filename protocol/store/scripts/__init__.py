@@ -8,7 +8,7 @@ from typing import Final
 
 from tokenrelay.protocol.store.scripts.appending import APPEND, AppendReply, append, append_reply
 from tokenrelay.protocol.store.scripts.cancelling import CANCEL, cancel
-from tokenrelay.protocol.store.scripts.claiming import CLAIM, Claim, claim, claim_reply
+from tokenrelay.protocol.store.scripts.claiming import CLAIM, Claim, claim, claim_reply, needs
 from tokenrelay.protocol.store.scripts.forgetting import FORGET, forget
 from tokenrelay.protocol.store.scripts.holding import DROP, HOLD, HOLD_MS, drop, held_parts, hold, hold_reply
 from tokenrelay.protocol.store.scripts.reaping import REAP, ReapReply, reap, reap_reply
@@ -71,6 +71,7 @@ __all__ = [
     "held_parts",
     "hold",
     "hold_reply",
+    "needs",
     "reap",
     "reap_reply",
     "release",

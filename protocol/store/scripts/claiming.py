@@ -1,7 +1,8 @@
-"""CLAIM: a worker takes waiting generations."""
+"""CLAIM: a worker takes waiting generations, those that it can answer."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -10,12 +11,65 @@ from tokenrelay.protocol.store import keys
 from tokenrelay.protocol.store.scripts.script import Argument, script
 
 _CLAIM_FIELDS: Final = ("epoch", "last", "created", "model", "on_disconnect", "request", "context", "owner")
+_PAGE: Final = 500
+_FIRST_MODEL: Final = 6
+"""The arguments from here on are the ids of the rows that the worker can answer."""
 
 CLAIM: Final = script(
     "claim",
     f"""
 local now, lease, claims = now_ms(), tonumber(ARGV[2]), {{}}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', '{keys.WAITING}', '-inf', now, 'LIMIT', 0, ARGV[1])) do
+local can = {{}}
+for i = {_FIRST_MODEL}, #ARGV do can[ARGV[i]] = true end
+-- What cannot be read is anybody's: whoever takes it says so.
+local function answers(needs)
+  local is_read, models = pcall(cjson.decode, needs)
+  if not is_read or type(models) ~= 'table' then return true end
+  for _, model in pairs(models) do
+    if can[model] then return true end
+  end
+  return false
+end
+-- The oldest of each set that we can answer, as score and id, oldest first. One that has left those that wait stands
+-- in its set where a worker of an earlier version took it.
+local function oldest(most)
+  local found, filed = {{}}, 0
+  local needs = redis.call('HGETALL', '{keys.NEEDS}')
+  for i = 1, #needs, 2 do
+    local set = '{keys.WAITING}:' .. needs[i]
+    local size = redis.call('ZCARD', set)
+    filed = filed + size
+    if size < 1 then
+      redis.call('HDEL', '{keys.NEEDS}', needs[i])
+    elseif answers(needs[i + 1]) then
+      for _, id in ipairs(redis.call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, most)) do
+        local score = redis.call('ZSCORE', '{keys.WAITING}', id)
+        if score then found[#found + 1] = {{tonumber(score), id}} else redis.call('ZREM', set, id) end
+      end
+    end
+  end
+  -- More wait than stand in sets: starts of an earlier version, or a set was lost.
+  local from, strays, is_more = 0, 0, filed < redis.call('ZCARD', '{keys.WAITING}')
+  while is_more and strays < most do
+    local page = redis.call('ZRANGEBYSCORE', '{keys.WAITING}', '-inf', now, 'WITHSCORES', 'LIMIT', from, {_PAGE})
+    for i = 1, #page, 2 do
+      local id, score = page[i], tonumber(page[i + 1])
+      local m = fields(id, 'needs')
+      if m and m[1] then
+        stand_in_set(id, score, m[1])
+      elseif strays < most then
+        found[#found + 1] = {{score, id}}
+        strays = strays + 1
+      end
+    end
+    from, is_more = from + {_PAGE}, #page == 2 * {_PAGE}
+  end
+  table.sort(found, function(a, b) return a[1] < b[1] or (a[1] == b[1] and a[2] < b[2]) end)
+  return found
+end
+for n, row in ipairs(oldest(tonumber(ARGV[1]))) do
+  if n > tonumber(ARGV[1]) then break end
+  local id = row[2]
   local meta = name(id, 'meta')
   local m = fields(id, 'state', {", ".join(map(repr, _CLAIM_FIELDS))})
   if not m or m[1] ~= 'queued' then
@@ -36,9 +90,17 @@ return claims
 )
 
 
-def claim(most: int, lease_ms: int, worker_id: str, unreadable: bytes, retention_ms: int) -> list[Argument]:
-    """Arguments of CLAIM; `unreadable` is the entry that ends a generation whose metadata lacks what a worker needs."""
-    return CLAIM.arguments([], [most, lease_ms, worker_id, unreadable, retention_ms])
+def needs(models: Iterable[str]) -> str:
+    """What a generation needs of its worker: one of these rows, by their ids. The same rows are the same text."""
+    return msgspec.json.encode(sorted(set(models))).decode()
+
+
+def claim(
+    most: int, lease_ms: int, worker_id: str, unreadable: bytes, retention_ms: int, models: Iterable[str] = ()
+) -> list[Argument]:
+    """Arguments of CLAIM; `unreadable` is the entry that ends a generation whose metadata lacks what a worker needs,
+    `models` the ids of the rows that the worker can answer."""
+    return CLAIM.arguments([], [most, lease_ms, worker_id, unreadable, retention_ms, *models])
 
 
 class Claim(msgspec.Struct, frozen=True):

@@ -88,8 +88,26 @@ local function count_waiting(id, by)
   count(who .. ':n', 1)
   count(who .. ':bytes', size)
 end
+-- Those that wait, all of them in order; and the same apart by the models that may answer (`needs`), so that a worker
+-- finds its oldest however many wait for others. A start of an earlier version says nothing of models: any worker's.
+local function stand_in_set(id, since, needs)
+  local set = redis.sha1hex(needs)
+  redis.call('HSET', '{keys.NEEDS}', set, needs)
+  redis.call('ZADD', '{keys.WAITING}:' .. set, since, id)
+  redis.call('PEXPIRE', '{keys.WAITING}:' .. set, {TOMBSTONE_MS})  -- what a claim of an earlier version left in it
+end
+local function wait(id, now)
+  if redis.call('ZADD', '{keys.WAITING}', now, id) > 0 then count_waiting(id, 1) end
+  local needs = redis.call('HGET', name(id, 'meta'), 'needs')
+  if needs then stand_in_set(id, now, needs) end
+end
 local function leave_waiting(id)
   if redis.call('ZREM', '{keys.WAITING}', id) > 0 then count_waiting(id, -1) end
+  local m = fields(id, 'needs')
+  if not (m and m[1]) then return end
+  local set = redis.sha1hex(m[1])
+  redis.call('ZREM', '{keys.WAITING}:' .. set, id)
+  if redis.call('EXISTS', '{keys.WAITING}:' .. set) == 0 then redis.call('HDEL', '{keys.NEEDS}', set) end
 end
 -- Everything that a generation leaves behind in the queue.
 local function leave_queue(id)
@@ -126,7 +144,7 @@ local function settle(id, state, retention)
   local left_over = redis.call('HMGET', meta, 'active', 'parts')
   if left_over[1] then redis.pcall('ZREM', left_over[1], id) end
   if left_over[2] then drop_parts(left_over[2]) end
-  redis.call('HDEL', meta, 'request', 'active', 'context', 'parts', 'told')
+  redis.call('HDEL', meta, 'request', 'active', 'context', 'parts', 'told', 'needs')
   -- Written anew: a hash that once had a long value keeps the large form, for the day it lives on.
   local left = redis.call('HGETALL', meta)
   if #left < 1000 then
@@ -162,7 +180,7 @@ local function requeue(id)
   redis.call('HSET', name(id, 'meta'), 'state', 'queued')
   redis.call('HDEL', name(id, 'meta'), 'suspect', 'told')
   redis.call('ZREM', '{keys.LEASES}', id)
-  if redis.call('ZADD', '{keys.WAITING}', now_ms(), id) > 0 then count_waiting(id, 1) end
+  wait(id, now_ms())
   publish('{keys.WAKE}', '')
 end
 """

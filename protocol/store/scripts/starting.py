@@ -90,8 +90,7 @@ if idem ~= '' then
   redis.call('PEXPIRE', idem, retention + {TOMBSTONE_MS})
 end
 redis.call('SET', '{keys.ARQ_JOB}' .. id, ARGV[5], 'PX', ARGV[6])
-redis.call('ZADD', '{keys.WAITING}', now, id)
-count_waiting(id, 1)
+wait(id, now)
 redis.call('PEXPIRE', '{keys.QUEUED}', retention + {TOMBSTONE_MS})
 publish('{keys.WAKE}', '')
 return {{'started', id, remaining, reset}}
@@ -113,6 +112,7 @@ class NewStream(msgspec.Struct, frozen=True):
     parts: str = ""  # what `holding.held_parts` calls the bytes beside the request; "": there are none
     front: bytes = b""  # what the front that was asked needs for reading the log; it has no text and stays
     chat_id: str | None = None  # of a front whose clients name a chat, not a stream
+    needs: str = ""  # see `claiming.needs`; "": any worker may take it
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -139,6 +139,8 @@ def start(new: NewStream, limits: Limits, *, job: bytes, job_ttl_ms: int, retent
         fields += ["context", new.context]
     if new.front:
         fields += ["front", new.front]
+    if new.needs:
+        fields += ["needs", new.needs]
     bounds: list[Argument] = [limits.max_active, limits.per_minute]
     queue: list[Argument] = [limits.max_bytes, limits.share_percent, len(new.request)]
     first: list[Argument] = [new.stream_id, new.fingerprint, limits.max_waiting, retention_ms, job, job_ttl_ms]

@@ -1,0 +1,71 @@
+"""Workers of two kinds beside each other: each takes what it can answer, whatever waits for the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.test_agent import SCRIPTED, TEXT, lay_out
+from tests.end_to_end.test_lifecycle import state_of
+from tests.fleet import Fleet, until
+from tests.wire import Sse, Ws, call, start, text_of, whole, words
+from tokenrelay.protocol.store import keys
+
+WAITING = 20
+"""More than a claim takes at once."""
+
+SCRIPT = "scripted?tokens=5&interval_ms=1"
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    """An edge that knows all rows, and no worker yet."""
+    with Fleet(workers=0, env=lay_out(tmp_path, "support")) as started:
+        yield started
+
+
+def test_what_one_kind_cannot_answer_waits_for_the_other_and_holds_up_nothing(fleet: Fleet, tmp_path: Path) -> None:
+    only_scripted = tmp_path / "only-scripted.toml"
+    only_scripted.write_text(SCRIPTED)
+
+    async def scene() -> None:
+        [url] = fleet.urls
+        scripted = [await start(url, SCRIPT) for _ in range(WAITING)]
+        agents = [await start(url, "support") for _ in range(2)]
+        fleet.start_worker(TOKENRELAY_SCRIPTED="0")
+        for stream_id in agents:
+            assert text_of(await whole(url, stream_id)) == TEXT
+        assert {(await state_of(url, stream_id))["state"] for stream_id in scripted} == {"queued"}
+        # Another catalogue, in which the handler's row does not stand.
+        fleet.start_worker(TOKENRELAY_CATALOGUE=str(only_scripted))
+        for stream_id in scripted:
+            assert text_of(await whole(url, stream_id)) == words(5)
+        assert not fleet.redis().exists(keys.WAITING, keys.NEEDS)
+        until(lambda: fleet.redis().hlen(keys.WORKERS) == 2, "both have made their offers")
+        fleet.wait_until_ready()
+        # Both are idle now, and both are woken by every start: over either transport the right one takes it.
+        for _ in range(5):
+            async with Sse.post(url, {"message": "hi", "model": "support"}) as stream:
+                assert text_of(await stream.take()) == TEXT
+            async with Ws(url) as socket:
+                stream_id = await socket.start({"message": "hi", "model": SCRIPT})
+                assert text_of(await socket.take(stream_id)) == words(5)
+
+    asyncio.run(scene())
+
+
+def test_a_row_that_no_workers_catalogue_has_is_refused_by_name(fleet: Fleet, tmp_path: Path) -> None:
+    only_scripted = tmp_path / "only-scripted.toml"
+    only_scripted.write_text(SCRIPTED)
+    fleet.start_worker(TOKENRELAY_CATALOGUE=str(only_scripted))
+    fleet.wait_until_ready()
+
+    async def scene() -> None:
+        status, body, _ = await call("POST", f"{fleet.urls[0]}/api/chat", {"message": "hi", "model": "support"})
+        assert (status, body["error_code"], body["field"]) == (503, "SERVICE_UNAVAILABLE", "model")
+        assert "support" in body["error"]
+
+    asyncio.run(scene())
