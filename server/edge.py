@@ -30,6 +30,7 @@ from tokenrelay.server.store import jobs, reaper
 from tokenrelay.server.store.log import LogReader
 from tokenrelay.server.store.models import Models
 from tokenrelay.server.store.redis import open_pool
+from tokenrelay.server.webhooks.sender import Sender
 
 TICK_S: Final = 1.0
 CLOSE_S: Final = 2.0
@@ -183,6 +184,8 @@ async def open_edge(settings: Settings, slot: Slot | None = None) -> AsyncIterat
             edge.supervisor.own("reaper", lambda: reaper.keep(edge.jobs, edge.metrics))
             edge.supervisor.own("models", edge.models.keep_fresh)
             edge.supervisor.own("counts", edge.exposition.run)
+            if settings.webhook_url:
+                edge.supervisor.own("webhooks", Sender(settings, edge.jobs, edge.reads, edge.metrics).run)
             try:
                 yield edge
             finally:

@@ -16,7 +16,7 @@ from tokenrelay.protocol.wire.cursor import Answer
 TRANSPORTS: Final = ("sse", "ws")
 FRONTS: Final = ("chat", "responses", "ui")
 """Other clients' dialects, by the names that `protocol.fronts` gives them."""
-TASKS: Final = ("live_feed", "look_at_logs", "clock", "reaper", "models", "counts")
+TASKS: Final = ("live_feed", "look_at_logs", "clock", "reaper", "models", "counts", "webhooks")
 SAMPLED: Final = 31
 """Delivery is timed at every 32nd event id: a mask, since this is asked of every write."""
 
@@ -97,6 +97,14 @@ class Metrics(Instruments):
         )
         self.reaped = self.counter(
             "tokenrelay_reaped_total", "Overdue generations ended or queued again", outcome=("lost", "again", "late")
+        )
+        self.webhooks = self.counter(
+            "tokenrelay_webhooks_total",
+            "Webhooks: delivered; failed, to be tried again; given up after 24 h; dropped because too many waited",
+            outcome=("delivered", "failed", "given_up", "dropped"),
+        )  # fmt: skip
+        self.webhooks_waiting = self.gauge(
+            "tokenrelay_webhooks_waiting", "Ended streams whose webhook is not delivered yet, in all", "max"
         )
         self.ttft = self.histogram(
             "tokenrelay_ttft_seconds", "Request received to first token in the socket", transport=TRANSPORTS

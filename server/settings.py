@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, Self, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from tokenrelay.protocol.runtime.settings import Shared
 from tokenrelay.protocol.wire.parts import Bounds
@@ -92,6 +94,10 @@ class Settings(Shared):
         le=3_600,
         description="an answer of `/v1` goes on for so long after its only reader has left",
     )
+    webhook_url: str = Field("", repr=False, description="each stream's end is sent there, see [Webhooks](webhooks.md)")
+    webhook_secret: str = Field(
+        "", repr=False, description="signs webhooks: `whsec_` and base64; two, comma separated, while it is changed"
+    )
     heartbeat_s: float = Field(15, gt=0, description="silence after which a comment is sent")
 
     @field_validator("jwt_secret")
@@ -137,6 +143,25 @@ class Settings(Shared):
         if value and not parse_networks(value):
             raise ValueError(f"{_NETWORK}, or nothing at all")
         return value
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _web_address(cls, value: str) -> str:
+        if value and not _is_web_address(value):
+            raise ValueError("expected http(s)://host[:port]/path, without a user name, a password and a fragment")
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _signing_secrets(cls, value: str) -> str:
+        parse_webhook_secrets(value)
+        return value
+
+    @model_validator(mode="after")
+    def _signed_webhooks(self) -> Self:
+        if bool(self.webhook_url) != bool(self.webhook_secret):
+            raise ValueError("TOKENRELAY_WEBHOOK_URL and TOKENRELAY_WEBHOOK_SECRET go together")
+        return self
 
     @property
     def part_bounds(self) -> Bounds:
@@ -216,6 +241,33 @@ def parse_networks(text: str) -> tuple[Network, ...]:
 
 def _parts(text: str) -> list[str]:
     return [part for each in text.split(",") if (part := each.strip())]
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        split = urlsplit(text)
+        if split.port == 0:
+            return False
+    except ValueError:
+        return False
+    is_plain = not any(mark.isspace() for mark in text) and text.isprintable() and "@" not in split.netloc
+    return split.scheme in ("http", "https") and bool(split.hostname) and is_plain and not split.fragment
+
+
+def parse_webhook_secrets(text: str) -> list[bytes]:
+    """`whsec_` and base64 of 24 to 64 bytes each, as Standard Webhooks has them. Raises ValueError that shows none."""
+    found = []
+    for part in _parts(text):
+        try:
+            secret = base64.b64decode(part.removeprefix("whsec_"), validate=True)
+        except binascii.Error:
+            secret = b""
+        if not part.startswith("whsec_") or not 24 <= len(secret) <= 64:
+            raise ValueError("expected whsec_ and the base64 of 24 to 64 random bytes")
+        found.append(secret)
+    if text and not found:
+        raise ValueError("expected whsec_ and base64, or nothing at all: this holds no secret")
+    return found
 
 
 def weak_keys(settings: Settings) -> list[str]:

@@ -9,6 +9,8 @@ tr:waiting:SET  zset     those of them that the same models may answer, in the s
 tr:needs        hash     SET → the ids of those models' rows (JSON)
 tr:queued       hash     how much waits: bytes of all, number and bytes of each owner
 tr:leases       zset     generations a worker has taken, by the time its lease ends (ms)
+tr:ended        zset     ended streams whose webhook is to be sent, by the time it is due (ms)
+tr:ended:dropped string  ends that found that queue full, since somebody asked
 tr:owner:NAME   zset     a key's streams, by the time they were made (ms)
 tr:active:NAME  zset     a key's streams that have not ended, by the time they were made (ms)
 tr:{o:NAME}:echo:CALL string  a turn as its provider wants it back, by the id of its first call
@@ -39,6 +41,8 @@ NEEDS: Final = "tr:needs"
 QUEUED: Final = "tr:queued"
 ACTIVE: Final = "tr:active:"
 LEASES: Final = "tr:leases"
+ENDED: Final = "tr:ended"
+ENDED_DROPPED: Final = "tr:ended:dropped"
 PARTS: Final = "tr:parts"
 PARTS_BYTES: Final = "tr:parts:bytes"
 WORKERS: Final = "tr:workers"

@@ -62,6 +62,7 @@ async def streams(call: Call) -> None:
             "model": item.model,
             "created_at": event_json.timestamp(item.created_ms),
             "last_event_id": item.last_id,
+            **({"metadata": item.metadata} if item.metadata else {}),
         }
         for item in await call.edge.reads.of_owner(identity.owner)
     ]

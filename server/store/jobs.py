@@ -12,6 +12,7 @@ import time
 from typing import Final
 
 import msgpack
+import msgspec
 import structlog
 from arq.jobs import serialize_job
 from redis.asyncio import Redis
@@ -40,7 +41,7 @@ def new_stream_id() -> str:
 
 
 class Jobs:
-    """Start, cancel, reap: what an edge writes, each as one script."""
+    """Start, cancel, reap, webhooks that are due: what an edge writes, each as one script."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
@@ -83,6 +84,8 @@ class Jobs:
                 context=context.pack(goes_with),
                 parts=held.name,
                 front=front,
+                metadata=msgspec.msgpack.encode(body.metadata) if body.metadata else b"",
+                must_notify=bool(self._settings.webhook_url),
                 chat_id=chat_id,
                 needs=needs,
             )
@@ -116,6 +119,15 @@ class Jobs:
     async def forget(self, stream: Description) -> None:
         """Delete a stream: nobody finds it any more."""
         await run(self._redis, scripts.FORGET, scripts.forget(stream.stream_id))
+
+    async def due_webhooks(self, most: int, lease_ms: int) -> scripts.DueReply:
+        """Ended streams whose webhook is ours to send until the lease is over."""
+        return scripts.due_reply(await run(self._redis, scripts.DUE, scripts.due(most, lease_ms)))
+
+    async def notified(self, stream_id: str, again_ms: int | None) -> None:
+        """A webhook is to be sent again in so many ms; None: it is done with, and so is the log past its retention."""
+        arguments = scripts.notified(stream_id, again_ms, self._settings.retention_ms)
+        await run(self._redis, scripts.NOTIFIED, arguments)
 
     async def reap(self) -> scripts.ReapReply:
         """End what is overdue: generations whose worker is gone, and those that nobody takes."""

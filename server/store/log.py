@@ -20,7 +20,7 @@ from tokenrelay.protocol.wire import request
 from tokenrelay.protocol.wire.request import ChatRequest
 from tokenrelay.server.store.redis import asking, patiently
 
-_FIELDS: Final = ("owner", "state", "last", "model", "created", "cancel", "ended", "front", "deleted")
+_FIELDS: Final = ("owner", "state", "last", "model", "created", "cancel", "ended", "front", "deleted", "metadata")
 _STATES: Final = frozenset({"queued", "running"}) | lifecycle.ENDED
 LISTED: Final = 100
 MAX_ID: Final = 2**53
@@ -45,6 +45,8 @@ class Description(msgspec.Struct, frozen=True):
     front: bytes = b""
     """What the front that was asked needs for reading the log; b"": our own wire was."""
     is_deleted: bool = False
+    metadata: dict[str, str] = {}
+    """What the caller gave the stream."""
 
     @property
     def is_expired(self) -> bool:
@@ -145,7 +147,7 @@ async def _values(pipe: Pipeline) -> list[Any]:
 
 def _description(stream_id: str, row: Sequence[bytes | None], has_log: bool) -> Description | None:
     """None for what is no metadata of ours: that costs this stream, not the list it stands in."""
-    owner, state, last, model, created, cancel, ended, front, deleted = row
+    owner, state, last, model, created, cancel, ended, front, deleted, metadata = row
     if owner is None or state is None:
         return None
     try:
@@ -161,6 +163,7 @@ def _description(stream_id: str, row: Sequence[bytes | None], has_log: bool) -> 
             has_log=has_log,
             front=front or b"",
             is_deleted=deleted is not None,
+            metadata=_metadata(metadata),
         )
     except ValueError as error:
         log.error("metadata_unreadable", stream_id=stream_id, error=type(error).__name__)
@@ -169,6 +172,14 @@ def _description(stream_id: str, row: Sequence[bytes | None], has_log: bool) -> 
         log.error("metadata_unreadable", stream_id=stream_id, error="no state of a stream")
         return None
     return found
+
+
+def _metadata(raw: bytes | None) -> dict[str, str]:
+    """What cannot be read is none: it decides nothing."""
+    try:
+        return msgspec.msgpack.decode(raw, type=dict[str, str]) if raw else {}
+    except msgspec.DecodeError:
+        return {}
 
 
 def _last_id(stream_id: str, value: bytes | None) -> int | None:

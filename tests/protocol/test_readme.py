@@ -73,6 +73,7 @@ def test_every_name_in_redis_is_there() -> None:
     assert told == {
         keys.log(STREAM), keys.meta(STREAM), keys.live(STREAM), *of_owner, digest.sub("HASH", keys.idempotency("", "")),
         keys.part(STREAM, 0)[:-1] + "N", digest.sub("HASH", keys.chat("", "")), keys.PARTS, keys.PARTS_BYTES,
+        keys.ENDED, keys.ENDED_DROPPED,
         keys.WAITING, keys.waiting_for("")[:-40] + "SET", keys.NEEDS,
         keys.LEASES, keys.WORKERS, keys.WAKE, keys.CANCEL, keys.probe("ID"), keys.HEALTH,
         digest.sub("MODEL", keys.trial("a")), keys.secret(7).replace("7", "PERIOD"),
@@ -89,7 +90,7 @@ def test_the_metadata_has_the_fields_that_the_scripts_write() -> None:
         for command, fields in re.findall(WRITES, script.text):
             words = [word.strip(" '") for word in fields.split(",")]
             written |= set(words[::2] if command != "HDEL" else words)
-    given = {"owner", "model", "on_disconnect", "context", "front", "needs"}  # as arguments
+    given = {"owner", "model", "on_disconnect", "context", "front", "needs", "metadata"}  # as arguments
     assert told == {word for word in written if "(" not in word} | given
 
 

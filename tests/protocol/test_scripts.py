@@ -54,12 +54,14 @@ def test_names_in_the_scripts_are_the_names_of_keys() -> None:
     named = {name for script in scripts.ALL for name in re.findall(r"'(tr:[a-z:]*|arq:[a-z]+:)", script.text)}
     known = {keys.WAITING, keys.LEASES, keys.WAKE, keys.CANCEL, keys.HEALTH, keys.ARQ_JOB, keys.STREAM}
     known |= {keys.PARTS, keys.PARTS_BYTES, keys.QUEUED, keys.NEEDS, f"{keys.WAITING}:"}
+    known |= {keys.ENDED, keys.ENDED_DROPPED}
     assert named == known
 
 
 def test_every_script_is_there_once() -> None:
     assert [script.name for script in scripts.ALL] == [
         "hold", "start", "drop", "claim", "append", "renew", "release", "cancel", "reap", "share", "forget",
+        "due", "notified",
     ]  # fmt: skip
     assert len({script.sha for script in scripts.ALL}) == len(scripts.ALL)
 

@@ -46,6 +46,12 @@ REFUSED = [
     ("REDIS_URL", f"redis+sentinel://:x@h:port{MARK}/main"), ("REDIS_URL", f"http://{MARK}"), ("REDIS_URL", MARK),
     ("REDIS_URL", f"redis://127.0.0.1/0?{MARK}=1"), ("REDIS_URL", f"redis://127.0.0.1/0?socket_timeout={MARK}"),
     ("REDIS_URL", f"redis://:pass word{MARK}@127.0.0.1"),
+    ("WEBHOOK_URL", "https://app.example/hook"), ("WEBHOOK_SECRET", f"whsec_{'QUJD' * 8}"),
+    ("WEBHOOK_URL", "ftp://a.example"),
+    ("WEBHOOK_URL", f"https://user:{MARK}@app.example/"), ("WEBHOOK_URL", "https:///hook"),
+    ("WEBHOOK_URL", "app.example"),
+    ("WEBHOOK_URL", "https://app.example/#part"), ("WEBHOOK_SECRET", MARK), ("WEBHOOK_SECRET", f"whsec_{MARK}"),
+    ("WEBHOOK_SECRET", "whsec_QUJD"), ("WEBHOOK_SECRET", ","), ("WEBHOOK_SECRET", f"whsec_{'QUJD' * 8},{MARK}"),
     ("REDIS_CA", "/etc/hostname"), ("REDIS_CA", "/nowhere"),
 ]  # fmt: skip
 

@@ -11,6 +11,15 @@ from tokenrelay.protocol.store.scripts.cancelling import CANCEL, cancel
 from tokenrelay.protocol.store.scripts.claiming import CLAIM, Claim, claim, claim_reply, needs
 from tokenrelay.protocol.store.scripts.forgetting import FORGET, forget
 from tokenrelay.protocol.store.scripts.holding import DROP, HOLD, HOLD_MS, drop, held_parts, hold, hold_reply
+from tokenrelay.protocol.store.scripts.notifying import (
+    DUE,
+    NOTIFIED,
+    DueReply,
+    Ended,
+    due,
+    due_reply,
+    notified,
+)
 from tokenrelay.protocol.store.scripts.reaping import REAP, ReapReply, reap, reap_reply
 from tokenrelay.protocol.store.scripts.releasing import RELEASE, release
 from tokenrelay.protocol.store.scripts.renewing import RENEW, RenewReply, renew, renew_reply
@@ -19,6 +28,8 @@ from tokenrelay.protocol.store.scripts.script import (
     LIVE_MS,
     MAX_BATCH_BYTES,
     MAX_BATCH_ENTRIES,
+    MAX_ENDED,
+    NOTIFY_MS,
     RENEW_EVERY_S,
     SUSPICION_MS,
     TOMBSTONE_MS,
@@ -28,7 +39,7 @@ from tokenrelay.protocol.store.scripts.script import (
 from tokenrelay.protocol.store.scripts.sharing import SHARE, Share, share, share_reply
 from tokenrelay.protocol.store.scripts.starting import START, Limits, NewStream, StartReply, start, start_reply
 
-ALL: Final = (HOLD, START, DROP, CLAIM, APPEND, RENEW, RELEASE, CANCEL, REAP, SHARE, FORGET)
+ALL: Final = (HOLD, START, DROP, CLAIM, APPEND, RENEW, RELEASE, CANCEL, REAP, SHARE, FORGET, DUE, NOTIFIED)
 
 __all__ = [
     "ALL",
@@ -36,6 +47,7 @@ __all__ = [
     "CANCEL",
     "CLAIM",
     "DROP",
+    "DUE",
     "FORGET",
     "HOLD",
     "HOLD_MS",
@@ -43,6 +55,9 @@ __all__ = [
     "LIVE_MS",
     "MAX_BATCH_BYTES",
     "MAX_BATCH_ENTRIES",
+    "MAX_ENDED",
+    "NOTIFIED",
+    "NOTIFY_MS",
     "REAP",
     "RELEASE",
     "RENEW",
@@ -54,6 +69,8 @@ __all__ = [
     "AppendReply",
     "Argument",
     "Claim",
+    "DueReply",
+    "Ended",
     "Limits",
     "NewStream",
     "ReapReply",
@@ -67,11 +84,14 @@ __all__ = [
     "claim",
     "claim_reply",
     "drop",
+    "due",
+    "due_reply",
     "forget",
     "held_parts",
     "hold",
     "hold_reply",
     "needs",
+    "notified",
     "reap",
     "reap_reply",
     "release",

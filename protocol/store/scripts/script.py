@@ -32,6 +32,12 @@ lease has
 run out, and the workers get the time to say that they live. Lease, suspicion and two looks a second apart are under
 10 s."""
 
+NOTIFY_MS: Final = TOMBSTONE_MS
+"""How long a webhook is tried, and so how long at most a log stays for it beyond its retention."""
+
+MAX_ENDED: Final = 50_000
+"""Ends that may wait for their webhook; one more is dropped and counted: each keeps its log in Redis."""
+
 MAX_BATCH_ENTRIES: Final = 500
 MAX_BATCH_BYTES: Final = 256 * 1024
 """One append. Lua's `unpack` takes about 8,000 values, and Redis cuts a subscriber that lags by 8 MiB."""
@@ -136,12 +142,21 @@ local function drop_overdue(most)
     drop_parts(held)
   end
 end
+-- The end is to be told to the operator's webhook; the log stays until it was.
+local function announce(id, retention)
+  if redis.call('ZCARD', '{keys.ENDED}') >= {MAX_ENDED} then
+    redis.call('INCR', '{keys.ENDED_DROPPED}')
+    return
+  end
+  redis.call('ZADD', '{keys.ENDED}', now_ms(), id)
+  redis.call('PEXPIRE', name(id, 'log'), math.max(retention, {NOTIFY_MS}))
+end
 -- The end of a generation: state, no prompt any more, retention begins.
 local function settle(id, state, retention)
   local meta = name(id, 'meta')
   leave_waiting(id)
   redis.call('HSET', meta, 'state', state, 'ended', now_ms())
-  local left_over = redis.call('HMGET', meta, 'active', 'parts')
+  local left_over = redis.call('HMGET', meta, 'active', 'parts', 'notify', 'deleted')
   if left_over[1] then redis.pcall('ZREM', left_over[1], id) end
   if left_over[2] then drop_parts(left_over[2]) end
   redis.call('HDEL', meta, 'request', 'active', 'context', 'parts', 'told', 'needs')
@@ -153,6 +168,7 @@ local function settle(id, state, retention)
   end
   redis.call('PEXPIRE', meta, retention + {TOMBSTONE_MS})
   redis.call('PEXPIRE', name(id, 'log'), retention)
+  if left_over[3] and not left_over[4] then announce(id, retention) end
   leave_queue(id)
 end
 -- An end written by somebody who is not the generation's worker: the next epoch, so that the worker is fenced.

@@ -111,6 +111,8 @@ class NewStream(msgspec.Struct, frozen=True):
     context: bytes = b""  # see `store.context`
     parts: str = ""  # what `holding.held_parts` calls the bytes beside the request; "": there are none
     front: bytes = b""  # what the front that was asked needs for reading the log; it has no text and stays
+    metadata: bytes = b""  # msgpack of what the caller gave; it stays
+    must_notify: bool = False  # the end goes to the operator's webhook
     chat_id: str | None = None  # of a front whose clients name a chat, not a stream
     needs: str = ""  # see `claiming.needs`; "": any worker may take it
 
@@ -141,6 +143,10 @@ def start(new: NewStream, limits: Limits, *, job: bytes, job_ttl_ms: int, retent
         fields += ["front", new.front]
     if new.needs:
         fields += ["needs", new.needs]
+    if new.metadata:
+        fields += ["metadata", new.metadata]
+    if new.must_notify:
+        fields += ["notify", 0]
     bounds: list[Argument] = [limits.max_active, limits.per_minute]
     queue: list[Argument] = [limits.max_bytes, limits.share_percent, len(new.request)]
     first: list[Argument] = [new.stream_id, new.fingerprint, limits.max_waiting, retention_ms, job, job_ttl_ms]

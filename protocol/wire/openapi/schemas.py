@@ -286,6 +286,8 @@ SCHEMAS: Final[dict[str, Json]] = {
             "One stream.",
             {"stream_id": text("Its id."), "state": _STATE, "model": _MODEL_FIELD, "created_at": _TIMESTAMP,
              "last_event_id": count("Its last event.")},
+            {"metadata": {"type": "object", "additionalProperties": {"type": "string"},
+                          "description": "What the caller gave it, if anything."}},
         )}},
     ),
     "TicketRequest": object_schema(
