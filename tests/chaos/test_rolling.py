@@ -6,12 +6,12 @@ import pytest
 
 from tests.chaos.rolling import run
 
-CLIENTS, DRAIN_S = 150, 3.0
+CLIENTS, DRAIN_S = 60, 3.0
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_rolling_restart_loses_nothing() -> None:
-    outcome = run(CLIENTS, DRAIN_S, interval_ms=50, coming_s=1.0)
+    outcome = run(CLIENTS, DRAIN_S, interval_ms=100, coming_s=1.0)
     print(outcome.histogram())
     assert outcome.faults == []
     # Everybody was sent away by the second edge at the latest. How they are spread is held without a clock, in

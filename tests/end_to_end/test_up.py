@@ -40,8 +40,12 @@ role, way = sys.argv[1], os.environ.get("WAY", "")
 if way == f"{role} ends":
     sys.exit(3)
 signal.signal(signal.SIGTERM, signal.SIG_IGN if way == f"{role} is stubborn" else lambda *_: sys.exit(0))
+deaf = os.path.join(os.path.dirname(__file__), "deaf")  # the stubborn worker ignores SIGTERM from here on
 if role == "workers":
+    open(deaf, "w").close()
     time.sleep(600)
+while way == "workers is stubborn" and not os.path.exists(deaf):
+    time.sleep(0.01)
 
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):

@@ -54,6 +54,7 @@ def terminal(code: str, folder: Path, screen: Path, env: Mapping[str, str]) -> I
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_take_control_c,
         ) as process,
     ):
         opened = Terminal(process, screen)
@@ -63,3 +64,8 @@ def terminal(code: str, folder: Path, screen: Path, env: Mapping[str, str]) -> I
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def _take_control_c() -> None:
+    # Who started the tests in the background has SIGINT ignored, and so would the commands.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -96,7 +96,7 @@ class Chain:
     """`async with Chain({"responses": script, …}) as chain: await chain.told(model="claude")`. None: nobody listens."""
 
     def __init__(self, scripts: dict[str, Script | None], **settings: Any) -> None:
-        given = {"first_token_timeout_s": 0.3, "first_token_budget_s": 5.0, **settings}
+        given = {"first_token_timeout_s": 1.0, "first_token_budget_s": 5.0, **settings}
         self.settings = Settings(**given)
         self.metrics = Metrics()
         self.redis = Memory()

@@ -171,8 +171,10 @@ class Generation:
     def _figures(self, end: Terminal) -> dict[str, Any]:
         """Of one answer, for the log."""
         ttft_s = self._timing.ttft_s
+        # The wait in the queue is by Redis's clock: of an answer that took no time it may be the whole, and more.
+        duration_s = max(time.monotonic() - self._asked_at, ttft_s or 0.0)
         figures: dict[str, Any] = {
-            "duration_s": round(time.monotonic() - self._asked_at, 3),
+            "duration_s": round(duration_s, 3),
             "ttft_s": None if ttft_s is None else round(ttft_s, 3),
         }
         if isinstance(end, Failure):

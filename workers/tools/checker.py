@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from typing import Any, Final
@@ -20,7 +21,9 @@ from tokenrelay.protocol.runtime.die_with_parent import tied
 from tokenrelay.workers.tools import arguments
 
 CHECK_S: Final = 1.0
-"""What one check may take; the child is ended then and the next check begins another."""
+"""CPU time that one check may take; the child is ended then and the next check begins another."""
+ANSWER_S: Final = 10.0
+"""How long an answer may take by the clock: the check, on a machine that is busy with other work."""
 START_S: Final = 15.0
 """A child's start: an interpreter and its imports, on a busy machine."""
 WAIT_S: Final = 5.0
@@ -44,7 +47,7 @@ class Checker:
 
     async def issue(self, value: Any, schema: Mapping[str, Any]) -> str | None:
         """What is wrong with the value; None when it fits. Raises CheckFailed."""
-        question = msgspec.json.encode({"value": value, "schema": schema}) + b"\n"
+        question = msgspec.json.encode({"value": value, "schema": schema, "cpu_s": self._check_s}) + b"\n"
         try:
             async with asyncio.timeout(WAIT_S):
                 await self._turn.acquire()
@@ -72,10 +75,12 @@ class Checker:
                 child = await self._begin()
         if child.stdin is None or child.stdout is None:
             raise ConnectionResetError("the child has no pipes")
-        async with asyncio.timeout(self._check_s):
+        async with asyncio.timeout(ANSWER_S):
             child.stdin.write(question)
             await child.stdin.drain()
             line = await child.stdout.readline()
+            if not line.endswith(b"\n") and await child.wait() == -signal.SIGPROF:
+                raise TimeoutError
         if not line.endswith(b"\n"):
             raise ConnectionResetError("the child ended")
         return msgspec.json.decode(line, type=str | None)
@@ -108,13 +113,16 @@ class Checker:
 def main() -> None:
     """The child: answers until its input ends."""
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    arguments.issue({}, {})  # its imports take longer than most checks
     answers.write(b"ready\n")
     for line in sys.stdin.buffer:
         asked = msgspec.json.decode(line)
+        signal.setitimer(signal.ITIMER_PROF, asked["cpu_s"])  # SIGPROF ends the process, whatever `re` is doing
         try:
             issue = arguments.issue(asked["value"], asked["schema"])
         except Exception:  # such as a pattern that is none, or a schema without end: it says nothing then
             issue = None
+        signal.setitimer(signal.ITIMER_PROF, 0)
         answers.write(msgspec.json.encode(issue) + b"\n")
 
 
