@@ -170,6 +170,6 @@ _OUTCOMES: Final = {Answer.FOLLOW: "live", Answer.REPLAY: "replayed", Answer.NOT
 
 def phase_of(session: Session, feed: Feed | None) -> str:
     """How far a reader was. Without a feed all of its stream was in the log: it was reading the end."""
-    if session.cursor <= TOLD_NOTHING:
+    if session.cursor <= TOLD_NOTHING or (feed is not None and not feed.has_output(session.cursor)):
         return "before_first_token"
     return "at_end" if feed is None or feed.has_ended else "mid_stream"

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import msgspec
 
-from tokenrelay.protocol.store.entries import THINKING, TOKEN, Entry, is_terminal
+from tokenrelay.protocol.lifecycle import TOLD_NOTHING
+from tokenrelay.protocol.store.entries import OUTPUT_TAGS, THINKING, TOKEN, Entry, is_terminal
 
 MAX_WINDOW_ENTRIES: Final = 1024
 MAX_WINDOW_BYTES: Final = 512 * 1024
@@ -63,6 +64,7 @@ class Feed:
         self.floor = 0  # id of the entry just before the window
         self.wanted = 0  # highest id heard of; more than `last` while a gap is open
         self.is_anchored = False
+        self._first_output: int | None = None  # id of the first entry that is part of the answer; None: none yet
         self._entries: list[Entry] = []
         self._bytes = 0  # of the entries and of what they were encoded to, as they lie in memory
         self._encoded: dict[str, list[bytes | None]] = {}  # format → as many slots as entries
@@ -94,12 +96,18 @@ class Feed:
         """The last entry; None while the window is empty."""
         return self._entries[-1] if self._entries else None
 
+    def has_output(self, cursor: int) -> bool:
+        """Whether some of the answer is among the entries up to `cursor`: not when the model has only been thinking."""
+        return self._first_output is not None and cursor >= self._first_output
+
     def anchor(self, last_id: int) -> Offer:
         """The log's last id, read after the subscription was acknowledged; then what came meanwhile is merged."""
         if self.is_anchored:
             return Offer.KNOWN
         self.is_anchored = True
         self.floor = last_id
+        if last_id > TOLD_NOTHING:  # its beginning was not seen: all that follows `started` counts
+            self._first_output = TOLD_NOTHING + 1
         held, self._held = self._held, []
         outcomes = [self.offer(first, entries) for first, entries in held]
         if self.has_gap:
@@ -120,6 +128,8 @@ class Feed:
         if final <= last:
             return Offer.KNOWN
         fresh = entries[last + 1 - first_id :] if first_id <= last else entries
+        if self._first_output is None:
+            self._first_output = next((n for n, entry in enumerate(fresh, last + 1) if entry[0] in OUTPUT_TAGS), None)
         self._entries.extend(fresh)
         self._bytes += sum(map(entry_bytes, fresh))
         for slots in self._encoded.values():

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from typing import Protocol
 
-from tokenrelay.protocol.lifecycle import TOLD_NOTHING
 from tokenrelay.protocol.reading.feed import Chunk, Format
 from tokenrelay.protocol.reading.session import Session, Step
 from tokenrelay.server.live import replay
@@ -112,7 +111,7 @@ class Frame:
             self._sampled_at = channel.heard_at
         if start is None:
             return chunk
-        if start.is_waiting and chunk.cursor > TOLD_NOTHING:
+        if start.is_waiting and channel.feed.has_output(chunk.cursor):
             self._firsts.append((start, channel.heard_at))
             if not start.wants_timing:
                 attachment.start = None

@@ -12,7 +12,6 @@ from typing import Any, Final
 import structlog
 
 from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.protocol.lifecycle import TOLD_NOTHING
 from tokenrelay.protocol.reading.feed import Chunk, Feed
 from tokenrelay.protocol.reading.session import Session, Step
 from tokenrelay.protocol.store import entries
@@ -192,7 +191,7 @@ class SseResponse:
                     self.session.took(chunk)
                     await self._write(chunk.body)
                     if self._start is not None or not chunk.cursor & SAMPLED:
-                        self._note(chunk.cursor, reached_at)
+                        self._note(feed, chunk.cursor, reached_at)
             elif step is Step.CLOSE:
                 return
             elif channel is not None and channel.is_lost:
@@ -238,10 +237,10 @@ class SseResponse:
         self.session.sending_since = None
         self.session.wrote_at = time.monotonic()
 
-    def _note(self, cursor: int, reached_at: float) -> None:
+    def _note(self, feed: Feed, cursor: int, reached_at: float) -> None:
         """Written: is it the first token, is it one of those whose way through this edge is timed?"""
         metrics, now = self._edge.metrics, self.session.wrote_at
-        if self._start is not None and self._start.is_waiting and cursor > TOLD_NOTHING:
+        if self._start is not None and self._start.is_waiting and feed.has_output(cursor):
             self._start.sent(metrics, "sse", reached_at, now)
             if not self._start.wants_timing:
                 self._start = None

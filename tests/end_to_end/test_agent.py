@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ import pytest
 
 from tests.end_to_end.test_lifecycle import until_state
 from tests.fleet import Fleet
-from tests.wire import Sse, Ws, call
+from tests.wire import Sse, Ws, call, text_of
 from tokenrelay.protocol.runtime.launcher import clean_environment, role_command
 
 AGENTS = """
-import asyncio, time
+import asyncio, os, time
 from tokenrelay.agent import Ask, Data, Fail, Text, Thinking, ToolCall, ToolResult, Usage
 
 async def support(ask: Ask):
@@ -30,6 +31,12 @@ async def support(ask: Ask):
         await asyncio.sleep(0.01)
     yield Text(str(await ask.call_tool("calculator", {"expression": "6*7"})))
     yield Usage(10, 5, 2, 0.5)
+
+async def thinks(ask):
+    yield Thinking("hm")  # until the file that it is asked about is there
+    while not os.path.exists(ask.messages[-1].content):
+        await asyncio.sleep(0.01)
+    yield "a"
 
 async def for_ever(ask):
     while True:
@@ -61,7 +68,7 @@ def lay_out(folder: Path, *names: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    env = lay_out(tmp_path_factory.mktemp("agents"), "support", "for_ever", "blocks", "fails", "is_not_there")
+    env = lay_out(tmp_path_factory.mktemp("agents"), "support", "thinks", "for_ever", "blocks", "fails", "is_not_there")
     with Fleet(edges=2, workers=1, env={**env, "TOKENRELAY_HANDLERS_REQUIRED": "0"}) as started:
         yield started
 
@@ -93,6 +100,38 @@ def test_every_reader_has_what_was_yielded_on_both_edges_and_transports(agents: 
         assert (whole[-1][1]["cost_usd"], whole[-1][1]["usage"]["input_tokens"]) == (0.5, 10)
 
     asyncio.run(asyncio.wait_for(scene(), 40))
+
+
+@pytest.mark.parametrize("transport", ["sse", "ws"])
+def test_the_time_to_the_first_token_does_not_end_at_a_thought(agents: Fleet, tmp_path: Path, transport: str) -> None:
+    may_answer = tmp_path / "may-answer"
+    body = {"message": str(may_answer), "model": "thinks"}
+
+    async def counted(url: str) -> float:
+        raw = await asyncio.to_thread(lambda: urllib.request.urlopen(f"{url}/metrics", timeout=10).read())
+        name = f'tokenrelay_ttft_seconds_count{{transport="{transport}"}} '
+        return float(next((line for line in raw.decode().splitlines() if line.startswith(name)), "0 0").split()[1])
+
+    async def begins(url: str, before: float, events: list[tuple[int | None, dict[str, Any]]]) -> None:
+        assert [data.get("status") for number, data in events if number] == ["started", "thinking"]
+        assert await counted(url) == before
+        may_answer.touch()
+
+    async def scene() -> None:
+        url = agents.urls[0]
+        before = await counted(url)
+        if transport == "sse":
+            async with Sse.post(url, body) as stream:
+                await begins(url, before, await stream.take(2))
+                assert text_of(await stream.take()) == "a"
+        else:
+            async with Ws(url) as socket:
+                stream_id = await socket.start(body)
+                await begins(url, before, await socket.take(stream_id, 2))
+                assert text_of(await socket.take(stream_id)) == "a"
+        assert await counted(url) == before + 1
+
+    asyncio.run(scene())
 
 
 def test_it_is_cancelled_and_fails_as_it_says(agents: Fleet) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.protocol.cases import AT, COMPLETION, STARTED, STREAM, entry, pure, token
+from tokenrelay.protocol import events
 from tokenrelay.protocol.reading import feed
 from tokenrelay.protocol.reading.feed import Feed, Format, Offer
 from tokenrelay.protocol.store import entries
@@ -39,6 +40,35 @@ def ids(made: Feed, cursor: int) -> list[int]:
         got += map(int, chunk.body.decode().strip(";").split(";"))
         assert chunk.cursor == got[-1]
     return got
+
+
+# -- output ------------------------------------------------------------------------------------------------------------
+
+
+def test_thinking_and_arguments_are_no_output_and_neither_is_an_end() -> None:
+    thinks = [events.ThinkingStarted(AT, "m"), events.Thinking(AT, "m", "hm"), events.ToolInput(AT, "m", "c", "n", "")]
+    log = [entry(event) for event in (STARTED, *thinks, token("a"), COMPLETION)]
+    for step in (1, 2, 6):
+        made = anchored()
+        for first in range(0, len(log), step):
+            made.offer(first + 1, log[first : first + step])
+        assert [made.has_output(cursor) for cursor in range(7)] == [False] * 5 + [True] * 2
+    ended = anchored()
+    ended.offer(1, [entry(STARTED), entry(COMPLETION)])
+    assert not ended.has_output(2)
+
+
+@pytest.mark.parametrize("tag", [events.ToolCall(AT, "m", "c", "n", {}), events.Data(AT, "m", "n", 1)])
+def test_tool_calls_and_data_are_output(tag: events.Event) -> None:
+    made = anchored()
+    made.offer(1, [entry(STARTED), entry(tag)])
+    assert (made.has_output(1), made.has_output(2)) == (False, True)
+
+
+def test_where_its_beginning_was_not_seen_all_after_started_counts() -> None:
+    made = anchored(5)
+    made.offer(6, part(6, 7))
+    assert (made.has_output(1), made.has_output(2), made.has_output(7)) == (False, True, True)
 
 
 # -- merging ----------------------------------------------------------------------------------------------------------
