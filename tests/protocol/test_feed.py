@@ -46,7 +46,11 @@ def ids(made: Feed, cursor: int) -> list[int]:
 
 
 def test_thinking_and_arguments_are_no_output_and_neither_is_an_end() -> None:
-    thinks = [events.ThinkingStarted(AT, "m"), events.Thinking(AT, "m", "hm"), events.ToolInput(AT, "m", "c", "n", "")]
+    thinks: list[events.Event] = [
+        events.ThinkingStarted(AT, "m"),
+        events.Thinking(AT, "m", "hm"),
+        events.ToolInput(AT, "m", "c", "n", ""),
+    ]
     log = [entry(event) for event in (STARTED, *thinks, token("a"), COMPLETION)]
     for step in (1, 2, 6):
         made = anchored()
