@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import msgspec
 
-from tokenrelay.protocol.lifecycle import TOLD_NOTHING
 from tokenrelay.protocol.store.entries import OUTPUT_TAGS, THINKING, TOKEN, Entry, is_terminal
 
 MAX_WINDOW_ENTRIES: Final = 1024
@@ -23,6 +22,9 @@ MAX_HELD_ENTRIES: Final = 4096
 MAX_CHUNK_BYTES: Final = 16 * 1024
 """What one socket write takes at the most, one large event excepted. A stalled reader costs about two of them: one in
 its transport, one that waits for its turn."""
+
+STARTED_ID: Final = 1
+"""What every log begins with, unless it ends before a worker took it."""
 
 TRIM_EVERY: Final = 64
 """Entries that may gather before the window looks who has them: a look costs time for each reader."""
@@ -106,8 +108,8 @@ class Feed:
             return Offer.KNOWN
         self.is_anchored = True
         self.floor = last_id
-        if last_id > TOLD_NOTHING:  # its beginning was not seen: all that follows `started` counts
-            self._first_output = TOLD_NOTHING + 1
+        if last_id > STARTED_ID:  # its beginning was not seen: all that follows `started` counts
+            self._first_output = STARTED_ID + 1
         held, self._held = self._held, []
         outcomes = [self.offer(first, entries) for first, entries in held]
         if self.has_gap:
