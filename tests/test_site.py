@@ -69,7 +69,7 @@ def test_pages_fetch_nothing_from_other_hosts(site: Path) -> None:
 def test_a_broken_link_stops_the_build(tmp_path: Path, wrong: str, complaint: str) -> None:
     for name in OUTSIDE:
         shutil.copy(ROOT / name, tmp_path)
-    for name in ("docs", "protocol", "clients", "deploy", "loadtest", "server", "workers", "tests"):
+    for name in ("docs", "protocol", "clients", "deploy", "examples", "loadtest", "server", "workers", "tests"):
         if name == "docs":
             shutil.copytree(ROOT / name, tmp_path / name)
         else:

@@ -131,6 +131,8 @@ class _Run:
         except Fail as fail:
             # Whoever may answer in its place does; only what may pass is asked of this handler again.
             code = fail.code if fail.code in TABLE else "PROVIDER_ERROR"
+            if code != fail.code:
+                log.warning("handler_failed_with_unknown_code", handler=self._spec, error_code=str(fail.code)[:80])
             blame: Blame = "provider" if fail.retryable else "model"
             end = ProviderError(str(fail.sentence), code=code, retryable=fail.retryable, blame=blame)
         except BaseException as error:

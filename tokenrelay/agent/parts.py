@@ -1,8 +1,4 @@
-"""What a handler of one's own is written with: what it is asked, and the parts it answers with. Knows no worker.
-
-A handler is an async generator, a generator or a function of one argument, the `Ask`. It yields text (`str`) and parts;
-docs/agent.md is the guide.
-"""
+"""What a handler is asked and the parts it answers with. Knows no worker."""
 
 from __future__ import annotations
 
