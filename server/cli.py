@@ -64,6 +64,18 @@ def up(
 
 
 @app.command()
+def init(folder: Annotated[Path, typer.Argument(metavar="NAME", help="The folder to make; the model's name.")]) -> None:
+    """Write a small project with an agent of your own: handler, catalogue, test. `tokenrelay up` in it runs it."""
+    from tokenrelay.server.stack import project
+
+    try:
+        project.make(folder)
+    except (project.CannotMake, OSError) as error:
+        fail(str(error), 1)
+    typer.echo(f"{folder} is made. Run it: cd {folder} && tokenrelay up")
+
+
+@app.command()
 def serve(host: Host = "127.0.0.1", port: Port = 8000, processes: Processes = 1) -> None:
     """An edge: HTTP, SSE, WebSocket and the chat page. The same as `python -m server`."""
     os.environ.update(TOKENRELAY_HOST=host, TOKENRELAY_PORT=str(port))

@@ -66,6 +66,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "providers": {"conversation"},
         "tools": {"conversation"},
         "open_providers": {"providers", "settings"},
+        "reloading": {"providers"},
         "circuit": {"redis"},
         "metrics": {"conversation", "providers"},
         "settings": {"tools"},

@@ -21,7 +21,7 @@ TIMEOUTS: Final = ("connect", "first_token", "between_tokens", "total")
 OUTCOMES: Final = ("completed", "cancelled", "failed")
 BLAMES: Final = ("request", "context_window", "model", "key", "provider")
 STAGES: Final = ("queue", "pickup", "failed", "provider", "append")
-TASKS: Final = ("writer", "pulse", "claims", "wake_feed", "tools", "handlers", "counts", "metrics", "warm")
+TASKS: Final = ("writer", "pulse", "claims", "wake_feed", "tools", "handlers", "reload", "counts", "metrics", "warm")
 SAMPLED: Final = 15
 """The gap before every 16th token of a round is measured: a mask."""
 

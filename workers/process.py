@@ -31,6 +31,7 @@ from tokenrelay.workers.providers import local
 from tokenrelay.workers.providers.base import ProviderError
 from tokenrelay.workers.providers.handler_thread import HandlerThread
 from tokenrelay.workers.redis import AWAY, open_pool
+from tokenrelay.workers.reloading import Reloader
 from tokenrelay.workers.settings import Settings
 from tokenrelay.workers.tools import servers
 from tokenrelay.workers.tools.mcp import Server
@@ -64,6 +65,7 @@ class _Opened(NamedTuple):
     worker: LeaseWorker
     exposition: Exposition
     handlers: HandlerThread
+    reloader: Reloader
 
 
 async def _main(settings: Settings, slot: Slot | None, listener: socket.socket | None) -> None:
@@ -116,7 +118,7 @@ async def _open(settings: Settings, slot: Slot | None, stack: contextlib.AsyncEx
             await using.circuits.sync(redis)
     leases = Leases(using, worker_id, lacks)
     exposition = Exposition(using.metrics, lambda: using.metrics.look(leases.figures()), slot)
-    return _Opened(leases, LeaseWorker(leases), exposition, handlers)
+    return _Opened(leases, LeaseWorker(leases), exposition, handlers, Reloader(models, providers, lacks, handlers))
 
 
 def _loops(opened: _Opened, listener: socket.socket | None) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
@@ -128,6 +130,8 @@ def _loops(opened: _Opened, listener: socket.socket | None) -> Iterator[tuple[st
     yield "wake_feed", lambda: listen(opened.leases, opened.worker)
     yield "tools", using.tools.run
     yield "handlers", lambda: opened.handlers.watch(using.metrics.handler_blocked)
+    if opened.reloader.rows and not using.settings.handlers_required:
+        yield "reload", opened.reloader.run
     yield "counts", opened.exposition.run
     if listener is not None:
         yield "metrics", lambda: metrics_endpoint.serve(opened.exposition, listener)

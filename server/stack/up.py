@@ -20,6 +20,7 @@ import time
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -30,6 +31,7 @@ from tokenrelay.protocol.runtime.redis_server import RedisUnavailable
 from tokenrelay.protocol.runtime.settings import faults
 from tokenrelay.server.access.auth import check_files
 from tokenrelay.server.settings import Refused, Settings, check_exposure, parse_keys
+from tokenrelay.server.stack import project
 from tokenrelay.server.stack.embedded_redis import EmbeddedRedis
 
 READY_TIMEOUT_S: Final = 60.0
@@ -69,6 +71,10 @@ class Plan:
 def main(plan: Plan) -> int:
     """Runs until told to stop; the exit code."""
     try:
+        own = project.catalogue_of(Path.cwd())
+        if own is not None and not os.environ.get("TOKENRELAY_CATALOGUE"):
+            say(f"using the catalogue {own.name} of this folder")
+            os.environ["TOKENRELAY_CATALOGUE"] = str(own)
         settings = Settings(host=plan.host, port=plan.port)
         check_exposure(settings)
         check_files(settings)

@@ -34,7 +34,7 @@ def invoke(*arguments: str) -> Any:
     return CliRunner().invoke(cli.app, arguments)
 
 
-@pytest.mark.parametrize("command", ["up", "serve", "work", "chat", "bench"])
+@pytest.mark.parametrize("command", ["up", "init", "serve", "work", "chat", "bench"])
 def test_every_command_has_help(command: str) -> None:
     assert command in invoke("--help").stdout
     result = invoke(command, "--help")

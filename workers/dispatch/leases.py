@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import structlog
@@ -39,13 +39,13 @@ class Held(NamedTuple):
 class Leases:
     """One per process. `lacks` says of the sources it does not offer why not."""
 
-    def __init__(self, resources: Resources, worker_id: str, lacks: Mapping[str, str]) -> None:
+    def __init__(self, resources: Resources, worker_id: str, lacks: dict[str, str]) -> None:
         self.resources = resources
         self.worker_id = worker_id
         self.claims: dict[tuple[str, int], Held] = {}  # by stream and epoch: taken from the queue, not begun yet
         self.generations: dict[str, Generation] = {}  # by stream: the newest attempt at it
         self.is_leaving = False
-        self._lacks = dict(lacks)
+        self._lacks = lacks  # changes while a handler is written
         self._renewed_at = 0.0  # by the monotonic clock
         self._synced_at = 0.0  # the same
 
