@@ -59,6 +59,13 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     chosen = [names()[name] for name in options.only] if options.only else list(measure.MEASUREMENTS)
     size, runs = (measure.QUICK, 1) if options.quick else (measure.FULL, options.runs)
+    mark = " ".join(["bench", *(options.only or ())])
+    if options.doc:
+        try:
+            output.marked(mark)(str(options.doc))
+        except argparse.ArgumentTypeError as error:
+            print(f"tokenrelay bench: {error}", file=sys.stderr)
+            return 2
     about = machine.describe()
     ours: Values = {}
     others: dict[str, Values] = {}
@@ -88,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.doc:
         said = f"Median and spread of {runs} runs. " if runs > 1 else "One run. "
         output.fill(
-            options.doc, "bench", f"{table.as_markdown(rows, list(others))}\n\n{said}{output.provenance(whole)}"
+            options.doc, mark, f"{table.as_markdown(rows, list(others))}\n\n{said}{output.provenance(whole)}"
         )
     print("\n".join(failures), end="\n" if failures else "", file=sys.stderr)
     if stopped or failures:

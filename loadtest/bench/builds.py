@@ -1,9 +1,10 @@
 """Other builds that can be measured in the same run, and which figures are comparable. Measures nothing.
 
-`naive`: generation in the web process, one Redis subscription per viewer. `stock-arq`: this product on arq's own loop.
-`nchan`: nginx with the module nchan and Redis, a small publisher beside it. `socketio`: socket.io with its adapter for
-Redis streams and connection state recovery. The last two are transports: they have no queue, so only what they are for
-is compared.
+`floor`: the least that an edge, Redis and a worker can do for a token; figures are multiples of it. `naive`:
+generation in the web process, one Redis subscription per viewer. `stock-arq`: this product on arq's own loop.
+`nchan`: nginx with the module nchan and Redis, a small publisher beside it. `socketio`: socket.io with its adapter
+for Redis streams and connection state recovery. The last two are transports: they have no queue, so only what they
+are for is compared.
 """
 
 from __future__ import annotations
@@ -24,6 +25,14 @@ class NaiveFleet(Fleet):
 
     def _start_roles(self) -> None:
         self._start("edge", role_command("loadtest.bench.naive", str(self.port)))
+
+
+class FloorFleet(Fleet):
+    """Three processes that do the least there is to do."""
+
+    def _start_roles(self) -> None:
+        self._start("edge", role_command("loadtest.bench.floor", "edge", str(self.port)))
+        self._start("worker", role_command("loadtest.bench.floor", "worker"))
 
 
 class StockArqFleet(Fleet):
@@ -49,8 +58,15 @@ def _figures(text: str) -> frozenset[str]:
 _PACED: Final = _figures("paced_cpu paced_edge paced_worker paced_redis ttft_loaded_p50 ttft_loaded_p99")
 _FREE: Final = _figures("free_cpu free_edge free_worker free_redis free_rate")
 
+_STARTS: Final = _figures("start_cpu start_edge start_worker start_redis")
+_LADDER: Final = _figures(
+    "play_20 play_50 play_100 play_500 play_ttft_20 play_ttft_50 play_ttft_100 play_ttft_500 play_ttft_alone"
+)
+
 BUILDS: Final[dict[str, Build]] = {
+    "floor": Build(FloorFleet, {"play": _LADDER, "starts": _STARTS}),
     "naive": Build(NaiveFleet, {
+        "play": _LADDER - _figures("play_500 play_ttft_500"),
         "dispatching": _figures("ttft_idle_p50"), "paced": _PACED - _figures("paced_worker"),
         "free": _FREE - _figures("free_worker"), "fan_out": _figures("fan_out"), "idle_sse": _figures("idle_sse"),
     }),

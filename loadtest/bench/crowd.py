@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 from tokenrelay.loadtest import loop
 from tokenrelay.loadtest.bench import io_viewer
 from tokenrelay.loadtest.bench.io_viewer import IoViewer
-from tokenrelay.loadtest.bench.viewer import ID, SocketListener, SseListener, Viewer, beats_of
+from tokenrelay.loadtest.bench.viewer import ID, SocketListener, SseListener, Timed, Viewer, beats_of
 from tokenrelay.loadtest.fleet import ROOT
 from tokenrelay.loadtest.framing import TEXT, client_frame
 
@@ -48,6 +48,8 @@ class Crowd:
                 return await self._open(**order)
             case "mark":
                 return {"events": self.events, "bytes": self.bytes, "at": time.perf_counter()}
+            case "play":
+                return await self._play(**order)
             case "beats":
                 return beats_of(self._groups[order["group"]])
             case "wait":
@@ -120,6 +122,23 @@ class Crowd:
         viewers = self._groups[group]
         await asyncio.gather(*(viewer.ended for viewer in viewers))
         return {"durations_ms": [(viewer.ended_at - viewer.sent_at) * 1000 for viewer in viewers]}
+
+    async def _play(self, model: str, count: int, at_once: int, every_s: float) -> dict[str, Any]:
+        """`count` answers from their start to their end, `at_once` of them begun every `every_s`."""
+        request = self._start_of(model)
+        running = asyncio.get_running_loop()
+        begun: list[asyncio.Task[Viewer]] = []
+        next_at = running.time()
+        for begin in range(0, count, at_once):
+            some = (self._connect(lambda: Timed(self, request, reads=True)) for _ in range(min(at_once, count - begin)))
+            begun += [asyncio.create_task(each) for each in some]
+            next_at += every_s
+            await asyncio.sleep(next_at - running.time())
+        viewers = await asyncio.gather(*begun)
+        await asyncio.gather(*(viewer.ended for viewer in viewers))
+        timed = [viewer for viewer in viewers if isinstance(viewer, Timed) and viewer.first_token_at]
+        ttft = [(viewer.first_token_at - viewer.sent_at) * 1000 for viewer in timed]
+        return {"ttft_ms": ttft, "without_a_token": count - len(ttft)}
 
     async def _replay(self, stream_id: str, times: int, end_mark: str = "") -> dict[str, Any]:
         """The whole of an ended stream, again and again, one at a time."""

@@ -27,6 +27,11 @@ PROBING_S: Final = 15.0
 STOCK_PROBES: Final = 15
 """arq's own loop takes a second and more for each."""
 
+PLAYED: Final = 160
+"""Tokens of an answer that is played from start to end."""
+
+SHORTEST: Final = "scripted?tokens=1&interval_ms=0"
+NAIVE_CARRIES: Final = 100
 IDLE: Final = "scripted?tokens=10&interval_ms=0&stall_after=1"
 
 
@@ -49,10 +54,12 @@ class Size:
     stalled: int = 200
     stalled_tokens: int = 200_000
     pairs: int = 40
+    starts: int = 600
+    ladder: tuple[int, ...] = (20, 50, 100, 500)
 
 
 FULL: Final = Size()
-QUICK: Final = Size(10, 200, 50, 100, 3, 20, 1000, 200, 300, 200, 20, 200, 50, 60_000, 6)
+QUICK: Final = Size(10, 200, 50, 100, 3, 20, 1000, 200, 300, 200, 20, 200, 50, 60_000, 6, 100, (20, 50))
 
 Values: TypeAlias = dict[str, float]
 Kind: TypeAlias = type[Fleet]
@@ -92,6 +99,50 @@ def paced(size: Size, kind: Kind) -> Values:
         samples = loop.run(probe_many(fleet, size.probes))
     ttft = [sample[1] * 1000 for sample in samples]
     return {**values, "ttft_loaded_p50": percentile(ttft, 0.5), "ttft_loaded_p99": percentile(ttft, 0.99)}
+
+
+def play(size: Size, kind: Kind) -> Values:
+    """Answers from start to end, ten begun every 50 ms, so many at once: CPU a token, starts included, and TTFT."""
+    values: Values = {}
+    for streams in size.ladder:
+        if kind is NaiveFleet and streams > NAIVE_CARRIES:
+            continue
+        model = f"scripted?tokens={PLAYED}&interval_ms=50"
+        with kind() as fleet, Remote("127.0.0.1", fleet.port) as crowd:
+            warm(crowd)
+            cpu = fleet.cpu_seconds()
+            ttft = played(crowd, model, streams, at_once=10)
+            spent = since(cpu, fleet)
+            if streams == size.ladder[0]:
+                alone = played(crowd, SHORTEST, size.probes // 2, at_once=1)
+                values["play_ttft_alone"] = percentile(alone, 0.5)
+        values[f"play_{streams}"] = sum(spent.values()) / streams / PLAYED * 1e6
+        values[f"play_ttft_{streams}"] = percentile(ttft, 0.5)
+    return values
+
+
+def starts(size: Size, kind: Kind) -> Values:
+    """What an answer of one token costs, ten begun every 50 ms: all that is paid once."""
+    with kind() as fleet, Remote("127.0.0.1", fleet.port) as crowd:
+        warm(crowd)
+        cpu = fleet.cpu_seconds()
+        played(crowd, SHORTEST, size.starts, at_once=10)
+        spent = since(cpu, fleet)
+    return {"start_cpu": sum(spent.values()) / size.starts * 1e6} | {
+        f"start_{part}": seconds / size.starts * 1e6 for part, seconds in spent.items()
+    }
+
+
+def warm(crowd: Remote) -> None:
+    played(crowd, "scripted?tokens=20&interval_ms=5", 40, at_once=10)
+
+
+def played(crowd: Remote, model: str, count: int, at_once: int) -> list[float]:
+    """TTFT in ms. Raises RuntimeError when an answer had no token."""
+    answer = crowd.ask("play", model=model, count=count, at_once=at_once, every_s=0.05)
+    if answer["without_a_token"]:
+        raise RuntimeError(f"{answer['without_a_token']} of {count} answers had no token")
+    return list(answer["ttft_ms"])
 
 
 def free(size: Size, kind: Kind) -> Values:
@@ -207,7 +258,7 @@ def stalled(size: Size, kind: Kind) -> Values:
 
 
 MEASUREMENTS: Final[tuple[Measurement, ...]] = (
-    dispatching, paced, free, fan_out, idle_sse, idle_ws, resume, stalled,
+    dispatching, play, starts, paced, free, fan_out, idle_sse, idle_ws, resume, stalled,
 )  # fmt: skip
 
 

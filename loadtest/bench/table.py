@@ -10,13 +10,14 @@ from typing import Any, Final
 
 @dataclass(frozen=True)
 class Figure:
-    """One row. `bar` None: shown for the sake of the others. `at_least`: more is better."""
+    """One row. `bar` and `floor_bar` None: shown for the sake of the others. `at_least`: more is better."""
 
     title: str
     unit: str
     bar: float | None = None
     at_least: bool = False
     decimals: int = 1
+    floor_bar: float | None = None  # as a multiple of what the floor takes in the same run
 
 
 FIGURES: Final[dict[str, Figure]] = {
@@ -28,6 +29,19 @@ FIGURES: Final[dict[str, Figure]] = {
     "ttft_growth": Figure("the same with many in flight", "x", 1.5, decimals=2),
     "ttft_loaded_p50": Figure("TTFT added under paced load, p50", "ms", 10),
     "ttft_loaded_p99": Figure("TTFT added under paced load, p99", "ms", 40),
+    "play_20": Figure("CPU a token, 20 answers at 20 tokens/s", "us", floor_bar=1.8),
+    "play_50": Figure("  50 answers", "us", floor_bar=1.8),
+    "play_100": Figure("  100 answers", "us", floor_bar=1.5),
+    "play_500": Figure("  500 answers", "us", floor_bar=1.5),
+    "play_ttft_alone": Figure("TTFT, one answer at a time, p50", "ms", floor_bar=1.5),
+    "play_ttft_20": Figure("TTFT, ten starts every 50 ms, 20 answers, p50", "ms", floor_bar=3),
+    "play_ttft_50": Figure("  50 answers", "ms", floor_bar=3),
+    "play_ttft_100": Figure("  100 answers", "ms", floor_bar=3),
+    "play_ttft_500": Figure("  500 answers", "ms", floor_bar=3),
+    "start_cpu": Figure("CPU a start, with one token", "us", floor_bar=4),
+    "start_edge": Figure("  of it edge", "us"),
+    "start_worker": Figure("  of it worker", "us"),
+    "start_redis": Figure("  of it Redis", "us"),
     "paced_cpu": Figure("CPU a token, paced load", "us", 60),
     "paced_edge": Figure("  of it edge", "us"),
     "paced_worker": Figure("  of it worker", "us"),
@@ -47,6 +61,9 @@ FIGURES: Final[dict[str, Figure]] = {
     "stalled_slowing": Figure("  what others take the longer for it", "%", 10),
 }
 
+FLOOR: Final = "floor"
+"""The build that figures are multiples of."""
+
 Values = Mapping[str, Sequence[float]]
 
 
@@ -57,6 +74,8 @@ def rows(ours: Values, others: Mapping[str, Values]) -> list[dict[str, Any]]:
 
 def _row(key: str, figure: Figure, values: Sequence[float], others: Mapping[str, Values]) -> dict[str, Any]:
     middle = median(values)
+    floor = others.get(FLOOR, {}).get(key)
+    times_floor = round(middle / median(floor), 3) if floor and median(floor) > 0 else None
     return {
         "key": key,
         "title": figure.title.strip(),
@@ -65,8 +84,10 @@ def _row(key: str, figure: Figure, values: Sequence[float], others: Mapping[str,
         "at_least": figure.at_least,
         "median": round(middle, 3),
         "spread": _spread(values),
-        "met": is_met(figure, middle),
-        "off_by": off_by(figure, middle),
+        "floor_bar": figure.floor_bar,
+        "times_floor": times_floor,
+        "met": is_met(figure, middle, times_floor),
+        "off_by": off_by(figure, middle, times_floor),
         "others": {
             name: {"median": round(median(of[key]), 3), "spread": _spread(of[key])}
             for name, of in others.items()
@@ -79,16 +100,22 @@ def _spread(values: Sequence[float]) -> list[float]:
     return [round(min(values), 3), round(max(values), 3)]
 
 
-def is_met(figure: Figure, value: float) -> bool | None:
-    """None where there is no bar."""
+def is_met(figure: Figure, value: float, times_floor: float | None = None) -> bool | None:
+    """None where there is no bar, or the floor was not measured beside it."""
+    if figure.floor_bar is not None:
+        return None if times_floor is None else times_floor <= figure.floor_bar
     if figure.bar is None:
         return None
     return value >= figure.bar if figure.at_least else value <= figure.bar
 
 
-def off_by(figure: Figure, value: float) -> float | None:
+def off_by(figure: Figure, value: float, times_floor: float | None = None) -> float | None:
     """By what share of the bar it is missed; None where it is met or there is none."""
-    if figure.bar is None or is_met(figure, value):
+    if is_met(figure, value, times_floor) is not False:
+        return None
+    if figure.floor_bar is not None and times_floor is not None:
+        return round((times_floor - figure.floor_bar) / figure.floor_bar, 4)
+    if figure.bar is None:
         return None
     return round(abs(value - figure.bar) / figure.bar, 4)
 
@@ -102,17 +129,20 @@ def verdict(row: Mapping[str, Any]) -> str:
 
 def as_text(measured: Sequence[Mapping[str, Any]], others: Sequence[str]) -> str:
     head = f"{'figure':<42}{'median':>10}  {'spread':<17}{'bar':>12}  {'':<14}"
-    lines = [head + "".join(f"{name:>11}" for name in others)]
+    has_floor = FLOOR in others
+    lines = [head + (f"{'x floor':>11}" if has_floor else "") + "".join(f"{name:>11}" for name in others)]
     for row in measured:
         title, middle, spread, bar = _cells(row)
         line = f"{title:<42}{middle:>10}  {spread:<17}{bar:>12}  {verdict(row):<14}"
+        line += f"{_times_floor(row):>11}" if has_floor else ""
         line += "".join(f"{_other(row, name):>11}" for name in others)
-        lines.append(f"{line} {row['unit']}" if row["bar"] is None else line)
+        lines.append(line if bar else f"{line} {row['unit']}")
     return "\n".join(line.rstrip() for line in lines)
 
 
 def as_markdown(measured: Sequence[Mapping[str, Any]], others: Sequence[str]) -> str:
-    head = ("figure", "median", "spread", "bar", "", *others)
+    has_floor = FLOOR in others
+    head = ("figure", "median", "spread", "bar", "", *(("x floor",) if has_floor else ()), *others)
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in measured:
         title, middle, spread, bar = _cells(row)
@@ -122,7 +152,8 @@ def as_markdown(measured: Sequence[Mapping[str, Any]], others: Sequence[str]) ->
             spread,
             bar,
         ]
-        lines.append(f"| {' | '.join([*cells, verdict(row), *(_other(row, name) for name in others)])} |")
+        beside = [*([_times_floor(row)] if has_floor else []), *(_other(row, name) for name in others)]
+        lines.append(f"| {' | '.join([*cells, verdict(row), *beside])} |")
     return "\n".join(lines)
 
 
@@ -130,6 +161,8 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
     figure = FIGURES[row["key"]]
     (low, high), digits = row["spread"], figure.decimals
     bar = "" if row["bar"] is None else f"{'>=' if row['at_least'] else '<='} {row['bar']:g} {row['unit']}"
+    if row["floor_bar"] is not None:
+        bar = f"<= {row['floor_bar']:g} x floor"
     return figure.title, f"{row['median']:,.{digits}f}", f"{low:,.{digits}f}-{high:,.{digits}f}", bar
 
 
@@ -137,3 +170,7 @@ def _other(row: Mapping[str, Any], name: str) -> str:
     """`-`: it was not measured, or does not mean the same there."""
     other = row["others"].get(name)
     return "-" if other is None else f"{other['median']:,.{FIGURES[row['key']].decimals}f}"
+
+
+def _times_floor(row: Mapping[str, Any]) -> str:
+    return "-" if row["times_floor"] is None else f"{row['times_floor']:.2f}"

@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol, cast
 from tokenrelay.loadtest.framing import PING, PONG, FrameReader, client_frame
 from tokenrelay.protocol.wire.sse import HEARTBEAT
 
+FIRST_TOKEN: Final = b'"w0 "'
 ID: Final = re.compile(rb"^id: (\d+)$", re.MULTILINE)
 
 
@@ -75,6 +76,17 @@ class Viewer(asyncio.Protocol):
     @property
     def last_id(self) -> int:
         return max(map(int, ID.findall(self.last)), default=0)
+
+
+class Timed(Viewer):
+    """Knows when the first token of the scripted model came."""
+
+    first_token_at = 0.0
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.first_token_at and FIRST_TOKEN in self.last:
+            self.first_token_at = time.perf_counter()
 
 
 class SseListener(Viewer):

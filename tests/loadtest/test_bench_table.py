@@ -50,3 +50,15 @@ def test_the_page_has_the_same_cells() -> None:
     assert lines[2] == (
         "| fan-out, events an edge CPU-second | 100.0 k | 100.0-100.0 | >= 150 k | MISSED by 33% | 20.0 | - |"
     )
+
+
+def test_a_bar_that_is_a_multiple_of_the_floor() -> None:
+    ours, floor = {"play_20": [150.0, 190.0, 170.0]}, {"floor": {"play_20": [100.0]}}
+    [row] = table.rows(ours, floor)
+    assert (row["times_floor"], row["met"], row["off_by"]) == (1.7, True, None)
+    assert table.as_text([row], ["floor"]).splitlines()[1].split()[-2:] == ["1.70", "100.0"]
+    assert "| <= 1.8 x floor | met | 1.70 | 100.0 |" in table.as_markdown([row], ["floor"])
+    [row] = table.rows({"play_20": [270.0]}, floor)
+    assert (row["met"], row["off_by"], table.verdict(row)) == (False, 0.5, "MISSED by 50%")
+    [row] = table.rows(ours, {})  # measured without it, it says nothing
+    assert (row["times_floor"], row["met"], table.verdict(row)) == (None, None, "")
