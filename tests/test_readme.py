@@ -104,5 +104,7 @@ def test_the_benchmark_can_write_its_table_where_the_page_says() -> None:
     page = ROOT / "docs" / "benchmarks.md"
     assert output.marked("bench")(str(page)) == page
     tables = re.findall(r"<!-- (bench[ \w]*) -->\n(.*?)<!-- /\1 -->", page.read_text(encoding="utf-8"), re.DOTALL)
-    told = [line.split("|")[1].strip() for _, table in tables for line in table.splitlines()[2:] if line.startswith("|")]
+    told = [
+        line.split("|")[1].strip() for _, table in tables for line in table.splitlines()[2:] if line.startswith("|")
+    ]
     assert {row.removeprefix("… ") for row in told} == {figure.title.strip() for figure in FIGURES.values()}

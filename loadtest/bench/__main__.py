@@ -94,9 +94,7 @@ def main(argv: list[str] | None = None) -> int:
         options.json.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     if options.doc:
         said = f"Median and spread of {runs} runs. " if runs > 1 else "One run. "
-        output.fill(
-            options.doc, mark, f"{table.as_markdown(rows, list(others))}\n\n{said}{output.provenance(whole)}"
-        )
+        output.fill(options.doc, mark, f"{table.as_markdown(rows, list(others))}\n\n{said}{output.provenance(whole)}")
     print("\n".join(failures), end="\n" if failures else "", file=sys.stderr)
     if stopped or failures:
         return 130 if stopped else 2
