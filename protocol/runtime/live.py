@@ -29,17 +29,20 @@ log = structlog.get_logger()
 
 class LiveFeed:
     """Keeps itself connected. `on_message(channel, payload)` for each message; `on_connected()` when there is a
-    connection again and everything that was wanted is subscribed and acknowledged."""
+    connection again and everything that was wanted is subscribed and acknowledged; `on_read()` after all messages of
+    one read."""
 
     def __init__(
         self,
         connect: Callable[[], AbstractConnection],
         on_message: Callable[[bytes, bytes], None],
         on_connected: Callable[[], None],
+        on_read: Callable[[], None] = lambda: None,
     ) -> None:
         self._connect = connect
         self._on_message = on_message
         self._on_connected = on_connected
+        self._on_read = on_read
         self._wanted: set[bytes] = set()
         # Per channel one group of waiters for each SUBSCRIBE that is under way: Redis answers in order, so that an
         # ack of an earlier subscription (left meanwhile) is not taken for a later one's.
@@ -119,18 +122,21 @@ class LiveFeed:
         parser = hiredis.Reader()
         reader, _ = wire_of(connection)
         while data := await reader.read(READ_BYTES):
-            parser.feed(data)
-            while (reply := parser.gets()) is not False:
-                if isinstance(reply, Exception):
-                    raise reply
-                if reply[0] == b"message":
-                    self._hand_on(reply[1], reply[2])
-                elif reply[0] == b"subscribe":
-                    self._acknowledge(reply[1])
-                    if reply[1] in unacknowledged:
-                        unacknowledged.discard(reply[1])
-                        if not unacknowledged:
-                            self._is_ready()
+            try:
+                parser.feed(data)
+                while (reply := parser.gets()) is not False:
+                    if isinstance(reply, Exception):
+                        raise reply
+                    if reply[0] == b"message":
+                        self._hand_on(reply[1], reply[2])
+                    elif reply[0] == b"subscribe":
+                        self._acknowledge(reply[1])
+                        if reply[1] in unacknowledged:
+                            unacknowledged.discard(reply[1])
+                            if not unacknowledged:
+                                self._is_ready()
+            finally:
+                self._on_read()
         raise ConnectionError("closed by Redis")
 
     def _is_ready(self) -> None:

@@ -46,8 +46,9 @@ class Hub:
         self._reads = reads
         self._metrics = metrics
         self._channels: dict[bytes, Channel] = {}
+        self._grown: dict[Channel, None] = {}  # by the messages of one read; their readers are woken once for all
         self._probe = Probe()
-        self._live = LiveFeed(lambda: live_connection(redis), self._on_message, self._on_connected)
+        self._live = LiveFeed(lambda: live_connection(redis), self._on_message, self._on_connected, self._wake_all)
         self._presubscribed = Presubscribed(self._live, new_stream_id)
         self._filling: asyncio.Task[None] | None = None  # None unless spare streams are being subscribed to
         self._tasks: set[asyncio.Task[None]] = set()
@@ -172,17 +173,33 @@ class Hub:
         except CorruptEntry as error:
             log.error("publication_corrupt", stream_id=channel.feed.stream_id, error=str(error))
             return
-        self._take(channel, first, entries)
+        if self._offer(channel, first, entries):
+            self._grown[channel] = None
+
+    def _wake_all(self) -> None:
+        """One write to a connection, however many publications came for it in one read."""
+        grown, self._grown = self._grown, {}
+        for channel in grown:
+            try:
+                channel.wake()
+            except Exception as error:  # it costs its own stream, not all that are read over this connection
+                log.error("wake_failed", stream_id=channel.feed.stream_id, exc_info=error)
 
     def _take(self, channel: Channel, first: int, entries: list[Entry]) -> None:
+        if self._offer(channel, first, entries):
+            channel.wake()
+
+    def _offer(self, channel: Channel, first: int, entries: list[Entry]) -> bool:
+        """True when the window grew: its readers are to be woken."""
         offer = channel.feed.offer(first, entries)
         if offer is Offer.NEWS:
             channel.heard(time.monotonic())
             if channel.feed.needs_trim():
                 channel.trim(channel.heard_at)
-            channel.wake()
-        elif offer is Offer.GAP:
+            return True
+        if offer is Offer.GAP:
             self._start_refill(channel)
+        return False
 
     def _on_connected(self) -> None:
         """What was published while there was no connection is in the logs."""

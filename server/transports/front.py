@@ -86,6 +86,10 @@ class FrontResponse(SseResponse):
     def _refusal(self, error: TokenrelayError) -> bytes:
         return self._writing.refusal(error)
 
+    @property
+    def _is_shared(self) -> bool:
+        return self._writing.form is not None
+
     def _next_of(self, feed: Feed) -> Chunk | None:
         if self._writing.form is not None:
             return super()._next_of(feed)

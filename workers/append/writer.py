@@ -2,9 +2,9 @@
 no model.
 
 A stream's first words leave at once, and so does everything when the last trip began a while ago. Under load trips
-begin `PACE_S` apart and batches grow: a trip of one entry costs the worker, Redis and the edge a wake-up and a system
-call each, a trip of twenty costs the same once. redis-py costs about 15 µs a command even in a pipeline; packing with
-hiredis and reading the connection's StreamReader costs about 3 (redis-py is pinned below 6).
+begin 2 to 10 ms apart (`pace.py`) and batches grow: a trip of one entry costs the worker, Redis and the edge a wake-up
+and a system call each, a trip of twenty costs the same once. redis-py costs about 15 µs a command even in a pipeline;
+packing with hiredis and reading the connection's StreamReader costs about 3 (redis-py is pinned below 6).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from redis.asyncio.connection import AbstractConnection
 from tokenrelay.protocol.runtime.redis import describe, is_about_the_data, place_of, run, wire_of
 from tokenrelay.protocol.store import scripts
 from tokenrelay.workers.append.log import Log
+from tokenrelay.workers.append.pace import Pace
 from tokenrelay.workers.metrics import Metrics
 from tokenrelay.workers.redis import AWAY
 
@@ -31,9 +32,6 @@ READ_BYTES: Final = 64 * 1024
 REPLY_TIMEOUT_S: Final = 5.0
 MAX_LOGS_A_TRIP: Final = 256
 MAX_BYTES_A_TRIP: Final = 1024 * 1024
-PACE_S: Final = 0.002
-"""Between the beginnings of two trips, unless a reader still waits for the first token: far below what an eye or a
-proxy notices, and most of the saving (docs/design.md has the figures)."""
 
 log = structlog.get_logger()
 
@@ -53,6 +51,8 @@ class Writer:
         self._go = asyncio.Event()  # the next trip may begin
         self._timer: asyncio.TimerHandle | None = None  # None unless `_go` is set later
         self._began_at = 0.0  # the last trip, by the loop's clock
+        self._pace = Pace()
+        self._is_whole = True  # the last trip took from every log that waited
         self._idle = asyncio.Event()
         self._idle.set()
         self.connects = 0
@@ -82,11 +82,14 @@ class Writer:
         if self._timer is not None:
             return
         loop = self._loop or asyncio.get_running_loop()
-        due = self._began_at + PACE_S
+        due = self._began_at + self._pace.pause_s
         if loop.time() >= due:
             self._go.set()
         else:
             self._timer = loop.call_at(due, self._go_now)
+
+    def _now(self) -> float:
+        return (self._loop or asyncio.get_running_loop()).time()
 
     def _go_now(self) -> None:
         self._timer = None
@@ -145,7 +148,9 @@ class Writer:
 
     async def _write(self, wire: _Wire) -> None:
         """One round trip. What fails stays dirty and is sent again: the script knows what it has."""
+        had = self.entries
         trip = self._next_trip()
+        self._pace.trip(self._began_at, self.entries - had, is_whole=self._is_whole)
         if trip:
             await self._send(wire, trip)
         self._line_up(trip)
@@ -154,6 +159,7 @@ class Writer:
         """The command of each log that goes along, those that waited longest first."""
         trip: dict[Log, tuple[Any, ...]] = {}
         size, had = 0, self.entries
+        self._is_whole = True
         for item in self._dirty:
             if not item.is_dirty:
                 continue
@@ -163,6 +169,7 @@ class Writer:
             self.entries += count
             size += min(before, scripts.MAX_BATCH_BYTES)
             if len(trip) >= MAX_LOGS_A_TRIP or size >= MAX_BYTES_A_TRIP:
+                self._is_whole = False
                 break
         if trip:
             self._metrics.batch.observe(self.entries - had)
@@ -179,7 +186,7 @@ class Writer:
                 item.lose()
             else:
                 refused = describe(reply)  # it stays dirty; the others' replies count all the same
-        self._metrics.trip_seconds.observe(asyncio.get_running_loop().time() - self._began_at)
+        self._metrics.trip_seconds.observe(self._now() - self._began_at)
         if refused:
             raise Refused(refused)
 
