@@ -17,10 +17,11 @@ from tokenrelay.protocol.models.circuit import Record, Vitals
 from tokenrelay.protocol.runtime.redis import describe, pool_place
 from tokenrelay.protocol.store import keys, scripts, worker_registry
 from tokenrelay.protocol.store.worker_registry import Offer
-from tokenrelay.protocol.wire.request import ChatRequest, accepting
+from tokenrelay.protocol.wire.request import ChatRequest, accepting, kinds_of
 from tokenrelay.server.store.redis import UNREACHABLE
 
 REFRESH_S: Final = 1.0
+MAX_NAMED: Final = 8
 
 log = structlog.get_logger()
 
@@ -85,8 +86,17 @@ class Models:
         choices = accepting(request, choices)
         if self._offers and not any(self._reason(choice.model) is None for choice in choices):
             reasons = "; ".join(sorted({f"{c.model.id}: {self._reason(c.model)}" for c in choices})) or "no model"
-            raise TokenrelayError("SERVICE_UNAVAILABLE", f"no worker can answer now ({reasons})", field="model")
+            message = f"no worker can answer now ({reasons}){self._instead(request)}"
+            raise TokenrelayError("SERVICE_UNAVAILABLE", message, field="model")
         return Asked(request.model or NEUROSWITCH, scripts.needs(c.model.id for c in self._wanted(request, choices)))
+
+    def _instead(self, request: ChatRequest) -> str:
+        """Which models would answer if they were named, in words."""
+        kinds = kinds_of(request).keys()
+        able = [row.id for row in self._catalogue.models if kinds <= set(row.accepts) and self._reason(row) is None]
+        if not able:
+            return ""
+        return f"; name one that can: {', '.join(able[:MAX_NAMED])}{', …' if len(able) > MAX_NAMED else ''}"
 
     def _wanted(self, request: ChatRequest, choices: Sequence[Choice]) -> Sequence[Choice]:
         """Those of `choices` that the caller does not avoid; all, where that leaves none: whoever takes it says so."""

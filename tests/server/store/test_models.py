@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from tests.fleet import ROOT
+from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.models import catalogue
+from tokenrelay.protocol.store.worker_registry import Offer
 from tokenrelay.protocol.wire.request import ChatRequest, from_object
 from tokenrelay.server.store.models import Models
 
@@ -16,6 +18,14 @@ ROWS = catalogue.parse((ROOT / "protocol" / "models" / "catalogue.toml").read_te
 AUTO = {row.id for row in ROWS.models if row.auto}
 NAMED = next(row for row in ROWS.models if row.auto)
 NO_REDIS: Any = None
+
+
+def offered(*rows: str) -> Models:
+    """One worker, which offers these."""
+    models = Models(ROWS, NO_REDIS)
+    sources = tuple({row.source for row in ROWS.models if row.id in rows})
+    models._offers = [Offer(2**53, sources, {}, 0, 100, rows)]
+    return models
 
 
 def asked(**fields: Any) -> ChatRequest:
@@ -37,3 +47,18 @@ def asked(**fields: Any) -> ChatRequest:
 )  # fmt: skip
 def test_a_request_needs_one_of_the_rows_that_may_answer_it(request_: ChatRequest, needs: set[str]) -> None:
     assert set(json.loads(Models(ROWS, NO_REDIS).check(request_).needs)) == needs
+
+
+@pytest.mark.parametrize("model", [None, "neuroswitch", NAMED.id])
+def test_where_only_rows_that_nobody_chooses_for_the_caller_can_answer_the_refusal_names_one(model: str | None) -> None:
+    with pytest.raises(TokenrelayError, match=r"name one that can: scripted$") as refused:
+        offered("scripted").check(asked(model=model))
+    assert (refused.value.code, refused.value.fields["field"]) == ("SERVICE_UNAVAILABLE", "model")
+    assert offered("scripted", NAMED.id).check(asked(model=model)).model == (model or "neuroswitch")
+
+
+def test_what_cannot_read_a_part_of_the_request_is_not_named() -> None:
+    picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}]
+    body = from_object({"messages": [{"role": "user", "content": picture}]})
+    with pytest.raises(TokenrelayError, match=r"no worker can answer now \([^;]*(; [^;]*)*\)$"):
+        offered("scripted").check(body)
