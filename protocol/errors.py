@@ -80,6 +80,11 @@ class TokenrelayError(Exception):
         return {"token": "", "done": True, "retryable": self.row.retryable, **self.body(request_id)}
 
 
+def unreadable() -> TokenrelayError:
+    """A stream of which something is stored that nobody of ours wrote; to ask again would not help."""
+    return TokenrelayError("INTERNAL_ERROR", "what is stored of this stream cannot be read", retryable=False)
+
+
 def invalid(field: str, issue: str) -> TokenrelayError:
     """A field that has a value it cannot have."""
     return TokenrelayError("VALIDATION_ERROR", f"{field}: {issue}", field=field, issue=issue)

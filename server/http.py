@@ -13,9 +13,10 @@ import structlog
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import Receive, Scope, Send
 
-from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.errors import TokenrelayError, unreadable
 from tokenrelay.protocol.reading.feed import MAX_CHUNK_BYTES
 from tokenrelay.protocol.store.context import Context, of_headers
+from tokenrelay.protocol.store.entries import CorruptEntry
 from tokenrelay.protocol.wire import event_json
 from tokenrelay.server import drain
 from tokenrelay.server.access import origin
@@ -304,6 +305,9 @@ class Endpoint:
                 raise
             log.warning("given_up_at_exit", request_id=call.request_id, path=scope["path"])
             await call.refuse(drain.refusal())
+        except CorruptEntry as error:  # read by a handler that answers with a document
+            log.error("log_corrupt", error=str(error))
+            await call.refuse(unreadable())
         except Exception:
             log.exception("request_failed", request_id=call.request_id, path=scope["path"])
             await call.refuse(TokenrelayError("INTERNAL_ERROR"))

@@ -42,6 +42,7 @@ class Channel:
         self._quiet_s = QUIET_S
         self.refill: asyncio.Task[None] | None = None  # None unless a gap is being read
         self.is_lost = False  # the log is no longer there although the feed had not ended
+        self.is_unreadable = False  # lost because what is in the log is no entry of ours
         self.may_be_missing = is_new  # opened before its stream is made: until somebody joins, no metadata is no loss
 
     def __repr__(self) -> str:
@@ -64,9 +65,10 @@ class Channel:
         self._quiet_s = min(self._quiet_s * 2, MOST_QUIET_S)
         return True
 
-    def lose(self) -> None:
-        """What is missing is nowhere any more; the readers end in words."""
+    def lose(self, *, is_unreadable: bool = False) -> None:
+        """What is missing is nowhere any more, or cannot be read; the readers end in words."""
         self.is_lost = True
+        self.is_unreadable = is_unreadable
         self.wake()
 
     def trim(self, now: float) -> None:

@@ -37,7 +37,7 @@ async def refill(
             continue
         except CorruptEntry as error:
             log.error("log_corrupt", stream_id=feed.stream_id, error=str(error))
-            channel.lose()
+            channel.lose(is_unreadable=True)
             return
         if entries and first <= feed.last + 1:
             empty = 0

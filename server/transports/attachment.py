@@ -9,6 +9,7 @@ from typing import Protocol
 
 from tokenrelay.protocol.reading.feed import Chunk, Format
 from tokenrelay.protocol.reading.session import Session, Step
+from tokenrelay.protocol.store.entries import CorruptEntry
 from tokenrelay.server.live import replay
 from tokenrelay.server.live.channel import Channel
 from tokenrelay.server.live.replay import Replays
@@ -62,7 +63,7 @@ class Attachment:
         step = self.session.next_step(None if channel is None else channel.feed)
         if step is Step.WAIT:
             if channel is not None and channel.is_lost:
-                raise LookupError(self.session.stream_id)
+                raise (CorruptEntry if channel.is_unreadable else LookupError)(self.session.stream_id)
             return None
         page, self.page = self.page, None
         if page is not None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import structlog
 
-from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.errors import TokenrelayError, unreadable
 from tokenrelay.protocol.reading.feed import Chunk, Feed
 from tokenrelay.protocol.reading.session import Session, Step
 from tokenrelay.protocol.store import entries
@@ -164,7 +164,7 @@ class SseResponse:
                 await self._pump()
             except entries.CorruptEntry as error:
                 log.error("log_corrupt", stream_id=stream_id, error=str(error))
-                await self._write_lost()
+                await self._write_lost(is_unreadable=True)
             await self._end()
         finally:
             gauge.dec()
@@ -232,7 +232,7 @@ class SseResponse:
             elif step is Step.CLOSE:
                 return
             elif channel is not None and channel.is_lost:
-                await self._write_lost()
+                await self._write_lost(channel.is_unreadable)
                 return
             elif step is Step.READ_LOG:
                 if not await self._replay():
@@ -263,10 +263,12 @@ class SseResponse:
                 return False
         return True
 
-    async def _write_lost(self) -> None:
-        """What the reader lacks is no longer anywhere: say so; this end is not in the log and has no id."""
+    async def _write_lost(self, is_unreadable: bool = False) -> None:
+        """What the reader lacks is no longer anywhere, or cannot be read: say so; this end is not in the log and has no
+        id."""
         self._cause = "log_lost"
-        await self._write(self._refusal(TokenrelayError("STREAM_EXPIRED", "what follows is no longer stored")))
+        lost = unreadable() if is_unreadable else TokenrelayError("STREAM_EXPIRED", "what follows is no longer stored")
+        await self._write(self._refusal(lost))
 
     async def _write(self, body: bytes) -> None:
         self.session.sending_since = time.monotonic()

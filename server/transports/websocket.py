@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 from starlette.types import Receive, Send
 
-from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.errors import TokenrelayError, unreadable
 from tokenrelay.protocol.reading.feed import MAX_CHUNK_BYTES
 from tokenrelay.protocol.reading.session import STUCK_S, Session
 from tokenrelay.protocol.store import entries
@@ -329,8 +329,11 @@ class Socket:
             # Redis is away: try again in a moment.
             asyncio.get_running_loop().call_later(0.5, attachment.wake)
             return []
-        except (LookupError, entries.CorruptEntry):
-            return self._lost(attachment)
+        except LookupError:
+            return self._lost(attachment, TokenrelayError("STREAM_EXPIRED", "what follows is no longer stored"))
+        except entries.CorruptEntry as error:
+            log.error("log_corrupt", stream_id=session.stream_id, error=str(error))
+            return self._lost(attachment, unreadable())
         if chunk is None:
             return []
         session.took(chunk)
@@ -340,8 +343,7 @@ class Socket:
             self.mark_ready(attachment)
         return [(chunk.body, chunk.count)]
 
-    def _lost(self, attachment: Attachment) -> list[tuple[bytes, int]]:
+    def _lost(self, attachment: Attachment, error: TokenrelayError) -> list[tuple[bytes, int]]:
         stream_id = attachment.session.stream_id
         self._detach(stream_id, "log_lost")
-        error = TokenrelayError("STREAM_EXPIRED", "what follows is no longer stored")
         return [(websocket.error_message(self._dialect, error, None, stream_id), 1)]

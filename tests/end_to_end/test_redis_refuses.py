@@ -16,7 +16,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from tests.fleet import Fleet, until, workers_seen
-from tests.wire import Sse, call, start, text_of, whole, words
+from tests.wire import Sse, Ws, call, start, text_of, whole, words
 from tokenrelay.protocol.store import keys
 
 RECOVERED_S = 10.0
@@ -180,6 +180,7 @@ def test_a_replica_is_not_ready(one: Fleet) -> None:
     asyncio.run(scene())
 
 
+AS_JSON = {"Accept": "application/json"}
 SHORT = [["t"], ["t", 1], ["t", 1, "m"], ["t", "x", "m", "w"], ["t", 10**18, "m", "w"], ["e", 1], [], 7, None, "t"]
 
 
@@ -215,13 +216,24 @@ def test_a_log_with_a_short_entry_ends_its_reader_in_words_and_no_other(one: Fle
             await whole(url, stream_id)
             redis.delete(keys.log(stream_id))
             redis.xadd(keys.log(stream_id), {"e": msgpack.packb(entry)}, id="1-0")
-            assert "error_code" in (await whole(url, stream_id))[-1][1]
+            said = [(await whole(url, stream_id))[-1][1]]
+            async with Ws(url) as socket:
+                assert (await socket.resume(stream_id))["type"] == "started"
+                message = await socket.hear()
+                assert (message["type"], message["stream_id"]) == ("error", stream_id)
+                said.append(message)
+                await socket.say({"type": "ping", "ref": "p"})
+                assert (await socket.hear())["type"] == "pong"
+            status, body, _ = await call("GET", f"{url}/api/streams/{stream_id}", headers=AS_JSON)
+            said.append(body)
+            assert status == 500
+            assert [(each["error_code"], each["retryable"]) for each in said] == [("INTERNAL_ERROR", False)] * 3
         other = await start(url, "scripted?tokens=3&interval_ms=0")
         await whole(url, other)
         redis.xadd(keys.log(other), {"x": "y"}, id="99-0")
         redis.hset(keys.meta(other), "last", 99)
         async with Sse.get(url, other, 5) as stream:
-            assert "error_code" in (await stream.take())[-1][1]
+            assert (await stream.take())[-1][1]["error_code"] == "INTERNAL_ERROR"
         await text_of_one(url)
 
     asyncio.run(scene())

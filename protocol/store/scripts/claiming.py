@@ -23,12 +23,13 @@ local can = {{}}
 for i = {_FIRST_MODEL}, #ARGV do can[ARGV[i]] = true end
 -- What cannot be read is anybody's: whoever takes it says so.
 local function answers(needs)
-  local is_read, models = pcall(cjson.decode, needs)
-  if not is_read or type(models) ~= 'table' then return true end
-  for _, model in pairs(models) do
-    if can[model] then return true end
-  end
-  return false
+  local is_read, is_ours = pcall(function()
+    for _, model in pairs(cjson.decode(needs)) do
+      if can[model] then return true end
+    end
+    return false
+  end)
+  return not is_read or is_ours
 end
 -- The oldest of each set that we can answer, as score and id, oldest first. One that has left those that wait stands
 -- in its set where a worker of an earlier version took it.
