@@ -1,7 +1,7 @@
 """Runs tests with the lowest versions that pyproject.toml allows, in an environment of its own; needs the standard
 library only.
 
-    python3 bootstrap/lower_bounds.py
+    python3 -m bootstrap.lower_bounds
 
 What the project names directly is installed in its lowest version (the embedded server's and the traces' extras too),
 what those need in its newest, and the tests' own tools as they are pinned.
@@ -17,13 +17,22 @@ import tomllib
 from pathlib import Path
 from typing import Final
 
-from install import UV, pins, uv_environment
+from bootstrap.install import UV, pins, uv_environment
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 ENVIRONMENT: Final = ROOT / ".venv-lowest"
 PYTHON: Final = ENVIRONMENT / "bin" / "python"
 EXTRAS: Final = ("embedded", "otel")
-TOOLS: Final = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "schemathesis", "openai", "pyte")
+TOOLS: Final = (
+    "pytest",
+    "pytest-timeout",
+    "pytest-xdist",
+    "hypothesis",
+    "schemathesis",
+    "openai",
+    "pyte",
+    "standardwebhooks",
+)
 TESTS: Final = (
     "tests/protocol",
     "tests/server",
