@@ -13,6 +13,7 @@ import pytest
 from tests.workers.generation.play import Stage
 from tokenrelay.agent import Alive, Ask, Data, Fail, Finish, Text, Thinking, ToolCall, ToolResult, Usage
 from tokenrelay.protocol.models import catalogue
+from tokenrelay.workers.providers import handler_thread
 from tokenrelay.workers.providers.handler_import import HandlerError, find
 from tokenrelay.workers.providers.handler_thread import HandlerThread
 from tokenrelay.workers.providers.python_handler import PythonHandler
@@ -143,12 +144,65 @@ def test_an_ask_says_who_asks_what() -> None:
     assert 800 < ask.deadline - time.time() <= 900
 
 
-def test_a_hundred_thousand_parts_as_fast_as_it_can() -> None:
-    async def handler(_: Ask) -> AsyncIterator[str]:
-        for number in range(100_000):
-            yield str(number % 10)
+def test_one_that_never_yields_is_given_up_and_its_fallback_answers() -> None:
+    noted: list[str] = []
 
-    assert text(told(handler)) == "0123456789" * 10_000
+    async def handler(_: Ask) -> AsyncIterator[str]:
+        try:
+            await asyncio.sleep(3600)
+            yield "never"
+        finally:
+            noted.append("tidied up")
+
+    settings = Settings(first_token_timeout_s=0.3, max_attempts=2)
+    events = told(handler, settings)
+    assert text(events) == "second 1"
+    assert [each["error_code"] for each in events[-1]["attempts"]] == ["TIMEOUT"]
+    assert noted == ["tidied up"]
+
+
+def test_one_that_hangs_when_it_should_tidy_up_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handler_thread, "CLEANUP_S", 0.2)
+    noted: list[str] = []
+
+    async def handler(_: Ask) -> AsyncIterator[str]:
+        try:
+            yield "t"
+            await asyncio.sleep(3600)
+        finally:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                noted.append("cut off")
+                raise
+
+    async def cancel(generation: Any) -> None:
+        await asyncio.sleep(0.2)
+        generation.stop("cancel")
+        for _ in range(200):
+            if noted:
+                break
+            await asyncio.sleep(0.02)
+
+    assert told(handler, during=cancel)[-1]["finish_reason"] == "cancelled"
+    assert noted == ["cut off"]
+
+
+def test_the_deadline_cuts_it_off_and_keeps_what_was_told() -> None:
+    noted: list[str] = []
+
+    async def handler(_: Ask) -> AsyncIterator[str]:
+        try:
+            while True:
+                yield "t"
+                await asyncio.sleep(0.01)
+        finally:
+            noted.append("tidied up")
+
+    events = told(handler, Settings(generation_timeout_s=0.5))
+    assert events[-1]["error_code"] == "TIMEOUT"
+    assert text(events).startswith("tt")
+    assert noted == ["tidied up"]
 
 
 # -- ends that are no answer -------------------------------------------------------------------------------------------
