@@ -324,6 +324,37 @@ def test_one_that_blocks_its_loop_stops_nobody_else_and_is_named() -> None:
     assert max(later - earlier for earlier, later in itertools.pairwise(turns)) < 1.5
 
 
+def test_a_sync_handler_calls_tools_too() -> None:
+    def handler(ask: Ask) -> Iterator[str]:
+        yield "It is "
+        yield str(asyncio.run(ask.call_tool("calculator", {"expression": "6*7"})))
+
+    assert text(told(handler)) == "It is 42"
+
+
+def test_a_sync_handler_that_waits_for_a_tool_frees_its_thread_when_it_is_stopped() -> None:
+    noted: list[str] = []
+
+    def handler(ask: Ask) -> Iterator[str]:
+        yield "t"
+        try:
+            time.sleep(0.5)  # stopped meanwhile: nobody runs a tool for it any more
+            asyncio.run(ask.call_tool("calculator", {"expression": "6*7"}))
+        finally:
+            noted.append("over")
+
+    async def cancel(generation: Any) -> None:
+        await asyncio.sleep(0.1)
+        generation.stop("cancel")
+        for _ in range(200):
+            if noted:
+                break
+            await asyncio.sleep(0.02)
+
+    assert told(handler, during=cancel)[-1]["finish_reason"] == "cancelled"
+    assert noted == ["over"]
+
+
 def test_when_all_threads_are_taken_starts_wait() -> None:
     async def scene() -> None:
         thread, most, now = HandlerThread(2), 0, 0

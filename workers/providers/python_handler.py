@@ -22,6 +22,9 @@ from tokenrelay.workers.providers.handler_import import Handler, is_async
 from tokenrelay.workers.providers.handler_parts import Translator, plain
 from tokenrelay.workers.providers.handler_thread import Channel, HandlerThread, resolve
 
+CLOSED_CHECK_S: Final = 0.5
+"""How soon a handler that waits for a tool learns that its answer has ended meanwhile."""
+
 PARTS_A_TURN: Final = 32
 """A handler that yields without pause lets others have a turn of the loop after so many parts."""
 
@@ -89,7 +92,12 @@ def _ask(request: ModelRequest, channel: Channel[Item]) -> Ask:
         if not name:
             raise ValueError("a tool has a name")
         channel.put(ToolRun(f"call_{secrets.token_hex(6)}", name, plain(arguments), answer))
-        return await result
+        # A handler in a thread of its own is not cancelled here; nobody would ever answer it, or free its thread.
+        while not result.done():
+            await asyncio.wait({result}, timeout=CLOSED_CHECK_S)
+            if channel.is_closed:
+                raise asyncio.CancelledError
+        return result.result()
 
     return Ask(
         messages=[Message(message) for message in body["messages"]],
