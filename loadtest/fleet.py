@@ -29,6 +29,7 @@ DEFAULTS: Final = {
     "TOKENRELAY_FINISH_S": "1",
     "TOKENRELAY_LOG_LEVEL": "WARNING",
     "TOKENRELAY_MAX_JOBS": "4000",
+    "TOKENRELAY_SHED_LAG_MS": "0",  # what is measured is what it carries, not what it refuses
 }
 
 

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.models import catalogue
 from tokenrelay.protocol.runtime.exposition import Exposition, Slot
+from tokenrelay.protocol.runtime.lag import Lag
 from tokenrelay.protocol.runtime.redis import round_trips
 from tokenrelay.protocol.runtime.supervisor import Supervisor
 from tokenrelay.protocol.runtime.tracing import open_tracing
@@ -33,6 +34,9 @@ from tokenrelay.server.store.redis import open_pool
 from tokenrelay.server.webhooks.sender import Sender
 
 TICK_S: Final = 1.0
+SHED_S: Final = 2
+"""After so long one who was refused for overload may ask again."""
+
 CLOSE_S: Final = 2.0
 
 log = structlog.get_logger()
@@ -76,6 +80,7 @@ class Edge:
         self.supervisor = Supervisor(self.metrics.task_failures)
         self.connections: set[Connection] = set()
         self.limits = Limits(settings)
+        self.lag = Lag(settings.shed_lag_ms / 1000)
         self._drained_at: float | None = None  # by the monotonic clock, the end of the window; None until it has begun
 
     def __repr__(self) -> str:
@@ -86,7 +91,7 @@ class Edge:
         """Before its metrics are told."""
         self.metrics.look(
             probe_age_s=self.hub.probe_age_s, readers=self.hub.readers, behind=self.hub.behind,
-            trips=round_trips(self.redis), queue_depth=self.queue_depth,
+            trips=round_trips(self.redis), queue_depth=self.queue_depth, lag_s=self.lag.seconds,
         )  # fmt: skip
 
     @property
@@ -127,6 +132,16 @@ class Edge:
         """Raises TokenrelayError SERVICE_UNAVAILABLE once the edge is on its way out."""
         if self.is_draining:
             raise drain.refusal()
+
+    def raise_if_overloaded(self) -> None:
+        """Raises TokenrelayError OVERLOADED while this edge, or every worker, is late for what it has already: those
+        who have an answer keep its pace."""
+        where = (
+            "edge" if self.lag.is_lasting else "worker" if self.settings.shed_lag_ms and self.models.are_late else ""
+        )
+        if where:
+            self.metrics.shed.labels(where).inc()
+            raise TokenrelayError("OVERLOADED", "all there is to serve is busy; try again later", retry_after=SHED_S)
 
     async def tick(self) -> None:
         """Owned by the process; ends only by being cancelled. One clock for all connections, not a timer each."""
@@ -181,6 +196,7 @@ async def open_edge(settings: Settings, slot: Slot | None = None) -> AsyncIterat
     try:
         async with edge.hub.running():
             edge.supervisor.own("clock", edge.tick)
+            edge.supervisor.own("lag", edge.lag.watch)
             edge.supervisor.own("reaper", lambda: reaper.keep(edge.jobs, edge.metrics))
             edge.supervisor.own("models", edge.models.keep_fresh)
             edge.supervisor.own("counts", edge.exposition.run)

@@ -53,6 +53,7 @@ async def begin(
     """
     identity.raise_if_limited()
     edge.raise_if_draining()
+    edge.raise_if_overloaded()
     model, needs = edge.models.check(body)
     may = edge.auth.limits(identity)
     body = request.bounded(body, may.max_output_tokens or 0)

@@ -16,7 +16,7 @@ from tokenrelay.protocol.wire.cursor import Answer
 TRANSPORTS: Final = ("sse", "ws")
 FRONTS: Final = ("chat", "responses", "ui")
 """Other clients' dialects, by the names that `protocol.fronts` gives them."""
-TASKS: Final = ("live_feed", "look_at_logs", "clock", "reaper", "models", "counts", "webhooks")
+TASKS: Final = ("live_feed", "look_at_logs", "clock", "lag", "reaper", "models", "counts", "webhooks")
 SAMPLED: Final = 31
 """Delivery is timed at every 32nd event id: a mask, since this is asked of every write."""
 
@@ -82,6 +82,13 @@ class Metrics(Instruments):
             task=TASKS,
         )  # fmt: skip
         self.live_connects = self.counter("tokenrelay_live_connects_total", "Times the live feed was connected")
+        self.lag = self.gauge(
+            "tokenrelay_edge_loop_lag_seconds", "How late the event loop last ran what was due", "max"
+        )
+        self.shed = self.counter(
+            "tokenrelay_shed_total", "Streams refused because an event loop has been late for a while: this edge's, or "
+            "that of every worker", by=("edge", "worker"),
+        )  # fmt: skip
         self.probe_age = self.gauge(
             "tokenrelay_probe_age_seconds", "Since the live feed last proved that it works", "max"
         )
@@ -152,10 +159,13 @@ class Metrics(Instruments):
             if after:
                 self.resumes.labels(transport, outcome).inc()
 
-    def look(self, *, probe_age_s: float, readers: int, behind: int, trips: int, queue_depth: int | None) -> None:
+    def look(
+        self, *, probe_age_s: float, readers: int, behind: int, trips: int, queue_depth: int | None, lag_s: float
+    ) -> None:
         """Set the gauges that are only looked at when somebody asks. `trips`: round trips to Redis since the start;
         `queue_depth` None: Redis did not say."""
         self.probe_age.set(probe_age_s)
+        self.lag.set(lag_s)
         self.readers.set(readers)
         self.behind.set(behind)
         self.round_trips.inc(trips - self._trips)

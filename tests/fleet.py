@@ -65,6 +65,7 @@ class Fleet:
             "TOKENRELAY_LOCAL": "0",
             "TOKENRELAY_DRAIN_S": "1",
             "TOKENRELAY_FINISH_S": "2",
+            "TOKENRELAY_SHED_LAG_MS": "0",  # a slow machine is no overload
         }
         return clean_environment(ours | self._given)
 

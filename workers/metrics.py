@@ -21,7 +21,19 @@ TIMEOUTS: Final = ("connect", "first_token", "between_tokens", "total")
 OUTCOMES: Final = ("completed", "cancelled", "failed")
 BLAMES: Final = ("request", "context_window", "model", "key", "provider")
 STAGES: Final = ("queue", "pickup", "failed", "provider", "append")
-TASKS: Final = ("writer", "pulse", "claims", "wake_feed", "tools", "handlers", "reload", "counts", "metrics", "warm")
+TASKS: Final = (
+    "writer",
+    "pulse",
+    "lag",
+    "claims",
+    "wake_feed",
+    "tools",
+    "handlers",
+    "reload",
+    "counts",
+    "metrics",
+    "warm",
+)
 SAMPLED: Final = 15
 """The gap before every 16th token of a round is measured: a mask."""
 
@@ -36,6 +48,7 @@ class Figures(NamedTuple):
     most: int
     buffered_bytes: int
     dirty_logs: int
+    lag_s: float
     circuits: Mapping[str, str]
     append_trips: int
     other_trips: int
@@ -85,6 +98,9 @@ class Metrics(Instruments):
         )
         self.generations = self.gauge("tokenrelay_generations", "Generations under way")
         self.most = self.gauge("tokenrelay_generations_max", "Generations that may be under way at once")
+        self.lag = self.gauge(
+            "tokenrelay_worker_loop_lag_seconds", "How late the event loop last ran what was due", "max"
+        )
         self.dirty = self.gauge("tokenrelay_dirty_logs", "Logs with something that Redis lacks")
         self.buffered = self.gauge("tokenrelay_buffered_bytes", "Written by models, not yet acknowledged by Redis")
         self.attempts = self.counter(
@@ -198,6 +214,7 @@ class Metrics(Instruments):
         self.most.set(now.most)
         self.buffered.set(now.buffered_bytes)
         self.dirty.set(now.dirty_logs)
+        self.lag.set(now.lag_s)
         self.circuit.clear()
         for model, circuit in now.circuits.items():
             self.circuit.labels(model).set(CIRCUIT[circuit])

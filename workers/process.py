@@ -126,6 +126,7 @@ def _loops(opened: _Opened, listener: socket.socket | None) -> Iterator[tuple[st
     using = opened.leases.resources
     yield "writer", using.writer.run
     yield "pulse", opened.leases.keep
+    yield "lag", opened.leases.lag.watch
     yield "claims", opened.worker.main
     yield "wake_feed", lambda: listen(opened.leases, opened.worker)
     yield "tools", using.tools.run

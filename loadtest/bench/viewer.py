@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, cast
 from tokenrelay.loadtest.framing import PING, PONG, FrameReader, client_frame
 from tokenrelay.protocol.wire.sse import HEARTBEAT
 
-FIRST_TOKEN: Final = b'"w0 "'
+FIRST_TOKEN: Final = b'"w0 '  # more may stand beside it in one event
 ID: Final = re.compile(rb"^id: (\d+)$", re.MULTILINE)
 
 

@@ -20,7 +20,7 @@ PREFIX: Final = "TOKENRELAY_"
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 _NAMES: Final = """
-REDIS_URL REDIS_CA REDIS_CERT REDIS_KEY CATALOGUE RETENTION_S LOG_LEVEL LOG_FORMAT
+REDIS_URL REDIS_CA REDIS_CERT REDIS_KEY CATALOGUE RETENTION_S LOG_LEVEL LOG_FORMAT SHED_LAG_MS
 HOST PORT API_KEYS KEYS_FILE JWT_SECRET JWKS_FILE JWT_ISSUER JWT_AUDIENCE TICKET_ROTATE_S ALLOWED_ORIGINS
 TRUSTED_PROXIES MAX_QUEUE MAX_QUEUE_BYTES KEY_QUEUE_SHARE KEY_CONCURRENCY KEY_RATE QUEUE_TIMEOUT_S SEND_TIMEOUT_S
 DRAIN_S MAX_CONNECTION_AGE_S ROTATE_S MAX_BODY_BYTES READ_TIMEOUT_S MAX_CONNECTIONS KEY_CONNECTIONS MESSAGE_RATE
@@ -53,6 +53,12 @@ class Shared(BaseSettings):
     redis_cert: Path | None = Field(None, description="`rediss://`: our own certificate, where Redis asks for one")
     redis_key: Path | None = Field(None, description="`rediss://`: the private key of that certificate")
     catalogue: Path = Field(CATALOGUE, description="path of the model catalogue")
+    shed_lag_ms: int = Field(
+        200,
+        ge=0,
+        description="an event loop (edge or worker) that has been later than this for 2 s is overloaded: new streams "
+        "are refused with `OVERLOADED`; 0: off",
+    )
     retention_s: int = Field(3_600, ge=1, description="how long a stream can be read after its last event")
     log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
     log_format: Literal["json", "console"] = Field("json", description="`json`, or `console` for a person to read")

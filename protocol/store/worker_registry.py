@@ -14,7 +14,8 @@ OFFER_MS: Final = 10_000
 class Offer(msgspec.Struct, frozen=True):
     """One worker process. `dialects` it can speak, the catalogue's servers by name; `lacks` says of others why not;
     `until_ms` by Redis's clock. `models`: the ids of the rows that it answers; None: it does not say (it is of an
-    earlier version), so all rows of its dialects."""
+    earlier version), so all rows of its dialects. `is_late`: its event
+    loop has been late for a while, it has more to do than it can."""
 
     until_ms: int
     dialects: tuple[str, ...]
@@ -22,6 +23,7 @@ class Offer(msgspec.Struct, frozen=True):
     running: int
     max_jobs: int
     models: tuple[str, ...] | None = None
+    is_late: bool = False
 
     def answers(self, model: str, source: str) -> bool:
         """Whether it answers this row, of this dialect or server."""

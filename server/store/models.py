@@ -50,6 +50,11 @@ class Models:
     def workers(self) -> int:
         return len(self._offers)
 
+    @property
+    def are_late(self) -> bool:
+        """Every living worker has more to do than it can."""
+        return bool(self._offers) and all(offer.is_late for offer in self._offers)
+
     async def keep_fresh(self) -> None:
         """Owned by the application; ends only by being cancelled."""
         failures = 0

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from typing import Any
 
+import aiohttp
 import pytest
 from websockets.exceptions import InvalidStatus
 
 from tests.fleet import Fleet
 from tests.raw import Raw
 from tests.wire import Sse, Ws, call, start, text_of, words
-from tokenrelay.protocol.store import keys
+from tokenrelay.protocol.store import keys, worker_registry
+from tokenrelay.protocol.store.worker_registry import Offer
 
 CHAT = "/api/chat"
 ALICE = {"Authorization": "Bearer alice-secret"}
@@ -174,4 +177,43 @@ def test_fifty_equal_starts_at_once_over_three_edges_and_all_doors_are_one_gener
         assert [row["stream_id"] for row in listing["streams"]] == [stream_id]
 
     with Fleet(edges=3, workers=2) as fleet:
+        asyncio.run(scene(fleet))
+
+
+# -- overload
+# ---------------------------------------------------------------------------------------------------------
+
+
+def test_while_every_worker_is_late_only_new_streams_are_refused() -> None:
+    """The test is the worker: it offers what one offers that has more to do than it can."""
+
+    def offer(fleet: Fleet, name: str, *, is_late: bool) -> None:
+        said = Offer(2**52, ("scripted",), {}, 1, 10, is_late=is_late)
+        fleet.redis().hset(keys.WORKERS, name, worker_registry.pack(said))
+
+    async def until(url: str, status: int) -> None:
+        async with asyncio.timeout(20):
+            while True:
+                async with Sse.post(url, {"message": "a", "model": SILENT}) as asked:
+                    if asked.status == status:
+                        return
+                await asyncio.sleep(0.1)
+
+    async def scene(fleet: Fleet) -> None:
+        url = fleet.urls[0]
+        offer(fleet, "first", is_late=False)
+        stream_id = await start(url, SILENT)
+        offer(fleet, "first", is_late=True)
+        await until(url, 503)
+        status, answer, heads = await call("POST", url + CHAT, ASK)
+        assert (status, answer["error_code"], answer["retry_after"]) == (503, "OVERLOADED", 2)
+        assert heads["Retry-After"] == "2"
+        async with Sse.get(url, stream_id) as resumed:
+            assert resumed.status == 200
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as told:
+            assert re.search(r'^tokenrelay_shed_total\{by="worker"\} [1-9]', await told.text(), re.MULTILINE)
+        offer(fleet, "second", is_late=False)
+        await until(url, 200)
+
+    with Fleet(workers=0, env={"TOKENRELAY_SHED_LAG_MS": "200"}) as fleet:
         asyncio.run(scene(fleet))

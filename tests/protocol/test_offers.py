@@ -22,7 +22,7 @@ def test_an_offer_comes_back_as_it_was() -> None:
 def test_it_is_a_map_as_the_wire_text_says() -> None:
     assert msgpack.unpackb(worker_registry.pack(OFFER)) == {
         "until_ms": 1_705_314_600_123, "dialects": ["local", "scripted"], "lacks": {"openai": "no key"}, "running": 3,
-        "max_jobs": 200, "models": ["echo", "small"],
+        "max_jobs": 200, "models": ["echo", "small"], "is_late": False,
     }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from tokenrelay.protocol.runtime.lag import Lag
 from tokenrelay.protocol.runtime.redis import describe, pool_place, round_trips, run
 from tokenrelay.protocol.store import keys, scripts, worker_registry
 from tokenrelay.protocol.store.scripts import Claim
@@ -45,6 +46,7 @@ class Leases:
         self.claims: dict[tuple[str, int], Held] = {}  # by stream and epoch: taken from the queue, not begun yet
         self.generations: dict[str, Generation] = {}  # by stream: the newest attempt at it
         self.is_leaving = False
+        self.lag = Lag(resources.settings.shed_lag_ms / 1000)
         self._lacks = lacks  # changes while a handler is written
         self._renewed_at = 0.0  # by the monotonic clock
         self._synced_at = 0.0  # the same
@@ -93,6 +95,7 @@ class Leases:
             most=using.settings.max_jobs,
             buffered_bytes=sum(item.log.unacked_bytes for item in generations),
             dirty_logs=using.writer.dirty,
+            lag_s=self.lag.seconds,
             circuits={
                 model: vitals.circuit
                 for model, vitals in using.circuits.vitals().items()
@@ -177,6 +180,7 @@ class Leases:
             running=len(self.generations),
             max_jobs=self.resources.settings.max_jobs,
             models=() if self.is_leaving else self.resources.models,
+            is_late=self.lag.is_lasting,
         )
         pipe = redis.pipeline(transaction=False)
         if dead:
