@@ -11,10 +11,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage lint pure bench chaos fuzz rolling screenshots docs clean
+.PHONY: help run test coverage lint pure lower-bounds bench chaos fuzz rolling screenshots docs clean
 
 help:  ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 run: $(VENV)/.runtime  ## the whole stack on this machine, with a local model; PORT=8000
 	@$(BIN)/tokenrelay up --port $(PORT)
@@ -34,6 +34,9 @@ lint: $(VENV)/.dev  ## ruff and mypy
 
 pure: $(VENV)/.dev  ## only the protocol's tests: no process, no network, seconds
 	@$(BIN)/python -m pytest -q tests/protocol
+
+lower-bounds: | python-is-new-enough  ## tests with the lowest versions that pyproject.toml allows, in an environment of its own
+	@$(PYTHON) -m bootstrap.lower_bounds
 
 chaos: $(VENV)/.dev  ## a storm over a real fleet; SEED=1 MINUTES=1 CLIENTS=200
 	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --clients $(CLIENTS)
@@ -55,7 +58,7 @@ docs: $(VENV)/.dev  ## the docs site, into site/; a broken link fails
 	@echo "open site/index.html"
 
 clean:  ## remove the virtual environment and every cache
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* build dist site *.egg-info
+	@rm -rf $(VENV) .venv-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* build dist site *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment whose Python went away (an upgrade of the system) is made anew.
