@@ -92,6 +92,7 @@ class Edge:
         self.metrics.look(
             probe_age_s=self.hub.probe_age_s, readers=self.hub.readers, behind=self.hub.behind,
             trips=round_trips(self.redis), queue_depth=self.queue_depth, lag_s=self.lag.seconds,
+            unreadable=self.auth.trouble,
         )  # fmt: skip
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from tokenrelay.protocol.errors import TABLE, TokenrelayError
@@ -17,6 +17,8 @@ TRANSPORTS: Final = ("sse", "ws")
 FRONTS: Final = ("chat", "responses", "ui")
 """Other clients' dialects, by the names that `protocol.fronts` gives them."""
 TASKS: Final = ("live_feed", "look_at_logs", "clock", "lag", "reaper", "models", "counts", "webhooks")
+FILES: Final = ("TOKENRELAY_KEYS_FILE", "TOKENRELAY_JWKS_FILE")
+"""By the settings that name them."""
 SAMPLED: Final = 31
 """Delivery is timed at every 32nd event id: a mask, since this is asked of every write."""
 
@@ -80,6 +82,10 @@ class Metrics(Instruments):
         self.task_failures = self.counter(
             "tokenrelay_edge_task_failures_total", "Long-lived tasks that ended by a fault and were started anew",
             task=TASKS,
+        )  # fmt: skip
+        self.files_unreadable = self.gauge(
+            "tokenrelay_files_unreadable", "1 while this file cannot be read: what was good still holds",
+            "max", file=FILES,
         )  # fmt: skip
         self.live_connects = self.counter("tokenrelay_live_connects_total", "Times the live feed was connected")
         self.lag = self.gauge(
@@ -160,10 +166,20 @@ class Metrics(Instruments):
                 self.resumes.labels(transport, outcome).inc()
 
     def look(
-        self, *, probe_age_s: float, readers: int, behind: int, trips: int, queue_depth: int | None, lag_s: float
+        self,
+        *,
+        probe_age_s: float,
+        readers: int,
+        behind: int,
+        trips: int,
+        queue_depth: int | None,
+        unreadable: Sequence[str],
+        lag_s: float,
     ) -> None:
         """Set the gauges that are only looked at when somebody asks. `trips`: round trips to Redis since the start;
-        `queue_depth` None: Redis did not say."""
+        `queue_depth` None: Redis did not say; `unreadable`: which of FILES are."""
+        for file in FILES:
+            self.files_unreadable.labels(file).set(float(file in unreadable))
         self.probe_age.set(probe_age_s)
         self.lag.set(lag_s)
         self.readers.set(readers)

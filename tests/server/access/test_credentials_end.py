@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import stat
@@ -21,6 +22,7 @@ from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.server.access import api_keys, watched_file
 from tokenrelay.server.access.api_keys import ApiKeys, BadKeys
 from tokenrelay.server.access.auth import Auth, Identity
+from tokenrelay.server.edge import Edge
 from tokenrelay.server.settings import Settings
 from tokenrelay.server.store.redis import open_pool
 
@@ -32,6 +34,9 @@ SECRET, OTHER = "s" * 40, "o" * 40
 def fleet() -> Iterator[Fleet]:
     with Fleet(edges=0, workers=0) as started:
         yield started
+
+
+FILE_METRIC = b'tokenrelay_files_unreadable{file="TOKENRELAY_KEYS_FILE"}'
 
 
 def signed(secret: str) -> str:
@@ -185,3 +190,21 @@ def test_a_file_that_is_gone_is_told_of_and_locks_nobody_out(tmp_path: Path, mon
     file.unlink()
     assert isinstance(auth.identify(f"Bearer {secret}"), Identity)
     assert auth.trouble == ["TOKENRELAY_KEYS_FILE"]
+
+
+def test_a_file_that_cannot_be_read_is_told_by_a_metric_while_that_lasts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watched_file, "LOOK_AGAIN_S", 0.0)
+    file = tmp_path / "keys"
+    secret = keyed(file, "a")["a"]
+    good = file.read_bytes()
+    edge = Edge(Settings(keys_file=file), open_pool("redis://127.0.0.1:1"))
+    told = []
+    for raw in (good, b"\xff\xfe", good):
+        file.write_bytes(raw)
+        with contextlib.suppress(TokenrelayError):
+            edge.auth.identify(f"Bearer {secret}")  # whoever asks has the file looked at
+        [line] = [each for each in edge.exposition.text().splitlines() if each.startswith(FILE_METRIC)]
+        told.append(float(line.split()[-1]))
+    assert told == [0, 1, 0]
