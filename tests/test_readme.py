@@ -70,7 +70,7 @@ def test_every_file_and_command_that_a_page_names_is_there(page: str) -> None:
     for link in re.findall(r"\]\((?!http)([^)#]+)", text):
         assert ((ROOT / page).parent / link).exists(), link
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"(?:^    |`)make ([a-z]+)", text, re.MULTILINE):
+    for target in re.findall(r"(?:^    |`)make ([a-z-]+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 

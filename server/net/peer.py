@@ -50,8 +50,8 @@ def has_vanished(send: Send, heartbeat_s: float) -> bool:
         return False
     try:
         return is_silent(transport.get_extra_info("socket"), heartbeat_s / 2)
-    except (OSError, AttributeError):
-        return False  # closed meanwhile, or not TCP
+    except (OSError, AttributeError, ValueError):
+        return False  # closed meanwhile (uvloop then has a descriptor of -1, a ValueError), or not TCP
 
 
 def is_silent(peer: Any, timeout_s: float) -> bool:
