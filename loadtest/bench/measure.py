@@ -12,6 +12,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final, TypeAlias
 
 from tokenrelay.loadtest import dispatch, loop
@@ -58,6 +59,7 @@ class Size:
     ladder: tuple[int, ...] = (20, 50, 100, 500)
 
 
+HANDLER: Final = Path(__file__).with_name("handler.toml")
 FULL: Final = Size()
 QUICK: Final = Size(10, 200, 50, 100, 3, 20, 1000, 200, 300, 200, 20, 200, 50, 60_000, 6, 100, (20, 50))
 
@@ -155,6 +157,16 @@ def free(size: Size, kind: Kind) -> Values:
         took, spent = time.perf_counter() - begun, since(cpu, fleet)
     written = size.free_streams * tokens
     return {**per_token("free", spent, written), "free_rate": written / took / 1000}
+
+
+def handler(size: Size, kind: Kind) -> Values:
+    """The same from a handler of one's own, a part a token."""
+    env = {"TOKENRELAY_CATALOGUE": str(HANDLER), "BENCH_PARTS": str(size.free_tokens)}
+    with kind(env=env) as fleet, Remote("127.0.0.1", fleet.port) as crowd:
+        cpu = fleet.cpu_seconds()
+        crowd.open("streams", size.free_streams, model="parts")
+        crowd.ask("wait", group="streams")
+        return per_token("handler", since(cpu, fleet), size.free_streams * size.free_tokens)
 
 
 def fan_out(size: Size, kind: Kind) -> Values:
@@ -258,7 +270,7 @@ def stalled(size: Size, kind: Kind) -> Values:
 
 
 MEASUREMENTS: Final[tuple[Measurement, ...]] = (
-    dispatching, play, starts, paced, free, fan_out, idle_sse, idle_ws, resume, stalled,
+    dispatching, play, starts, paced, free, handler, fan_out, idle_sse, idle_ws, resume, stalled,
 )  # fmt: skip
 
 
