@@ -51,6 +51,9 @@ class Settings(Shared):
     key_concurrency: int = Field(0, ge=0, description="concurrent streams of one key; 0: no limit")
     key_rate: int = Field(0, ge=0, description="streams one key may start per minute; 0: no limit")
     queue_timeout_s: float = Field(120, gt=0, description="how long a generation may wait before it ends in `TIMEOUT`")
+    offer_memory_s: float = Field(
+        60, ge=0, description="a model that no worker offers any more is still queued for this long, not refused"
+    )
     send_timeout_s: float = Field(30, gt=0, description="a client that accepts no data for this long is closed")
     drain_s: float = Field(
         10,

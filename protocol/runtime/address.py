@@ -20,6 +20,11 @@ EXPECTED: Final = (
     "in a password write / # ? @ [ ] as %2F %23 %3F %40 %5B %5D"
 )
 SENTINEL_PORT: Final = 26_379
+CLUSTER_SCHEMES: Final = ("redis+cluster", "rediss+cluster")
+NO_CLUSTER: Final = (
+    "expected one primary (redis://) or Sentinel (redis+sentinel://): Redis Cluster and Valkey Cluster cannot be used, "
+    "because a script's keys lie in many slots; docs/capacity.md tells how to go beyond one server"
+)
 
 
 class Tls(msgspec.Struct, frozen=True):
@@ -46,6 +51,8 @@ class SentinelAddress(msgspec.Struct, frozen=True):
 def split(url: str) -> SplitResult:
     """The parts of an address. Raises ValueError, which shows nothing of it, where a password was not encoded: a piece
     of it would be taken for a host, a port or a database, and be printed as one."""
+    if url.partition("://")[0].lower() in CLUSTER_SCHEMES:
+        raise ValueError(NO_CLUSTER)
     try:
         parts = urlsplit(url)
         places = parts.netloc.rpartition("@")[2]

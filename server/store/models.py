@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -36,10 +37,15 @@ class Asked(NamedTuple):
 class Models:
     """The catalogue, and what the living workers offer of it."""
 
-    def __init__(self, catalogue: Catalogue, redis: Redis) -> None:
+    def __init__(
+        self, catalogue: Catalogue, redis: Redis, memory_s: float = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._catalogue = catalogue
         self._redis = redis
+        self._memory_s = memory_s
+        self._clock = clock
         self._offers: list[Offer] = []
+        self._last_offered: dict[str, float] = {}  # by our own clock, of each row that a worker has offered
         self._records: dict[str, Record] = {}  # how each model has done lately, by its row
         self._now = 0.0  # by Redis's clock, when the two above were read
 
@@ -77,19 +83,26 @@ class Models:
         self._records, self._now = circuit.unpack_all(records), seconds + micros / 1_000_000
         now_ms = seconds * 1000 + micros // 1000
         read = (worker_registry.unpack(raw) for raw in raws)
-        self._offers = [offer for offer in read if offer is not None and offer.until_ms > now_ms]
+        self._learn([offer for offer in read if offer is not None and offer.until_ms > now_ms])
+
+    def _learn(self, offers: list[Offer]) -> None:
+        self._offers, now = offers, self._clock()
+        for model in self._catalogue.models:
+            if self._reason(model) is None:
+                self._last_offered[model.id] = now
 
     def check(self, request: ChatRequest) -> Asked:
         """What the request goes on as; refuses one that nobody can answer.
 
-        With no worker at all nothing is refused: the generation waits for one, for as long as the queue allows.
+        With no worker at all nothing is refused: the generation waits for one, for as long as the queue allows. So
+        does one whose model was offered a moment ago: its only worker is being restarted, and drains beside others.
         Raises TokenrelayError VALIDATION_ERROR (no such name), SERVICE_UNAVAILABLE (nobody offers it).
         """
         choices = self._catalogue.choices(request.model, request.provider)
         if request.model is not None and scripted.is_scripted(request.model):
             scripted.parse(request.model)
         choices = accepting(request, choices)
-        if self._offers and not any(self._reason(choice.model) is None for choice in choices):
+        if self._offers and not any(self._is_expected(choice.model) for choice in choices):
             reasons = "; ".join(sorted({f"{c.model.id}: {self._reason(c.model)}" for c in choices})) or "no model"
             message = f"no worker can answer now ({reasons}){self._instead(request)}"
             raise TokenrelayError("SERVICE_UNAVAILABLE", message, field="model")
@@ -121,6 +134,13 @@ class Models:
             return "other"
         is_row = choice.upstream == choice.model.upstream or choice.model.dialect == "scripted"
         return choice.model.id if is_row else "other"
+
+    def _is_expected(self, model: Model) -> bool:
+        """A worker offers it, or one did within the time that offers are remembered."""
+        if self._reason(model) is None:
+            return True
+        last = self._last_offered.get(model.id)
+        return last is not None and self._clock() - last < self._memory_s
 
     def _reason(self, model: Model) -> str | None:
         """Why no worker offers it; None when one does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.end_to_end.test_agent import SCRIPTED, TEXT, lay_out
 from tests.end_to_end.test_lifecycle import state_of
-from tests.fleet import Fleet, until
+from tests.fleet import Fleet, until, workers_seen
 from tests.wire import Sse, Ws, call, start, text_of, whole, words
 from tokenrelay.protocol.store import keys
 
@@ -67,5 +68,38 @@ def test_a_row_that_no_workers_catalogue_has_is_refused_by_name(fleet: Fleet, tm
         status, body, _ = await call("POST", f"{fleet.urls[0]}/api/chat", {"message": "hi", "model": "support"})
         assert (status, body["error_code"], body["field"]) == (503, "SERVICE_UNAVAILABLE", "model")
         assert "support" in body["error"]
+
+    asyncio.run(scene())
+
+
+def test_what_only_a_draining_worker_answered_waits_for_the_next_and_what_nobody_did_is_refused(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    only_scripted = tmp_path / "only-scripted.toml"
+    only_scripted.write_text(SCRIPTED)
+
+    async def scripted(url: str) -> bool:
+        _, body, _ = await call("GET", f"{url}/api/models")
+        return any(row["available"] for row in body["models"] if row["id"] == "scripted")
+
+    async def scene() -> None:
+        [url] = fleet.urls
+        first = fleet.start_worker(TOKENRELAY_FINISH_S="120", TOKENRELAY_CATALOGUE=str(only_scripted))
+        fleet.wait_until_ready()
+        async with Sse.post(url, {"message": "hi", "model": "scripted?tokens=100000&interval_ms=20"}) as running:
+            await running.take(2)
+            assert await scripted(url)
+            fleet.workers[first].send_signal(signal.SIGTERM)
+            # It renews its leases, with an offer of nothing: a living worker, and none that answers.
+            async with asyncio.timeout(20):
+                while workers_seen(url) != 1 or await scripted(url):
+                    await asyncio.sleep(0.1)
+            stream_id = await start(url, SCRIPT)
+            assert (await state_of(url, stream_id))["state"] == "queued"
+            status, body, _ = await call("POST", f"{url}/api/chat", {"message": "hi", "model": "support"})
+            assert (status, body["error_code"], body["field"]) == (503, "SERVICE_UNAVAILABLE", "model")
+            fleet.start_worker()
+            assert text_of(await whole(url, stream_id)) == words(5)
+            assert (await state_of(url, running.stream_id))["state"] == "running"
 
     asyncio.run(scene())

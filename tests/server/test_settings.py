@@ -43,7 +43,8 @@ REFUSED = [
     ("REDIS_URL", f"redis://:{MARK}?x@127.0.0.1:6379/0"), ("REDIS_URL", f"redis://:x@{MARK}@127.0.0.1:6379/0"),
     ("REDIS_URL", f"redis://:{MARK}[x@127.0.0.1:6379/0"), ("REDIS_URL", f"redis://:1234/{MARK}@127.0.0.1"),
     ("REDIS_URL", f"rediss://:{MARK}/x@127.0.0.1"), ("REDIS_URL", f"redis+sentinel://:{MARK}/x@127.0.0.1/main"),
-    ("REDIS_URL", f"redis+sentinel://:x@h:port{MARK}/main"), ("REDIS_URL", f"http://{MARK}"), ("REDIS_URL", MARK),
+    ("REDIS_URL", f"redis+sentinel://:x@h:port{MARK}/main"), ("REDIS_URL", f"http://{MARK}"),
+    ("REDIS_URL", f"redis+cluster://:{MARK}/x@h:1,i:2"), ("REDIS_URL", MARK),
     ("REDIS_URL", f"redis://127.0.0.1/0?{MARK}=1"), ("REDIS_URL", f"redis://127.0.0.1/0?socket_timeout={MARK}"),
     ("REDIS_URL", f"redis://:pass word{MARK}@127.0.0.1"),
     ("WEBHOOK_URL", "https://app.example/hook"), ("WEBHOOK_SECRET", f"whsec_{'QUJD' * 8}"),
@@ -83,6 +84,15 @@ def test_a_setting_that_cannot_be_read_stops_the_start_by_name(
     assert f"TOKENRELAY_{name}" in said
     assert MARK not in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("scheme", ["redis+cluster", "rediss+cluster"])
+def test_a_cluster_is_refused_with_the_reason(
+    scheme: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = said_in_process("REDIS_URL", f"{scheme}://:{MARK}@h:7000,h:7001", monkeypatch, capsys)
+    assert "Redis Cluster and Valkey Cluster cannot be used" in said
+    assert MARK not in said
 
 
 def test_keys_that_are_none_do_not_open_the_service_to_the_network() -> None:

@@ -57,6 +57,39 @@ def test_where_only_rows_that_nobody_chooses_for_the_caller_can_answer_the_refus
     assert offered("scripted", NAMED.id).check(asked(model=model)).model == (model or "neuroswitch")
 
 
+OFFER = Offer(2**53, (NAMED.source,), {}, 0, 100, (NAMED.id,))
+DRAINS = Offer(2**53, (), {}, 1, 100, ())
+
+
+@pytest.mark.parametrize("left", [DRAINS, Offer(2**53, ("scripted",), {}, 0, 100, ("scripted",))])
+def test_a_model_offered_a_moment_ago_is_queued_and_one_that_never_was_is_refused(left: Offer) -> None:
+    now = 1000.0
+    models = Models(ROWS, NO_REDIS, 60, clock=lambda: now)
+    models._learn([OFFER])
+    now += 30
+    models._learn([OFFER])
+    models._learn([left])
+    other = next(row.id for row in ROWS.models if row.auto and row.id != NAMED.id)
+    for seconds in (0, 29, 30.9):
+        now = 1030.0 + seconds
+        models._learn([left])  # what is read meanwhile does not lengthen it
+        assert models.check(asked(model=NAMED.id)).model == NAMED.id
+        with pytest.raises(TokenrelayError, match="no worker can answer now"):
+            models.check(asked(model=other))
+    assert not next(row for row in models.listing() if row["id"] == NAMED.id)["available"]
+    now = 1030.0 + 60
+    with pytest.raises(TokenrelayError, match="no worker can answer now"):
+        models.check(asked(model=NAMED.id))
+
+
+def test_without_a_memory_it_is_refused_at_once() -> None:
+    models = Models(ROWS, NO_REDIS, 0)
+    models._learn([OFFER])
+    models._learn([DRAINS])
+    with pytest.raises(TokenrelayError, match="no worker can answer now"):
+        models.check(asked(model=NAMED.id))
+
+
 def test_what_cannot_read_a_part_of_the_request_is_not_named() -> None:
     picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}]
     body = from_object({"messages": [{"role": "user", "content": picture}]})
