@@ -215,6 +215,7 @@ class Failure(msgspec.Struct, frozen=True):
     attempts: list[dict[str, Any]] | None = None  # see `attempt`; None: nobody was asked, or nobody failed
     usage: Usage | None = None  # so far, the round under way estimated; None: nothing was used, or nobody knows
     cost_usd: float | None = None  # so far; None: as in `Completion`
+    field: str | None = None  # of the request, that nobody asked could take; None: it is about no field
 
     def __post_init__(self) -> None:
         _need(not self.code or not self.message, "an error has a code and a sentence")

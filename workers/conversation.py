@@ -17,11 +17,13 @@ class Text(msgspec.Struct, frozen=True):
 
 
 class Image(msgspec.Struct, frozen=True):
-    """A picture: its address (https), or its bytes and what they are (`image/png`)."""
+    """A picture: its address (https), or its bytes and what they are (`image/png`). `detail`: how closely to look at it
+    (`low`, `high`…); "": as the model likes."""
 
     url: str = ""
     data: bytes = b""
     media_type: str = ""
+    detail: str = ""
 
 
 class File(msgspec.Struct, frozen=True):
@@ -83,11 +85,13 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class ToolSpec(msgspec.Struct, frozen=True):
-    """A tool as a model is told of it; `parameters` is a JSON Schema of type object."""
+    """A tool as a model is told of it; `parameters` is a JSON Schema of type object. `strict`: arguments are to follow
+    it by the letter; None: nobody said."""
 
     name: str
     description: str
     parameters: Mapping[str, Any]
+    strict: bool | None = None
 
 
 class Caller(msgspec.Struct, frozen=True):

@@ -169,7 +169,7 @@ class Chunks:
             case Completion():
                 told = self._end(event, stream_id)
             case Failure():
-                told = [failure_object(event.code, event.message)]
+                told = [failure_object(event.code, event.message, event.field)]
             case _:
                 return b""
         told[-1]["sequence_number"] = entry_id
@@ -233,6 +233,9 @@ def cancelled() -> dict[str, Any]:
     return {"error": {"message": "the answer was cancelled", "type": "cancelled", "param": None, "code": "cancelled"}}
 
 
+_READ: Final = {"cached_input_tokens": "cached_tokens", "cache_write_tokens": "cache_write_tokens"}
+
+
 def usage_object(end: Completion) -> dict[str, Any]:
     """`usage`, its details only where the provider told them."""
     known = end.usage or {}
@@ -241,8 +244,9 @@ def usage_object(end: Completion) -> dict[str, Any]:
         "completion_tokens": end.output_tokens,
         "total_tokens": end.input_tokens + end.output_tokens,
     }
-    if "cached_input_tokens" in known:
-        made["prompt_tokens_details"] = {"cached_tokens": known["cached_input_tokens"]}
+    read = {theirs: known[ours] for ours, theirs in _READ.items() if ours in known}
+    if read:
+        made["prompt_tokens_details"] = read
     if "reasoning_tokens" in known:
         made["completion_tokens_details"] = {"reasoning_tokens": known["reasoning_tokens"]}
     return made

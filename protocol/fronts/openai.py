@@ -62,10 +62,10 @@ def status_of(error: TokenrelayError) -> int:
     return int(error.fields.get("api_status", CODES.get(error.code, (error.status, "", ""))[0]))
 
 
-def failure_object(code: str, message: str) -> dict[str, Any]:
+def failure_object(code: str, message: str, field: str | None = None) -> dict[str, Any]:
     """The error object of a stream that failed, by the row of our table that its end names."""
     try:
-        return error_object(TokenrelayError(code, message))
+        return error_object(TokenrelayError(code, message, field=field))
     except KeyError:
         return error_object(TokenrelayError("INTERNAL_ERROR", message))
 

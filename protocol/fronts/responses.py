@@ -155,7 +155,8 @@ def _part(part: Any, field: str) -> dict[str, Any]:
         case "refusal":
             return {"type": "text", "text": part.get("refusal")}
         case "input_image" if part.get("image_url"):
-            return {"type": "image_url", "image_url": {"url": part["image_url"]}}
+            detail = {"detail": part["detail"]} if part.get("detail") else {}
+            return {"type": "image_url", "image_url": {"url": part["image_url"], **detail}}
         case "input_file" if not part.get("file_id"):
             told = {name: part[name] for name in ("filename", "file_data", "file_url") if part.get(name)}
             return {"type": "file", "file": told}
@@ -173,7 +174,7 @@ def _tools(tools: Any) -> list[dict[str, Any]]:
     for number, tool in enumerate(tools):
         if not isinstance(tool, dict) or tool.get("type") != "function":
             raise unsupported(f"tools[{number}].type", "expected function")
-        told = ("name", "description", "parameters")
+        told = ("name", "description", "parameters", "strict")
         function = {name: tool[name] for name in told if tool.get(name) is not None}
         made.append({"type": "function", "function": function, "own": True})
     return made

@@ -69,7 +69,7 @@ class CorruptEntry(ValueError):
     """Bytes in the log that are not an entry."""
 
 
-_CAME_LATER: Final[dict[type[Event], int]] = {Completion: 5, Failure: 3, ToolCall: 1}
+_CAME_LATER: Final[dict[type[Event], int]] = {Completion: 5, Failure: 4, ToolCall: 1}
 """So many fields at the end are written only where they say something; an older reader does not know them."""
 
 _NO_ENTRY: Final = "an entry is an array that begins with a tag and a time and has the fields of its event"

@@ -154,7 +154,7 @@ def _failure(event: Failure, stream_id: str) -> dict[str, Any]:
     }
     if event.retry_after_s is not None:
         data["retry_after"] = event.retry_after_s
-    data.update(extras(event, "attempts"))
+    data.update(extras(event, "field", "attempts"))
     data.update(used(event))
     return data
 

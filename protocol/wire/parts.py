@@ -43,9 +43,10 @@ class TextPart(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
 
 
 class ImageUrl(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`url` is https, or a `data:` URL with the picture itself in base64."""
+    """`url` is https, or a `data:` URL with the picture itself in base64; `detail` how closely to look at it."""
 
     url: Url = ""
+    detail: Literal["auto", "low", "high", "original"] | None = None
 
 
 class ImagePart(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="image_url"):
@@ -247,7 +248,7 @@ def _take(field: str, part: Part, blobs: list[bytes]) -> Part:
             at = f"{field}.image_url.url"
             media_type, start = _head(at, part.image_url.url)
             blobs.append(_decoded(at, part.image_url.url, start))
-            return ImagePart(ImageUrl(), len(blobs) - 1, media_type)
+            return ImagePart(ImageUrl(detail=part.image_url.detail), len(blobs) - 1, media_type)
         case FilePart() if part.file.file_data is not None:
             at = f"{field}.file.file_data"
             media_type, start = _head(at, part.file.file_data)

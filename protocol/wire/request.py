@@ -12,8 +12,9 @@ import msgspec
 
 from tokenrelay.protocol.errors import TokenrelayError, invalid
 from tokenrelay.protocol.models import preferences
-from tokenrelay.protocol.models.catalogue import Choice
+from tokenrelay.protocol.models.catalogue import Choice, Model
 from tokenrelay.protocol.wire import parts
+from tokenrelay.protocol.wire.answer_form import MAX_DESCRIPTION, JsonSchemaFormat, ResponseFormat
 from tokenrelay.protocol.wire.parts import Bounds, Content
 from tokenrelay.protocol.wire.turns import Call, Message, ToolName, check_free, check_parts, check_turns, shortly
 
@@ -34,7 +35,6 @@ MAX_MESSAGES: Final = 1_000
 MAX_DISCONNECT_GRACE_S: Final = 3_600
 
 MAX_TOOLS: Final = 128
-MAX_DESCRIPTION: Final = 16_384
 
 MAX_METADATA: Final = 16
 MAX_METADATA_NAME: Final = 64
@@ -49,6 +49,7 @@ class Function(msgspec.Struct, frozen=True, omit_defaults=True):
     name: ToolName
     description: Annotated[str, msgspec.Meta(max_length=MAX_DESCRIPTION)] | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class ToolEntry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -73,32 +74,6 @@ class Reasoning(msgspec.Struct, frozen=True, omit_defaults=True):
     """How much the model shall think."""
 
     effort: Effort | None = None
-
-
-class TextFormat(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
-    """Text as the model writes it."""
-
-
-class JsonObjectFormat(msgspec.Struct, frozen=True, tag_field="type", tag="json_object"):
-    """One JSON object."""
-
-
-class JsonSchema(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`schema` is a JSON Schema; with `strict` the answer follows it by the letter."""
-
-    name: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
-    description: Annotated[str, msgspec.Meta(max_length=MAX_DESCRIPTION)] | None = None
-    schema: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class JsonSchemaFormat(msgspec.Struct, frozen=True, tag_field="type", tag="json_schema"):
-    """JSON that follows a schema."""
-
-    json_schema: JsonSchema
-
-
-ResponseFormat: TypeAlias = TextFormat | JsonObjectFormat | JsonSchemaFormat
 
 
 class NamedFunction(msgspec.Struct, frozen=True):
@@ -147,6 +122,18 @@ class ChatRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     metadata: Metadata | None = None
     preferences: dict[str, Any] | None = None
     on_disconnect: Annotated[str, msgspec.Meta(max_length=32)] = "continue"
+    # What other APIs take and no model is told of here; see `not_taken`.
+    frequency_penalty: Any = None
+    logit_bias: Any = None
+    logprobs: Any = None
+    max_completion_tokens: Any = None
+    min_p: Any = None
+    n: Any = None
+    presence_penalty: Any = None
+    service_tier: Any = None
+    top_k: Any = None
+    top_logprobs: Any = None
+    verbosity: Any = None
 
     @property
     def conversation(self) -> list[Message]:
@@ -166,6 +153,11 @@ class ChatRequest(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.reasoning_effort or (self.reasoning.effort if self.reasoning else None)
 
     @property
+    def not_taken(self) -> tuple[str, ...]:
+        """Those of `NOT_TAKEN` that ask for something."""
+        return tuple(name for name in NOT_TAKEN if getattr(self, name) not in _NOTHING and (name, self.n) != ("n", 1))
+
+    @property
     def contents(self) -> list[Content | None]:
         """Of the turns of `messages`, in order."""
         return [turn.content for turn in self.messages or ()]
@@ -179,6 +171,15 @@ class ChatRequest(msgspec.Struct, frozen=True, omit_defaults=True):
         for blob in blobs:
             digest.update(hashlib.blake2b(blob).digest())
         return digest.hexdigest()[:32]
+
+
+NOT_TAKEN: Final = (
+    "frequency_penalty", "logit_bias", "logprobs", "max_completion_tokens", "min_p", "n", "presence_penalty",
+    "service_tier", "top_k", "top_logprobs", "verbosity",
+)  # fmt: skip
+"""What other APIs take and no model is told of here: named in `left_out`, never dropped without a word."""
+
+_NOTHING: Final[tuple[Any, ...]] = (None, False, 0, "", [], {})
 
 
 class Taken(NamedTuple):
@@ -199,14 +200,26 @@ def take_out(request: ChatRequest) -> Taken:
 
 
 def kinds_of(request: ChatRequest) -> dict[str, str]:
-    """What a model has to accept beside text (`images`, `files`, `audio`), each with the first field that wants it."""
+    """What a model has to accept beside text, each with the first field that wants it: `images`, `files`, `audio`, and
+    `file_url` for a file by its address."""
     found: dict[str, str] = {}
     for turn, content in enumerate(request.contents):
         if isinstance(content, list):
             for number, part in enumerate(content):
                 if (kind := parts.KINDS.get(type(part))) is not None:
                     found.setdefault(kind, f"messages[{turn}].content[{number}]")
+                if isinstance(part, parts.FilePart) and part.file.file_url is not None:
+                    found.setdefault("file_url", f"messages[{turn}].content[{number}]")
     return found
+
+
+def accepts(model: Model, kind: str) -> bool:
+    """Whether it takes that kind of part: its row says so, and its dialect has words for it."""
+    if kind == "audio" and model.dialect in ("responses", "anthropic"):
+        return False
+    if kind == "file_url":
+        return "files" in model.accepts and model.dialect != "chat_completions"
+    return kind in model.accepts
 
 
 def accepting(request: ChatRequest, choices: Sequence[Choice]) -> list[Choice]:
@@ -214,10 +227,10 @@ def accepting(request: ChatRequest, choices: Sequence[Choice]) -> list[Choice]:
     part that none of them accepts."""
     left = list(choices)
     for kind, field in kinds_of(request).items():
-        left = [choice for choice in left if kind in choice.model.accepts]
+        left = [choice for choice in left if accepts(choice.model, kind)]
         if not left:
             who = f"{request.model} does not accept" if request.model else "no model that may answer accepts"
-            raise invalid(field, f"{who} {kind}")
+            raise invalid(field, f"{who} {'files by their address' if kind == 'file_url' else kind}")
     return left
 
 

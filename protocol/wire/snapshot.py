@@ -125,9 +125,10 @@ class Snapshot:
     def state(self, stream_id: str, public_state: str, model: str) -> dict[str, Any]:
         """The JSON of a stream as it stands (`GET /api/streams/{id}`, `Accept: application/json`)."""
         end, failure = self.completion, self.failure
-        error = None
+        error: dict[str, Any] | None = None
         if failure is not None:
             error = {"error": failure.message, "error_code": failure.code, "retryable": failure.retryable}
+            error |= event_json.extras(failure, "field")
         return {
             "stream_id": stream_id,
             "state": public_state,

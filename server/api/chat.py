@@ -148,6 +148,7 @@ def _failed(snapshot: Snapshot, stream_id: str) -> TokenrelayError:
         return TokenrelayError("STREAM_EXPIRED", stream_id=stream_id)
     code = failure.code if failure.code in TABLE else "INTERNAL_ERROR"
     return TokenrelayError(
-        code, failure.message, stream_id=stream_id, retryable=failure.retryable, retry_after=failure.retry_after_s,
+        code, failure.message, field=failure.field, stream_id=stream_id, retryable=failure.retryable,
+        retry_after=failure.retry_after_s,
         partial_response=snapshot.text or None, **event_json.used(failure),
     )  # fmt: skip

@@ -102,7 +102,12 @@ def complete(snapshot: Snapshot, stream_id: str) -> Snapshot:
         failure = snapshot.failure
         code = failure.code if failure.code in TABLE else "INTERNAL_ERROR"
         raise TokenrelayError(
-            code, failure.message, stream_id=stream_id, retryable=failure.retryable, retry_after=failure.retry_after_s
+            code,
+            failure.message,
+            field=failure.field,
+            stream_id=stream_id,
+            retryable=failure.retryable,
+            retry_after=failure.retry_after_s,
         )
     if snapshot.completion is None:
         raise TokenrelayError("STREAM_EXPIRED", stream_id=stream_id)

@@ -147,6 +147,14 @@ def test_what_a_model_has_to_accept_is_named_with_its_first_field() -> None:
     assert request.kinds_of(body) == {
         "images": "messages[0].content[1]", "audio": "messages[0].content[2]", "files": "messages[1].content[1]",
     }  # fmt: skip
+    by_address = asked([{"type": "file", "file": {"filename": "a.pdf", "file_url": "https://a.b/c"}}])
+    assert request.kinds_of(by_address).keys() == {"files", "file_url"}
+
+
+def test_what_no_model_is_told_is_known_by_its_name() -> None:
+    asks = {"message": "hi", "logprobs": True, "n": 2, "top_k": 0, "presence_penalty": None, "logit_bias": {}}
+    assert request.from_object(asks).not_taken == ("logprobs", "n")
+    assert request.from_object({"message": "hi", "n": 1}).not_taken == ()
 
 
 def test_only_what_is_in_base64_counts_as_inline() -> None:

@@ -116,7 +116,7 @@ def test_events_have_the_fields_that_the_code_gives_them() -> None:
         ("completion", events.Completion(
             0, "m", "u", "p", "stop", 1, 1, 1.0, [{}], ["seed"], {"queue_ms": 1.0}, events.usage(1, 1), 1.0
         )),
-        ("error", events.Failure(0, "TIMEOUT", "t", True, 1.0, [{}], events.usage(1, 1), 1.0)),
+        ("error", events.Failure(0, "TIMEOUT", "t", True, 1.0, [{}], events.usage(1, 1), 1.0, "model")),
     ]  # fmt: skip
     shown = {"`show`", "show", "thinking", "tool_input"}
     for name, event in given:

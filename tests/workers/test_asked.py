@@ -322,3 +322,39 @@ def test_what_is_asked_of_our_own_models_is_named_too(model: str) -> None:
     named = {"scripted": ("response_format", "tool_choice", "effort"), "local": ("effort",)}
     assert provider.left_out(request) == named[model]
     assert provider.left_out(ModelRequest("m", HI, temperature=0.5, tool_choice="none")) == ()
+
+
+LOOK: Final = ModelRequest("m", [Message("user", (Text("Look:"), Image(url=URL, detail="low")))])
+STRICT: Final = ModelRequest("m", HI, tools=[ToolSpec("f", "", {}, strict=True)])
+BESIDE: Final[list[tuple[str, ModelRequest, str, tuple[str, ...]]]] = [
+    # dialect, what is asked, what is in the body, what is named
+    ("chat_completions", LOOK, '"detail":"low"', ()),
+    ("responses", LOOK, '"detail":"low"', ()),
+    ("anthropic", LOOK, "", ("image_url.detail",)),
+    ("gemini", LOOK, "", ("image_url.detail",)),
+    ("chat_completions", STRICT, '"strict":true', ()),
+    ("responses", STRICT, '"strict":true', ()),
+    ("anthropic", STRICT, '"strict":true', ()),
+    ("gemini", STRICT, "", ("strict",)),
+    ("anthropic", ModelRequest("m", HI, temperature=1.5), '"temperature":1.0', ("temperature",)),
+    ("gemini", ModelRequest("m", HI, temperature=1.5), '"temperature":1.5', ()),
+    ("responses", ModelRequest("m", HI, max_tokens=5000), "1000", ("max_tokens",)),
+    ("responses", ModelRequest("m", HI, parallel_tool_calls=False), "", ("parallel_tool_calls",)),
+    ("anthropic", ModelRequest("m", HI, response_format={"type": "text"}), "", ()),
+]
+
+
+@pytest.mark.parametrize(("dialect", "request_", "sent", "named"), BESIDE)
+def test_what_is_asked_beside_is_sent_or_named(
+    dialect: str, request_: ModelRequest, sent: str, named: tuple[str, ...]
+) -> None:
+    asked = ask(dialect, answer(dialect), request_, accepts=Accepts(max_output=1000))
+    assert (asked.errors, asked.left_out) == ([None], [named])
+    assert sent in msgspec.json.encode(asked.bodies[0]).decode()
+
+
+def test_a_part_that_is_not_taken_tells_nothing_of_the_models_health() -> None:
+    request = ModelRequest("m", [Message("user", (File("a.pdf", url="https://example.com/a.pdf"),))])
+    error = ask("chat_completions", answer("chat_completions"), request, accepts=Accepts()).errors[0]
+    assert error is not None
+    assert (error.is_ill, error.blame) == (False, "model")

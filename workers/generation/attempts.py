@@ -109,7 +109,7 @@ class Attempts:
         """The call that was open has failed in the middle of its answer; `over` follows."""
         self._span.end(error.code)
         self._using.metrics.timed_out(self.choice, error.reason)
-        if error.blame not in ("request", "context_window"):
+        if error.is_ill:
             self._using.circuits.failed(self.choice)
 
     def over(self) -> None:
@@ -129,6 +129,7 @@ class Attempts:
         self.left_out = _as_asked(provider.left_out(request), self._asked)
         if tools.specs and not request.tools:
             self.left_out = (*self.left_out, "tools")
+        self.left_out = (*self.left_out, *self._asked.not_taken)
         pieces = provider.stream(request)
         began_at = time.monotonic()
         first: Piece | None = None  # None until it has come
@@ -185,10 +186,10 @@ class Attempts:
             events.attempt(model.id, model.provider, error.code, error.message, round(max(0.0, seconds), 3))
         )
         self._policy.failed(choice, error, time.monotonic(), random.random())  # noqa: S311
-        if error.blame in ("request", "context_window"):
-            self._using.circuits.dropped(choice)
-        else:
+        if error.is_ill:
             self._using.circuits.failed(choice)
+        else:
+            self._using.circuits.dropped(choice)
         # A key that is not taken stays so until somebody sees to it.
         tell = log.error if error.blame == "key" else log.warning
         tell(

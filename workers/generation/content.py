@@ -23,13 +23,13 @@ def _part(part: parts.Part, blobs: Mapping[int, bytes]) -> Part:
         case parts.TextPart():
             return Text(part.text)
         case parts.ImagePart(part=None):
-            return Image(part.image_url.url)
+            return Image(part.image_url.url, detail=part.image_url.detail or "")
         case parts.FilePart(part=None):
             return File(part.file.filename, part.file.file_url or "")
     data = b"" if part.part is None else blobs[part.part]
     match part:
         case parts.ImagePart():
-            return Image("", data, part.media_type or "")
+            return Image("", data, part.media_type or "", part.image_url.detail or "")
         case parts.FilePart():
             return File(part.file.filename, "", data, part.media_type or "")
         case parts.AudioPart():

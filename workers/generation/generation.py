@@ -126,9 +126,15 @@ class Generation:
             end = self._stopped()
         except ProviderError as error:
             log.info("provider_failed", stream_id=self.stream_id, error_code=error.code, reason=error.reason)
-            end = Failure(now_ms(), error.code, error.message, error.retryable, error.retry_after_s, self._failures)
+            end = Failure(
+                now_ms(), error.code, error.message, error.retryable, error.retry_after_s, self._failures,
+                field=error.field,
+            )  # fmt: skip
         except TokenrelayError as error:
-            end = Failure(now_ms(), error.code, error.message, error.row.retryable, error.retry_after_s)
+            end = Failure(
+                now_ms(), error.code, error.message, error.row.retryable, error.retry_after_s,
+                field=error.fields.get("field"),
+            )  # fmt: skip
         except Exception:
             log.exception("generation_failed", stream_id=self.stream_id)
             end = self._failure("INTERNAL_ERROR", "something went wrong here; it has been noted")

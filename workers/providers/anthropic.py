@@ -15,7 +15,7 @@ from tokenrelay.protocol.events import FinishReason
 from tokenrelay.protocol.wire.sse import Frame
 from tokenrelay.workers.conversation import ModelRequest, Piece
 from tokenrelay.workers.providers.anthropic_request import GO_ON as GO_ON
-from tokenrelay.workers.providers.anthropic_request import encode_request
+from tokenrelay.workers.providers.anthropic_request import MAX_TEMPERATURE, encode_request
 from tokenrelay.workers.providers.anthropic_request import takes as takes_part
 from tokenrelay.workers.providers.base import Accepts
 from tokenrelay.workers.providers.concessions import ANTHROPIC, Wishes
@@ -234,7 +234,7 @@ class Anthropic(Upstream):
     Without `accepts` a model takes what the reference has.
     """
 
-    takes = Accepts(seed=False, audio=False)
+    takes = Accepts(seed=False, audio=False, image_detail=False)
     takes_part = staticmethod(takes_part)
     parser = Parser
     concessions = ANTHROPIC
@@ -275,6 +275,7 @@ class Anthropic(Upstream):
         is_made = request.tool_choice not in (None, "auto", "none")
         return msgspec.structs.replace(
             accepts,
+            max_temperature=MAX_TEMPERATURE,
             tool_choice=accepts.tool_choice and not (is_made and accepts.thinks),
             response_format=accepts.response_format and format_asked(request) != "json_object",
         )

@@ -45,7 +45,7 @@ def encode_request(
     }
     optional = {
         "system": "\n\n".join(text for text in system if text) or None,
-        "temperature": None if request.temperature is None else min(request.temperature, MAX_TEMPERATURE),
+        "temperature": request.temperature,
         "top_p": request.top_p,
         "stop_sequences": list(request.stop) or None,
         "tools": [_encode_tool(tool, is_eager and wishes.eager) for tool in request.tools] or None,
@@ -179,5 +179,6 @@ def _id(call_id: str) -> str:
 
 
 def _encode_tool(tool: ToolSpec, is_eager: bool) -> dict[str, Any]:
-    encoded = {"name": tool.name, "description": tool.description, "input_schema": parameters_of(tool)}
+    encoded: dict[str, Any] = {"name": tool.name, "description": tool.description, "input_schema": parameters_of(tool)}
+    encoded |= {"strict": True} if tool.strict else {}
     return encoded | ({"eager_input_streaming": True} if is_eager else {})

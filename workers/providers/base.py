@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from tokenrelay.workers.conversation import ModelRequest, Piece
+from tokenrelay.workers.conversation import Image, ModelRequest, Piece
 
 
 class Accepts(msgspec.Struct, frozen=True):
@@ -33,16 +33,21 @@ class Accepts(msgspec.Struct, frozen=True):
     response_format: bool = True
     tool_choice: bool = True
     parallel_tool_calls: bool = True
+    strict: bool = True
+    image_detail: bool = True
     efforts: tuple[str, ...] = ()
     extra: Mapping[str, Any] = {}
     api_version: str | None = None
     max_output: int | None = None
+    max_temperature: float = 2.0
 
 
 OPTIONAL: Final = (
     "temperature", "top_p", "stop", "seed", "tools", "response_format", "tool_choice", "parallel_tool_calls",
 )  # fmt: skip
 """The parts that may be left out: fields of `ModelRequest`, and of `Accepts`."""
+
+PLAIN: Final[Mapping[str, Any]] = {"type": "text"}
 
 EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 """From least to most."""
@@ -53,18 +58,40 @@ def left_out(request: ModelRequest, accepts: Accepts) -> tuple[str, ...]:
     names."""
     # An empty list of tools or stops asks for nothing; a temperature or a seed of 0 does.
     parts = [part for part in OPTIONAL if not getattr(accepts, part) and getattr(request, part) not in (None, (), [])]
+    if request.response_format == PLAIN and "response_format" in parts:
+        parts.remove("response_format")  # text is what all of them write
     if request.tool_choice not in (None, "auto", "none") and not request.tools and "tool_choice" not in parts:
         parts.append("tool_choice")
+    if request.parallel_tool_calls is not None and not request.tools and "parallel_tool_calls" not in parts:
+        parts.append("parallel_tool_calls")
+    if accepts.max_temperature < (request.temperature or 0) and "temperature" not in parts:
+        parts.append("temperature")
+    if accepts.max_output is not None and accepts.max_output < (request.max_tokens or 0):
+        parts.append("max_tokens")
+    if not accepts.strict and any(tool.strict for tool in request.tools):
+        parts.append("strict")
+    if not accepts.image_detail and _has_detail(request):
+        parts.append("image_url.detail")
     if request.effort is not None and request.effort not in accepts.efforts:
         parts.append("effort")
     return tuple(parts)
 
 
+def _has_detail(request: ModelRequest) -> bool:
+    """Whether a picture is to be looked at in a way of its own."""
+    contents = (message.content for message in request.messages if not isinstance(message.content, str))
+    return any(isinstance(part, Image) and part.detail not in ("", "auto") for parts in contents for part in parts)
+
+
 def fitted(request: ModelRequest, accepts: Accepts) -> ModelRequest:
     """The request without those parts, with the nearest level of effort and a bound that the model can keep."""
     nothing: dict[str, Any] = {
-        part: () if part in ("stop", "tools") else None for part in left_out(request, accepts) if part != "effort"
+        part: () if part in ("stop", "tools") else None
+        for part in left_out(request, accepts)
+        if part in OPTIONAL and not (part == "temperature" and accepts.temperature)
     }
+    if accepts.temperature and accepts.max_temperature < (request.temperature or 0):
+        nothing["temperature"] = accepts.max_temperature
     if request.effort is not None:
         nothing["effort"] = nearest(request.effort, accepts.efforts)
     if request.max_tokens is not None and accepts.max_output is not None:
@@ -96,7 +123,7 @@ class ProviderError(Exception):
     `message` is shown to the client: a sentence that names no host, key or internals; details go to the log.
     `retryable`: the same request may succeed later. `blame` left out: `provider` if it is, else `request`. `field` is
     the request's field that the model cannot take, as the client wrote it. `said` is the provider's own fault, for
-    the log alone.
+    the log alone. `is_ill` False: it tells of this request, not of the model's health.
     """
 
     def __init__(
@@ -110,6 +137,7 @@ class ProviderError(Exception):
         reason: Reason = "provider",
         field: str | None = None,
         said: Any = None,
+        is_ill: bool = True,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -120,6 +148,7 @@ class ProviderError(Exception):
         self.reason = reason
         self.field = field
         self.said = said
+        self.is_ill = is_ill and self.blame not in ("request", "context_window")
 
 
 class Provider(Protocol):

@@ -99,11 +99,15 @@ def _encode_part(part: Part) -> dict[str, Any]:
     if isinstance(part, Text):
         return {"type": "text", "text": part.text}
     if isinstance(part, Image):
-        return {"type": "image_url", "image_url": {"url": data_url(part)}}
+        return {"type": "image_url", "image_url": {"url": data_url(part)} | _detail(part)}
     if isinstance(part, Audio):
         return {"type": "input_audio", "input_audio": {"data": base64_of(part), "format": part.format}}
     data = f"data:{media_type(part)};base64,{base64_of(part)}"
     return {"type": "file", "file": {"filename": part.filename, "file_data": data}}
+
+
+def _detail(image: Image) -> dict[str, Any]:
+    return {"detail": image.detail} if image.detail else {}
 
 
 def _encode_call(use: ToolUse) -> dict[str, Any]:
@@ -113,5 +117,7 @@ def _encode_call(use: ToolUse) -> dict[str, Any]:
 
 
 def _encode_tool(tool: ToolSpec) -> dict[str, Any]:
-    function = {"name": tool.name, "description": tool.description, "parameters": parameters_of(tool)}
+    function: dict[str, Any] = {"name": tool.name, "description": tool.description, "parameters": parameters_of(tool)}
+    if tool.strict is not None:
+        function["strict"] = tool.strict
     return {"type": "function", "function": function}

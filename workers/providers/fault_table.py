@@ -25,13 +25,14 @@ class Kind(msgspec.Struct, frozen=True):
     retryable: bool
     blame: Blame
     retry_after_s: float | None = None
+    is_ill: bool = True  # False: it tells of the request, not of the model's health
 
 
 CONTEXT: Final = Kind("PROVIDER_ERROR", "the conversation is longer than the model's context", False, "context_window")
 LIMITED: Final = Kind("RATE_LIMIT", "the model's provider takes no more requests for now", True, "provider")
 OVERLOADED: Final = Kind("OVERLOADED", "the model's provider is overloaded", True, "provider", 1.0)
 REJECTED: Final = Kind("PROVIDER_ERROR", "the model's provider did not accept the request", False, "request")
-NOT_TAKEN: Final = Kind("PROVIDER_ERROR", "the model does not take what was asked", False, "model")
+NOT_TAKEN: Final = Kind("PROVIDER_ERROR", "the model does not take what was asked", False, "model", is_ill=False)
 REFUSED: Final = Kind("PROVIDER_ERROR", "the model's provider refused to answer this", False, "request")
 LOCKED_OUT: Final = Kind(
     "PROVIDER_ERROR", "the model's provider did not accept this server's credentials", False, "key"
@@ -39,7 +40,9 @@ LOCKED_OUT: Final = Kind(
 NO_CREDIT: Final = Kind(
     "PROVIDER_ERROR", "this server's account with the model's provider is out of credit", False, "key"
 )
-TOO_LARGE: Final = Kind("PROVIDER_ERROR", "the request is larger than the model's provider takes", False, "model")
+TOO_LARGE: Final = Kind(
+    "PROVIDER_ERROR", "the request is larger than the model's provider takes", False, "model", is_ill=False
+)
 MOVED: Final = Kind("PROVIDER_ERROR", "the model's provider is not at this address", False, "key")
 UNKNOWN: Final = Kind("PROVIDER_ERROR", "the model's provider does not know this model", False, "model")
 FAILED: Final = Kind("PROVIDER_ERROR", "the model's provider failed to answer", True, "provider")

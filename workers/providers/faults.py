@@ -226,6 +226,7 @@ def _error(kind: Kind, retry_after_s: float | None = None) -> ProviderError:
         retryable=kind.retryable,
         retry_after_s=wait_s if kind.blame == "provider" else None,
         blame=kind.blame,
+        is_ill=kind.is_ill,
     )
 
 

@@ -272,7 +272,7 @@ def _at(place: Any, step: int | str, default: Any) -> Any:
 class Gemini(Upstream):
     """`POST {base_url}/{api_version}/models/{model}:streamGenerateContent?alt=sse`. `base_url` has no version in it."""
 
-    takes = Accepts(parallel_tool_calls=False)
+    takes = Accepts(parallel_tool_calls=False, strict=False, image_detail=False)
     parser = Parser
     concessions = GEMINI
 

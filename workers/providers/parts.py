@@ -96,6 +96,7 @@ def _checked_parts(message: Message, at: int, accepts: Accepts, takes: Takes) ->
                 retryable=False,
                 blame="model",
                 field=field,
+                is_ill=False,
             )
 
 

@@ -106,7 +106,7 @@ def _encode_part(part: Part) -> dict[str, Any]:
     if isinstance(part, Text):
         return {"type": "input_text", "text": part.text}
     if isinstance(part, Image):
-        return {"type": "input_image", "image_url": data_url(part), "detail": "auto"}
+        return {"type": "input_image", "image_url": data_url(part), "detail": part.detail or "auto"}
     if isinstance(part, Audio):
         raise TypeError("there are no sounds in this dialect")  # `takes` says so
     if part.url:  # a name beside an address is refused
@@ -121,11 +121,11 @@ def _encode_call(use: ToolUse) -> dict[str, Any]:
 
 
 def _encode_tool(tool: ToolSpec) -> dict[str, Any]:
-    # Strict is the default here, and takes only schemas that leave nothing open.
+    # Strict is the default here, and takes only schemas that leave nothing open: only who asks for it gets it.
     return {
         "type": "function",
         "name": tool.name,
         "description": tool.description,
         "parameters": parameters_of(tool),
-        "strict": False,
+        "strict": bool(tool.strict),
     }

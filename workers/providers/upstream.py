@@ -135,7 +135,7 @@ class Upstream:
     def accepts(self, model: str) -> Accepts:
         """What this model takes, by its upstream id."""
         own = self._accepts(model) if callable(self._accepts) else self._accepts
-        kinds = (*OPTIONAL, "images", "files", "audio")
+        kinds = (*OPTIONAL, "images", "files", "audio", "strict", "image_detail")
         return msgspec.structs.replace(
             own, **{kind: getattr(own, kind) and getattr(self.takes, kind) for kind in kinds}
         )

@@ -173,7 +173,9 @@ def _function_of(entry: str | ToolEntry) -> ToolSpec | None:
     if isinstance(entry, str) or entry.function is None:
         return None
     function = entry.function
-    return ToolSpec(function.name, function.description or "", function.parameters or {"type": "object"})
+    return ToolSpec(
+        function.name, function.description or "", function.parameters or {"type": "object"}, function.strict
+    )
 
 
 def _fault(number: int, issue: str) -> TokenrelayError:

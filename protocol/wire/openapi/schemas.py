@@ -70,6 +70,8 @@ def _request_schemas() -> dict[str, Json]:
         chat["properties"][name]["description"] = description
     chat["properties"]["on_disconnect"]["pattern"] = "^(continue|cancel|grace:[0-9]{1,4})$"
     del chat["required"]
+    for name in request.NOT_TAKEN:
+        chat["properties"][name]["description"] = "Of other APIs: no model is told; `left_out` names it."
     # Exactly one of the three is given; null counts as not given.
     given = {name: next(s for s in chat["properties"][name]["anyOf"] if s["type"] != "null") for name in _ASKED}
     chat["oneOf"] = [
@@ -232,7 +234,8 @@ _EVENTS: Final[dict[str, Json]] = {
         {"token": _NO_TOKEN, "done": _DONE, "error": text("A sentence for people."),
          "error_code": one_of_the_words(errors.TABLE, "A row of the error table."),
          "retryable": {"type": "boolean", "description": "Whether asking again may help."}},
-        {"retry_after": seconds("Seconds to wait first."), "stream_id": text("The stream's id."),
+        {"field": text("Which field of the request is wrong."), "retry_after": seconds("Seconds to wait first."),
+         "stream_id": text("The stream's id."),
          "request_id": text("Of a request that was refused."), "timestamp": _TIMESTAMP, **_ATTEMPTS,
          **_USAGE, **_USED, **_COST},
     ),
