@@ -12,6 +12,7 @@ import redis
 
 from tests.fleet import Fleet
 from tests.network import Link, Proxy, Which
+from tokenrelay.protocol.store import keys
 
 ZOMBIE_S = 9.0
 """Longer than a lease, its suspicion and two looks: what was paused is a zombie when it wakes."""
@@ -19,6 +20,10 @@ ZOMBIE_S = 9.0
 
 FORGOTTEN_S = 12.0
 """Longer than every patience with a connection that is silent."""
+
+
+RUBBISH = (b"", b"\xc1", b"\xff" * 40, b"9" * 30, b"nan", b"\x93\xa1t\x01", b"9\n\x93\xa1t\x01", b"[[", b"{}" * 999)
+"""Short entries, numbers that are none, bytes that are no text."""
 
 
 class Storm:
@@ -41,6 +46,9 @@ class Storm:
             (2, self.retire_worker),
             (1, self.flush_scripts),
             (1, self.pause_redis),
+            (1, self.kill_all_workers),
+            (1, self.deny_channels),
+            (4, self.scribble),
             (2, self.stop_edge_for_a_while),
             (3, self.reset_clients),
             (2, self.stall_clients),
@@ -73,6 +81,38 @@ class Storm:
         index = self._dice.randrange(len(self._fleet.workers))
         await asyncio.to_thread(self._fleet.kill_worker, index)
         self._fleet.restart_worker(index)
+
+    async def kill_all_workers(self) -> None:
+        """Nobody renews a lease: what had output ends as lost, the rest begins anew with the first that comes back."""
+        for index in range(len(self._fleet.workers)):
+            await asyncio.to_thread(self._fleet.kill_worker, index)
+            self._fleet.restart_worker(index)
+
+    async def deny_channels(self) -> None:
+        """Error replies to all that listen and publish, until an operator sets it right."""
+        self._ask_redis("ACL", "SETUSER", "default", "resetchannels")
+        await asyncio.sleep(self._dice.uniform(0.2, 2.0))
+        self._ask_redis("ACL", "SETUSER", "default", "allchannels")
+
+    async def scribble(self) -> None:
+        """What nobody of ours wrote, where all of ours read: logs, metadata, the queue, leases, presence, health, and
+        on the channels. It lies under streams of its own, for a minute: each costs itself alone."""
+        store, bad = self._fleet.redis(), f"scribbled-{self._dice.getrandbits(32):08x}"
+        rubbish = self._dice.choice(RUBBISH)
+        written = {"state": "queued", "owner": "anonymous", "epoch": rubbish, "needs": rubbish}
+        store.hset(keys.meta(bad), mapping=written)
+        store.xadd(keys.log(bad), {"e": rubbish}, id="7-0")
+        store.zadd(keys.WAITING, {bad: 1, rubbish: 1})
+        store.zadd(keys.LEASES, {f"{bad}-2": 1, rubbish: 1})
+        store.zadd(keys.owner("anonymous"), {bad: 1, rubbish: 1})
+        store.hset(keys.WORKERS, mapping={bad: rubbish})
+        store.hset(keys.HEALTH, mapping={bad: rubbish})
+        store.hset(keys.NEEDS, mapping={bad: rubbish})
+        for channel in (keys.WAKE, keys.CANCEL, keys.live(bad)):
+            store.publish(channel, rubbish)
+        for name in (keys.meta(bad), keys.log(bad), keys.owner("anonymous"), keys.HEALTH):
+            store.expire(name, 60)
+        store.close()
 
     async def retire_worker(self) -> None:
         index = self._dice.randrange(len(self._fleet.workers))
