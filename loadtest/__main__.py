@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m loadtest",
         description="Loads a fleet with one scenario and verifies every token. Without --host it starts a fleet here.",
-        epilog=listing(),
+        epilog=f"{listing()}\n  overload more than two cores carry, with and without shedding; see `overload --help`",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("scenario", metavar="SCENARIO", choices=list(SCENARIOS), help=", ".join(SCENARIOS))
@@ -39,6 +39,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] == "overload":
+        from tokenrelay.loadtest import overload
+
+        return overload.main(words[1:])
     made = parser()
     options = made.parse_args(argv)
     try:

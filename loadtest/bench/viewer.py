@@ -85,6 +85,8 @@ class Timed(Viewer):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self.answered.done() and self.answered.result() != 200:
+            self.transport.abort()  # refused: it need not wait until the server closes
         if not self.first_token_at and FIRST_TOKEN in self.last:
             self.first_token_at = time.perf_counter()
 
