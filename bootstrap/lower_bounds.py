@@ -60,7 +60,7 @@ def run(*command: object, **env: str) -> int:
 
 def main() -> int:
     """The exit code of the first command that fails, else of the tests."""
-    installer = [PYTHON, "-m", "uv", "pip", "install", "--quiet", "--python", PYTHON]
+    installer = [PYTHON, "-m", "uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", PYTHON]
     steps = (
         [sys.executable, "-m", "venv", "--clear", ENVIRONMENT],
         [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV],
