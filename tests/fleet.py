@@ -16,7 +16,7 @@ from tokenrelay.loadtest.fleet import free_port
 from tokenrelay.protocol.runtime.launcher import Launcher, clean_environment, role_command, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 90.0
 
 
 class Fleet:

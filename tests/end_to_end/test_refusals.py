@@ -301,7 +301,7 @@ def test_without_keys_an_edge_does_not_listen_to_strangers() -> None:
 
     with Fleet(edges=0, workers=0) as fleet:
         command = [sys.executable, "-m", "server", "--host", "0.0.0.0", "--port", "0"]
-        done = subprocess.run(command, env=fleet.env, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(command, env=fleet.env, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 2
         assert "TOKENRELAY_API_KEYS" in done.stderr
         assert "Traceback" not in done.stderr
