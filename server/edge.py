@@ -135,15 +135,18 @@ class Edge:
         if self.is_draining:
             raise drain.refusal()
 
-    def raise_if_overloaded(self) -> None:
-        """Raises TokenrelayError OVERLOADED while this edge, or every worker, is late for what it has already: those
-        who have an answer keep its pace."""
-        where = (
-            "edge" if self.lag.is_lasting else "worker" if self.settings.shed_lag_ms and self.models.are_late else ""
-        )
-        if where:
-            self.metrics.shed.labels(where).inc()
-            raise TokenrelayError("OVERLOADED", "all there is to serve is busy; try again later", retry_after=SHED_S)
+    @property
+    def late(self) -> str:
+        """`edge` or `worker` while this edge, or every worker, is late for what it has already; else empty. Nothing
+        new begins then: those who have an answer keep its pace."""
+        if self.lag.is_lasting:
+            return "edge"
+        return "worker" if self.settings.shed_lag_ms and self.models.are_late else ""
+
+    def shed(self, late: str) -> TokenrelayError:
+        """The refusal of one new stream for that, counted."""
+        self.metrics.shed.labels(late).inc()
+        return TokenrelayError("OVERLOADED", "all there is to serve is busy; try again later", retry_after=SHED_S)
 
     async def tick(self) -> None:
         """Owned by the process; ends only by being cancelled. One clock for all connections, not a timer each."""

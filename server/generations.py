@@ -53,13 +53,16 @@ async def begin(
     """
     identity.raise_if_limited()
     edge.raise_if_draining()
-    edge.raise_if_overloaded()
+    late = edge.late
+    if late and key is None:
+        raise edge.shed(late)
     model, needs = edge.models.check(body)
     may = edge.auth.limits(identity)
     body = request.bounded(body, may.max_output_tokens or 0)
     settings = edge.settings
     share = round(100 * settings.key_queue_share) if edge.auth.has_many_owners else 100
-    limits = Limits(settings.max_queue, may.concurrency or 0, may.rate or 0, settings.max_queue_bytes, share)
+    most = 0 if late else settings.max_queue  # with a key: a stream that is there already is given, none begins
+    limits = Limits(most, may.concurrency or 0, may.rate or 0, settings.max_queue_bytes, share)
     goes_with = msgspec.structs.replace(timer.context, transport=transport)
     channel = await edge.hub.create()
     stream_id = channel.feed.stream_id
@@ -67,8 +70,10 @@ async def begin(
         reply = await edge.jobs.start(
             stream_id, identity.owner, model, body, key, limits, goes_with, front=front, chat_id=chat_id, needs=needs
         )
-    except BaseException:
+    except BaseException as error:
         edge.hub.leave(channel)
+        if late and isinstance(error, TokenrelayError) and error.code == "OVERLOADED":
+            raise edge.shed(late) from None
         raise
     if reply.outcome == "started":
         timer.enqueued(edge.metrics)

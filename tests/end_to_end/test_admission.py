@@ -202,7 +202,7 @@ def test_while_every_worker_is_late_only_new_streams_are_refused() -> None:
     async def scene(fleet: Fleet) -> None:
         url = fleet.urls[0]
         offer(fleet, "first", is_late=False)
-        stream_id = await start(url, SILENT)
+        stream_id = await start(url, SILENT, {"Idempotency-Key": "known"})
         offer(fleet, "first", is_late=True)
         await until(url, 503)
         status, answer, heads = await call("POST", url + CHAT, ASK)
@@ -210,6 +210,9 @@ def test_while_every_worker_is_late_only_new_streams_are_refused() -> None:
         assert heads["Retry-After"] == "2"
         async with Sse.get(url, stream_id) as resumed:
             assert resumed.status == 200
+        for key, wanted in (("known", (200, stream_id)), ("another", (503, ""))):  # a stream that is there is given
+            async with Sse.post(url, {"message": "hello", "model": SILENT}, {"Idempotency-Key": key}) as asked:
+                assert (asked.status, asked.response.headers.get("X-Stream-Id", "")) == wanted
         async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as told:
             assert re.search(r'^tokenrelay_shed_total\{by="worker"\} [1-9]', await told.text(), re.MULTILINE)
         offer(fleet, "second", is_late=False)
