@@ -17,6 +17,7 @@ import tomllib
 from pathlib import Path
 from typing import Final
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also when run by its path
 from bootstrap.install import UV, pins, uv_environment
 
 ROOT: Final = Path(__file__).resolve().parent.parent

@@ -122,7 +122,7 @@ class ChatRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     metadata: Metadata | None = None
     preferences: dict[str, Any] | None = None
     on_disconnect: Annotated[str, msgspec.Meta(max_length=32)] = "continue"
-    # What other APIs take and no model is told of here; see `not_taken`.
+    # What other APIs take and no model is told of here; once checked, True where it asks. See `not_taken`.
     frequency_penalty: Any = None
     logit_bias: Any = None
     logprobs: Any = None
@@ -155,7 +155,7 @@ class ChatRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def not_taken(self) -> tuple[str, ...]:
         """Those of `NOT_TAKEN` that ask for something."""
-        return tuple(name for name in NOT_TAKEN if getattr(self, name) not in _NOTHING and (name, self.n) != ("n", 1))
+        return tuple(name for name in NOT_TAKEN if getattr(self, name) is not None)
 
     @property
     def contents(self) -> list[Content | None]:
@@ -296,8 +296,19 @@ def grace_s(on_disconnect: str) -> float | None:
     return float(match[1])
 
 
+def _without_values_not_taken(request: ChatRequest) -> ChatRequest:
+    """The values of `NOT_TAKEN` may be anything and are of no use to anybody: only whether they ask for something is
+    carried."""
+    given = {name: value for name in NOT_TAKEN if (value := getattr(request, name)) is not None}
+    if not given:
+        return request
+    asks = {name: None if value in _NOTHING or (name, value) == ("n", 1) else True for name, value in given.items()}
+    return msgspec.structs.replace(request, **asks)
+
+
 def _checked(request: ChatRequest, bounds: Bounds) -> ChatRequest:
     """What the types do not say."""
+    request = _without_values_not_taken(request)
     given = [name for name in ("message", "prompt", "messages") if getattr(request, name) is not None]
     if len(given) != 1:
         issue = "expected exactly one of message, prompt, messages; got " + (" and ".join(given) or "none")

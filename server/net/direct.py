@@ -40,5 +40,7 @@ class Direct:
         return not self._size()
 
     def write(self, body: bytes) -> None:
-        """Some of the body, not empty. Only while `is_free`."""
-        self._write(b"%x\r\n%b\r\n" % (len(body), body))
+        """Some of the body. Only while `is_free`. An empty chunk would end the body, so nothing is written for one: an
+        entry may say nothing in a reader's dialect."""
+        if body:
+            self._write(b"%x\r\n%b\r\n" % (len(body), body))

@@ -56,7 +56,7 @@ def body_of(cycle: RequestResponseCycle, body: bytes, *, more: bool) -> None:
     asyncio.run(cycle.send({"type": "http.response.body", "body": body, "more_body": more}))
 
 
-@pytest.mark.parametrize("size", [1, 15, 16, 255, 4096, 70_000])
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 255, 4096, 70_000])
 def test_both_ways_write_the_same(size: int) -> None:
     body = bytes(n % 251 for n in range(size))
     short, long = Transport(), Transport()
