@@ -358,3 +358,10 @@ def test_a_part_that_is_not_taken_tells_nothing_of_the_models_health() -> None:
     error = ask("chat_completions", answer("chat_completions"), request, accepts=Accepts()).errors[0]
     assert error is not None
     assert (error.is_ill, error.blame) == (False, "model")
+
+
+def test_text_as_the_format_is_neither_sent_to_a_model_that_takes_none_nor_named() -> None:
+    request = ModelRequest("m", HI, response_format={"type": "text"})
+    asked = ask("chat_completions", answer("chat_completions"), request, accepts=Accepts(response_format=False))
+    assert asked.left_out == [()]
+    assert "response_format" not in asked.bodies[0]

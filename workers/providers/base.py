@@ -53,17 +53,23 @@ EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 """From least to most."""
 
 
-def left_out(request: ModelRequest, accepts: Accepts) -> tuple[str, ...]:
-    """The parts of `request` that a model which takes no more than `accepts` is not told as they were asked, by their
-    names."""
+def _dropped(request: ModelRequest, accepts: Accepts) -> list[str]:
+    """Fields of the request that are not sent: the model does not take them, or there is nothing that they speak of."""
     # An empty list of tools or stops asks for nothing; a temperature or a seed of 0 does.
     parts = [part for part in OPTIONAL if not getattr(accepts, part) and getattr(request, part) not in (None, (), [])]
-    if request.response_format == PLAIN and "response_format" in parts:
-        parts.remove("response_format")  # text is what all of them write
     if request.tool_choice not in (None, "auto", "none") and not request.tools and "tool_choice" not in parts:
         parts.append("tool_choice")
     if request.parallel_tool_calls is not None and not request.tools and "parallel_tool_calls" not in parts:
         parts.append("parallel_tool_calls")
+    return parts
+
+
+def left_out(request: ModelRequest, accepts: Accepts) -> tuple[str, ...]:
+    """The parts of `request` that a model which takes no more than `accepts` is not told as they were asked, by their
+    names."""
+    # Text is what all of them write: who asks for it misses nothing.
+    is_plain = request.response_format == PLAIN
+    parts = [part for part in _dropped(request, accepts) if part != "response_format" or not is_plain]
     if accepts.max_temperature < (request.temperature or 0) and "temperature" not in parts:
         parts.append("temperature")
     if accepts.max_output is not None and accepts.max_output < (request.max_tokens or 0):
@@ -85,11 +91,7 @@ def _has_detail(request: ModelRequest) -> bool:
 
 def fitted(request: ModelRequest, accepts: Accepts) -> ModelRequest:
     """The request without those parts, with the nearest level of effort and a bound that the model can keep."""
-    nothing: dict[str, Any] = {
-        part: () if part in ("stop", "tools") else None
-        for part in left_out(request, accepts)
-        if part in OPTIONAL and not (part == "temperature" and accepts.temperature)
-    }
+    nothing: dict[str, Any] = {part: () if part in ("stop", "tools") else None for part in _dropped(request, accepts)}
     if accepts.temperature and accepts.max_temperature < (request.temperature or 0):
         nothing["temperature"] = accepts.max_temperature
     if request.effort is not None:
