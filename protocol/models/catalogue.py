@@ -85,6 +85,15 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Whether it can call tools."""
         return "tools" in self.accepts
 
+    def takes(self, kind: str) -> bool:
+        """Whether a turn may hold parts of this kind (`images`, `files`, `audio`, and `file_url` for a file by its
+        address): its row says so, and its dialect has words for it."""
+        if kind == "audio" and self.dialect in ("responses", "anthropic"):
+            return False
+        if kind == "file_url":
+            return "files" in self.accepts and self.dialect != "chat_completions"
+        return kind in self.accepts
+
     @property
     def source(self) -> str:
         """Who is asked: a `[servers]` table by its name, `python:ID` for a handler, else the one

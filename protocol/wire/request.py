@@ -12,7 +12,7 @@ import msgspec
 
 from tokenrelay.protocol.errors import TokenrelayError, invalid
 from tokenrelay.protocol.models import preferences
-from tokenrelay.protocol.models.catalogue import Choice, Model
+from tokenrelay.protocol.models.catalogue import Choice
 from tokenrelay.protocol.wire import parts
 from tokenrelay.protocol.wire.answer_form import MAX_DESCRIPTION, JsonSchemaFormat, ResponseFormat
 from tokenrelay.protocol.wire.parts import Bounds, Content
@@ -213,21 +213,12 @@ def kinds_of(request: ChatRequest) -> dict[str, str]:
     return found
 
 
-def accepts(model: Model, kind: str) -> bool:
-    """Whether it takes that kind of part: its row says so, and its dialect has words for it."""
-    if kind == "audio" and model.dialect in ("responses", "anthropic"):
-        return False
-    if kind == "file_url":
-        return "files" in model.accepts and model.dialect != "chat_completions"
-    return kind in model.accepts
-
-
 def accepting(request: ChatRequest, choices: Sequence[Choice]) -> list[Choice]:
     """Those that accept the parts of the request. Raises TokenrelayError VALIDATION_ERROR with the field of the first
     part that none of them accepts."""
     left = list(choices)
     for kind, field in kinds_of(request).items():
-        left = [choice for choice in left if accepts(choice.model, kind)]
+        left = [choice for choice in left if choice.model.takes(kind)]
         if not left:
             who = f"{request.model} does not accept" if request.model else "no model that may answer accepts"
             raise invalid(field, f"{who} {'files by their address' if kind == 'file_url' else kind}")

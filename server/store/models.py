@@ -110,8 +110,8 @@ class Models:
 
     def _instead(self, request: ChatRequest) -> str:
         """Which models would answer if they were named, in words."""
-        kinds = kinds_of(request).keys()
-        able = [row.id for row in self._catalogue.models if kinds <= set(row.accepts) and self._reason(row) is None]
+        kinds = kinds_of(request)
+        able = [row.id for row in self._catalogue.models if all(map(row.takes, kinds)) and self._reason(row) is None]
         if not able:
             return ""
         return f"; name one that can: {', '.join(able[:MAX_NAMED])}{', …' if len(able) > MAX_NAMED else ''}"

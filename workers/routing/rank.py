@@ -14,7 +14,7 @@ from tokenrelay.protocol.models.catalogue import Catalogue, Choice, Model
 from tokenrelay.protocol.models.circuit import Vitals
 from tokenrelay.protocol.models.preferences import Preferences
 from tokenrelay.protocol.models.rules import RoutingRules, Strategy, Weights
-from tokenrelay.protocol.wire.request import ChatRequest, accepts, kinds_of
+from tokenrelay.protocol.wire.request import ChatRequest, kinds_of
 from tokenrelay.workers.routing import features
 from tokenrelay.workers.routing.features import Features
 
@@ -98,7 +98,7 @@ def able(request: ChatRequest, catalogue: Catalogue, choices: Sequence[Choice]) 
         for choice in choices
         if choice.model.id not in avoided
         and (choice.model.tools or not needs_tools)
-        and all(accepts(choice.model, kind) for kind in kinds)
+        and all(map(choice.model.takes, kinds))
         and (choice.model.context is None or choice.model.context >= tokens)
     ]
 

@@ -95,3 +95,12 @@ def test_what_cannot_read_a_part_of_the_request_is_not_named() -> None:
     body = from_object({"messages": [{"role": "user", "content": picture}]})
     with pytest.raises(TokenrelayError, match=r"no worker can answer now \([^;]*(; [^;]*)*\)$"):
         offered("scripted").check(body)
+
+
+def test_one_that_reads_files_by_their_address_is_named() -> None:
+    """Nobody says so in a row's `accepts`: it follows from `files` and the dialect."""
+    part = {"type": "file", "file": {"file_url": "https://example.com/a.pdf"}}
+    one, other = [row.id for row in ROWS.models if row.takes("file_url")][:2]
+    body = from_object({"model": one, "messages": [{"role": "user", "content": [part]}]})
+    with pytest.raises(TokenrelayError, match=rf"name one that can: {other}$"):
+        offered(other).check(body)
