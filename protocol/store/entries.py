@@ -46,7 +46,10 @@ _TAG_OF: Final = {kind: tag for tag, kind in TAGS.items()}
 TOKEN: Final = "t"  # noqa: S105  a tag, not a secret
 THINKING: Final = "h"
 TOOL_INPUT: Final = "i"
-OUTPUT_TAGS: Final = frozenset({TOKEN, "c", "r", "d"})
+TOOL_CALL: Final = "c"
+TOOL_RESULT: Final = "r"
+DATA: Final = "d"
+OUTPUT_TAGS: Final = frozenset({TOKEN, TOOL_CALL, TOOL_RESULT, DATA})
 """What is part of the answer: a generation that has one of them in its log is not started again."""
 TEXT_TAGS: Final = frozenset({TOKEN, THINKING, TOOL_INPUT})
 """What a model writes piece by piece; the text is the last field of an entry."""

@@ -10,12 +10,11 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-from tokenrelay.protocol.errors import TABLE, TokenrelayError
+from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.models.catalogue import NEUROSWITCH
 from tokenrelay.protocol.reading.session import Session
 from tokenrelay.protocol.wire import cursor, event_json, sse, websocket
 from tokenrelay.protocol.wire.request import ChatRequest
-from tokenrelay.protocol.wire.snapshot import Snapshot
 from tokenrelay.server.access import bodies
 from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.api.streams import attach
@@ -26,7 +25,7 @@ from tokenrelay.server.net.refusal import Answer
 from tokenrelay.server.timing import RequestTimer
 from tokenrelay.server.transports import document
 from tokenrelay.server.transports.sse import SseResponse
-from tokenrelay.server.transports.whole import until_ended
+from tokenrelay.server.transports.whole import failed, until_ended
 
 
 class _Begun(msgspec.Struct, frozen=True):
@@ -138,17 +137,5 @@ async def _answer(call: Call, identity: Identity, stream_id: str, channel: Chann
     found = await until_ended(call, identity, stream_id, channel)
     headers = {"x-stream-id": stream_id, "location": f"/api/streams/{stream_id}"}
     if (await document.last_of(call, found)).completion is None:
-        raise _failed(await document.read_all(call, found), stream_id)
+        raise failed(await document.read_all(call, found), stream_id)
     await document.send(call, found, "response", lambda snapshot: snapshot.answer(stream_id), headers)
-
-
-def _failed(snapshot: Snapshot, stream_id: str) -> TokenrelayError:
-    failure = snapshot.failure
-    if failure is None:
-        return TokenrelayError("STREAM_EXPIRED", stream_id=stream_id)
-    code = failure.code if failure.code in TABLE else "INTERNAL_ERROR"
-    return TokenrelayError(
-        code, failure.message, field=failure.field, stream_id=stream_id, retryable=failure.retryable,
-        retry_after=failure.retry_after_s,
-        partial_response=snapshot.text or None, **event_json.used(failure),
-    )  # fmt: skip

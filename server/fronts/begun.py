@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
-from tokenrelay.protocol.errors import TABLE, TokenrelayError
+from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.fronts import asked
 from tokenrelay.protocol.fronts.asked import Asked, Remembered
 from tokenrelay.protocol.fronts.ui import UiAsked
@@ -22,7 +22,7 @@ from tokenrelay.server.http import Call
 from tokenrelay.server.live.channel import Channel
 from tokenrelay.server.timing import RequestTimer
 from tokenrelay.server.transports import document
-from tokenrelay.server.transports.whole import until_ended
+from tokenrelay.server.transports.whole import failed, until_ended
 
 
 class Begun(msgspec.Struct, frozen=True):
@@ -98,19 +98,8 @@ async def whole(call: Call, identity: Identity, begun: Begun) -> Snapshot:
 
 def complete(snapshot: Snapshot, stream_id: str) -> Snapshot:
     """Raises TokenrelayError for a snapshot without a whole answer."""
-    if snapshot.failure is not None:
-        failure = snapshot.failure
-        code = failure.code if failure.code in TABLE else "INTERNAL_ERROR"
-        raise TokenrelayError(
-            code,
-            failure.message,
-            field=failure.field,
-            stream_id=stream_id,
-            retryable=failure.retryable,
-            retry_after=failure.retry_after_s,
-        )
     if snapshot.completion is None:
-        raise TokenrelayError("STREAM_EXPIRED", stream_id=stream_id)
+        raise failed(snapshot, stream_id)
     if snapshot.completion.finish_reason == "cancelled":
         raise TokenrelayError("INVALID_REQUEST", "the answer was cancelled", api_code="cancelled", api_status=409)
     return snapshot

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.errors import TABLE, TokenrelayError
 from tokenrelay.protocol.reading.session import Session
+from tokenrelay.protocol.wire import event_json
+from tokenrelay.protocol.wire.snapshot import Snapshot
 from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.generations import Description, find
 from tokenrelay.server.http import Call, Disconnected
@@ -95,3 +97,15 @@ async def _has_ended(call: Call, stream_id: str) -> bool:
 async def _watch(call: Call) -> None:
     while (await call.receive())["type"] != "http.disconnect":
         pass
+
+
+def failed(snapshot: Snapshot, stream_id: str) -> TokenrelayError:
+    """Why there is no whole answer, with what there is of it."""
+    failure = snapshot.failure
+    if failure is None:
+        return TokenrelayError("STREAM_EXPIRED", stream_id=stream_id)
+    return TokenrelayError(
+        failure.code if failure.code in TABLE else "INTERNAL_ERROR", failure.message, field=failure.field,
+        stream_id=stream_id, retryable=failure.retryable, retry_after=failure.retry_after_s,
+        partial_response=snapshot.text or None, **event_json.used(failure),
+    )  # fmt: skip

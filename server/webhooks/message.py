@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from tokenrelay.protocol.store.entries import TERMINAL_TAGS, THINKING, TOKEN, CorruptEntry, Entry
+from tokenrelay.protocol.store.entries import (
+    DATA,
+    TERMINAL_TAGS,
+    THINKING,
+    TOKEN,
+    TOOL_CALL,
+    TOOL_RESULT,
+    CorruptEntry,
+    Entry,
+)
 from tokenrelay.protocol.wire import event_json
 from tokenrelay.protocol.wire.snapshot import Snapshot
 from tokenrelay.server.store.log import Description, LogReader
@@ -16,7 +25,9 @@ each webhook under way."""
 PAGE_ENTRIES: Final = 128
 """Read at once: between two pages everybody else has a turn."""
 
-_FIELDS: Final = {TOKEN: "text", THINKING: "thinking", "c": "tool_calls", "r": "tool_calls", "d": "data"}
+_FIELDS: Final = {
+    TOKEN: "text", THINKING: "thinking", TOOL_CALL: "tool_calls", TOOL_RESULT: "tool_calls", DATA: "data",
+}  # fmt: skip
 """Tag of an entry → the field of a snapshot that it adds to."""
 
 

@@ -44,6 +44,13 @@ async def second(ask: Ask) -> AsyncIterator[str]:
     yield f"second {ask.attempt}"
 
 
+async def until_noted(noted: list[str]) -> None:
+    """Handlers tidy up in a thread of their own, after their answer has ended."""
+    async with asyncio.timeout(20):
+        while not noted:
+            await asyncio.sleep(0.02)
+
+
 def told(
     handler: Callable[[Ask], Any],
     settings: Settings | None = None,
@@ -179,10 +186,7 @@ def test_one_that_hangs_when_it_should_tidy_up_is_cut_off(monkeypatch: pytest.Mo
     async def cancel(generation: Any) -> None:
         await asyncio.sleep(0.2)
         generation.stop("cancel")
-        for _ in range(200):
-            if noted:
-                break
-            await asyncio.sleep(0.02)
+        await until_noted(noted)
 
     assert told(handler, during=cancel)[-1]["finish_reason"] == "cancelled"
     assert noted == ["cut off"]
@@ -293,10 +297,7 @@ def test_a_generator_is_closed_at_its_next_yield_and_frees_its_thread() -> None:
     async def cancel(generation: Any) -> None:
         await asyncio.sleep(0.2)
         generation.stop("cancel")
-        for _ in range(100):
-            if noted:
-                break
-            await asyncio.sleep(0.02)
+        await until_noted(noted)
 
     assert told(handler, during=cancel)[-1]["finish_reason"] == "cancelled"
     assert noted == ["closed"]
@@ -346,10 +347,7 @@ def test_a_sync_handler_that_waits_for_a_tool_frees_its_thread_when_it_is_stoppe
     async def cancel(generation: Any) -> None:
         await asyncio.sleep(0.1)
         generation.stop("cancel")
-        for _ in range(200):
-            if noted:
-                break
-            await asyncio.sleep(0.02)
+        await until_noted(noted)
 
     assert told(handler, during=cancel)[-1]["finish_reason"] == "cancelled"
     assert noted == ["over"]

@@ -5,27 +5,22 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from tokenrelay.agent.adapting import Handler, Joined, close, refusals
 from tokenrelay.agent.parts import (
     Alive,
     Ask,
-    Data,
     Fail,
     Finish,
     Part,
-    Text,
     Thinking,
     ToolCall,
-    ToolResult,
     Usage,
 )
 
 if TYPE_CHECKING:
     from tokenrelay.workers.providers.chat_completions import Parser
-
-_PARTS: Final = (str, Text, Thinking, ToolCall, ToolResult, Data, Usage, Alive, Finish)
 
 
 def openai_chunks(function: Callable[[Ask], Any]) -> Handler:
@@ -45,7 +40,7 @@ def openai_chunks(function: Callable[[Ask], Any]) -> Handler:
                 stream = await stream
             try:
                 async for item in _each(stream):
-                    if isinstance(item, _PARTS):
+                    if isinstance(item, (str, Part)):
                         for part in rounds.between():
                             yield part
                         yield item

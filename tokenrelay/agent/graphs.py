@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
-from tokenrelay.agent import parts as of
 from tokenrelay.agent.adapting import Handler, Joined, refusals, text_of
 from tokenrelay.agent.parts import Alive, Ask, Data, Part, Thinking, ToolCall, ToolResult, Usage
 
 MODES: Final = ("messages", "custom", "updates")
-_PARTS: Final = (
-    str, of.Text, of.Thinking, of.ToolCall, of.ToolResult, of.Data, of.Usage, of.Alive, of.Finish,
-)  # fmt: skip
 
 
 def langgraph(
@@ -54,7 +50,7 @@ class _Parts:
         if mode == "messages":
             yield from self._written(payload[0])
         elif mode == "custom":
-            yield payload if isinstance(payload, _PARTS) else Data("custom", payload)
+            yield payload if isinstance(payload, (str, Part)) else Data("custom", payload)
         else:
             yield Alive()
             for node, update in payload.items():

@@ -52,7 +52,6 @@ class Writer:
         self._timer: asyncio.TimerHandle | None = None  # None unless `_go` is set later
         self._began_at = 0.0  # the last trip, by the loop's clock
         self._pace = Pace()
-        self._is_whole = True  # the last trip took from every log that waited
         self._idle = asyncio.Event()
         self._idle.set()
         self.connects = 0
@@ -148,9 +147,7 @@ class Writer:
 
     async def _write(self, wire: _Wire) -> None:
         """One round trip. What fails stays dirty and is sent again: the script knows what it has."""
-        had = self.entries
         trip = self._next_trip()
-        self._pace.trip(self._began_at, self.entries - had, is_whole=self._is_whole)
         if trip:
             await self._send(wire, trip)
         self._line_up(trip)
@@ -158,8 +155,7 @@ class Writer:
     def _next_trip(self) -> dict[Log, tuple[Any, ...]]:
         """The command of each log that goes along, those that waited longest first."""
         trip: dict[Log, tuple[Any, ...]] = {}
-        size, had = 0, self.entries
-        self._is_whole = True
+        size, had, is_whole = 0, self.entries, True
         for item in self._dirty:
             if not item.is_dirty:
                 continue
@@ -169,8 +165,9 @@ class Writer:
             self.entries += count
             size += min(before, scripts.MAX_BATCH_BYTES)
             if len(trip) >= MAX_LOGS_A_TRIP or size >= MAX_BYTES_A_TRIP:
-                self._is_whole = False
+                is_whole = False
                 break
+        self._pace.trip(self._began_at, self.entries - had, is_whole=is_whole)
         if trip:
             self._metrics.batch.observe(self.entries - had)
         return trip

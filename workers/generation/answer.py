@@ -29,9 +29,6 @@ from tokenrelay.workers.routing import Route
 MAX_ROUNDS: Final = 8
 """How often a model may call tools in one answer."""
 
-LONG_PIECE: Final = 24
-"""Characters from which a piece is more than one token; some providers tell a paragraph at a time."""
-
 RUN_TOGETHER: Final = frozenset({"scripted", "python"})
 """Dialects whose text is told exactly as it comes, also after a tool call."""
 
@@ -125,8 +122,7 @@ class Answer:
                     gap.observe(now - self._piece_at)
                 self._piece_at = now
                 if type(piece) is Delta:
-                    size = len(piece.text)
-                    bill.written += 1 if size < LONG_PIECE else size // 4
+                    bill.wrote(piece.text)
                     output.token(piece.text, piece.begins_item)
                     if keeps_text:
                         texts.append(piece.text)
@@ -177,8 +173,7 @@ class Answer:
             return
         else:
             return
-        size = len(piece.text)
-        bill.written += bool(size) if size < LONG_PIECE else size // 4
+        bill.wrote(piece.text)
         if output.is_full:
             await self._wait_for_room()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from tokenrelay.protocol import events
 from tokenrelay.protocol.models.catalogue import Choice
@@ -11,6 +12,9 @@ from tokenrelay.workers.metrics import Metrics
 from tokenrelay.workers.routing.features import estimate_tokens
 
 NOTHING = Usage(0, 0)
+
+LONG_PIECE: Final = 24
+"""Characters from which a piece is more than one token."""
 
 
 class Bill:
@@ -32,6 +36,11 @@ class Bill:
         if self._open is None or self._open[0] is not choice:
             self.written = 0
         self._open = choice, messages
+
+    def wrote(self, text: str) -> None:
+        """A piece came: a token, or an estimate of how many; some providers tell a paragraph at a time."""
+        if text:
+            self.written += 1 if len(text) < LONG_PIECE else estimate_tokens(text)
 
     def finished(self, choice: Choice, usage: Usage) -> None:
         """A round is over."""

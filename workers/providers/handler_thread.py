@@ -42,6 +42,7 @@ class Channel(Generic[T]):
         self._items: list[T] = []
         self._reader: asyncio.Future[None] | None = None  # None while the reader does not wait
         self._on_room: Callable[[], None] | None = None  # None while no writer waits
+        self._on_close: list[Callable[[], None]] = []
         self.is_closed = False
 
     def put(self, item: T) -> None:
@@ -61,6 +62,14 @@ class Channel(Generic[T]):
                 return False
             self._on_room = on_room
             return True
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """`callback` is called once nobody reads any more, in the thread that closes; here and now if that is so."""
+        with self._lock:
+            if not self.is_closed:
+                self._on_close.append(callback)
+                return
+        callback()
 
     async def take(self) -> list[T]:
         """All that has come, at least one."""
@@ -82,8 +91,11 @@ class Channel(Generic[T]):
             self.is_closed = True
             self._items = []
             on_room, self._on_room = self._on_room, None
+            callbacks, self._on_close = self._on_close, []
         if on_room is not None:
             on_room()
+        for callback in callbacks:
+            callback()
 
 
 def resolve(future: asyncio.Future[None]) -> None:

@@ -22,9 +22,6 @@ from tokenrelay.workers.providers.handler_import import Handler, is_async
 from tokenrelay.workers.providers.handler_parts import Translator, plain
 from tokenrelay.workers.providers.handler_thread import Channel, HandlerThread, resolve
 
-CLOSED_CHECK_S: Final = 0.5
-"""How soon a handler that waits for a tool learns that its answer has ended meanwhile."""
-
 PARTS_A_TURN: Final = 32
 """A handler that yields without pause lets others have a turn of the loop after so many parts."""
 
@@ -91,13 +88,15 @@ def _ask(request: ModelRequest, channel: Channel[Item]) -> Ask:
 
         if not name:
             raise ValueError("a tool has a name")
+
+        def give_up() -> None:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(result.cancel)
+
+        # A handler in a thread of its own is cancelled by nobody else; it would wait, and keep its thread, for ever.
+        channel.on_close(give_up)
         channel.put(ToolRun(f"call_{secrets.token_hex(6)}", name, plain(arguments), answer))
-        # A handler in a thread of its own is not cancelled here; nobody would ever answer it, or free its thread.
-        while not result.done():
-            await asyncio.wait({result}, timeout=CLOSED_CHECK_S)
-            if channel.is_closed:
-                raise asyncio.CancelledError
-        return result.result()
+        return await result
 
     return Ask(
         messages=[Message(message) for message in body["messages"]],
