@@ -283,6 +283,7 @@ def test_a_worker_told_to_leave_finishes_hands_back_and_ends() -> None:
     async def scene(fleet: Fleet) -> None:
         short = "scripted?tokens=20&interval_ms=40"
         silent = "scripted?tokens=20&interval_ms=5&first_ms=6000"
+        fleet.workers[1].send_signal(signal.SIGSTOP)  # it is there already, and takes nothing before the other leaves
         async with (
             Sse.post(fleet.urls[0], {"message": "hello", "model": short}) as finishing,
             Sse.post(fleet.urls[0], {"message": "hello", "model": LONG}) as cut,
@@ -290,8 +291,7 @@ def test_a_worker_told_to_leave_finishes_hands_back_and_ends() -> None:
         ):
             heads = [await stream.take(1) for stream in (finishing, cut, handed)]
             await cut.take(2)
-            fleet.start_worker()
-            fleet.wait_until_ready()
+            fleet.workers[1].send_signal(signal.SIGCONT)
             await asyncio.to_thread(fleet.kill_worker, 0, signal.SIGTERM)
             assert fleet.workers[0].returncode == 0
             whole_text = text_of(heads[0] + await finishing.take())
@@ -301,7 +301,7 @@ def test_a_worker_told_to_leave_finishes_hands_back_and_ends() -> None:
             assert text_of(events) == words(20)
             assert end_of(events)["finish_reason"] == "stop"
 
-    with Fleet(edges=1, workers=1) as fleet:
+    with Fleet(edges=1, workers=2) as fleet:
         asyncio.run(scene(fleet))
 
 
