@@ -11,7 +11,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage lint pure lower-bounds bench chaos fuzz rolling screenshots docs clean
+.PHONY: help run test coverage lint pure lower-bounds conformance conformance-clients bench chaos fuzz rolling screenshots docs clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -19,9 +19,16 @@ help:  ## list the commands
 run: $(VENV)/.runtime  ## the whole stack on this machine, with a local model; PORT=8000
 	@$(BIN)/tokenrelay up --port $(PORT)
 
-test: $(VENV)/.dev lint  ## lint, types and every test; JOBS=2
+test: $(VENV)/.dev lint conformance-clients  ## lint, types and every test; JOBS=2
 	@echo "running the tests (a few minutes)"
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+conformance: $(VENV)/.dev  ## OpenAI's SDKs, LangChain, LiteLLM, the AI SDK against a real fleet; ONLY="openai-node-7 litellm"
+	@$(BIN)/python -m tests.conformance $(if $(ONLY),--only $(ONLY))
+
+# Those that `test` runs. Where npm or a registry is missing, their tests say so.
+conformance-clients: $(VENV)/.dev
+	@$(BIN)/python -m tests.conformance --install --subset
 
 # Not in `test`: on Python 3.11 it nearly doubles what the pure tests take.
 coverage: $(VENV)/.dev  ## every test, and which lines none of them runs

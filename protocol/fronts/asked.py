@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from tokenrelay.protocol.fronts.names import Names
 from tokenrelay.protocol.wire.request import ChatRequest
 
 
@@ -13,7 +14,7 @@ class Remembered(msgspec.Struct, frozen=True, omit_defaults=True):
     """Kept in the stream's metadata (field `front`) for whoever reads the stream later; it holds no text of a prompt.
 
     `dialect`: which front. `created_s`: Unix time that every chunk repeats. `left_out`: parameters that were asked for
-    and are not taken. `options`: what only that front reads.
+    and are not taken. `options`: what only that front reads. `names`: what the caller called fields of ours.
     """
 
     dialect: str
@@ -21,6 +22,7 @@ class Remembered(msgspec.Struct, frozen=True, omit_defaults=True):
     with_usage: bool = False
     left_out: list[str] = []
     options: dict[str, Any] = {}
+    names: dict[str, str] = {}
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -28,6 +30,7 @@ class Asked(msgspec.Struct, frozen=True):
 
     request: ChatRequest
     remembered: Remembered
+    names: Names = Names()
 
 
 def pack(remembered: Remembered) -> bytes:

@@ -13,10 +13,11 @@ from typing import Any, Final
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.events import Completion, Failure, Started, Thinking, Token, ToolCall
 from tokenrelay.protocol.fronts.asked import Asked, Remembered
+from tokenrelay.protocol.fronts.names import Names, checked
 from tokenrelay.protocol.fronts.openai import decode, failure_object, frame, unsupported
 from tokenrelay.protocol.reading.feed import Format
 from tokenrelay.protocol.store.entries import Entry, event_of
-from tokenrelay.protocol.wire import event_json, request
+from tokenrelay.protocol.wire import event_json
 from tokenrelay.protocol.wire.parts import Bounds
 from tokenrelay.protocol.wire.request import DEFAULT_BOUNDS
 from tokenrelay.protocol.wire.snapshot import Snapshot
@@ -41,9 +42,6 @@ PASSED_OVER: Final = frozenset({
 
 LEGACY: Final = ("functions", "function_call")
 
-FIELD_NAMES: Final = {"max_tokens": "max_completion_tokens"}
-"""What a field of ours is called here, in an error's `param`."""
-
 
 def parse(raw: bytes, *, on_disconnect: str, now_s: int, bounds: Bounds = DEFAULT_BOUNDS) -> Asked:
     """A body as a request. `on_disconnect` is what holds where the body says nothing.
@@ -56,9 +54,10 @@ def parse(raw: bytes, *, on_disconnect: str, now_s: int, bounds: Bounds = DEFAUL
         raise TokenrelayError("VALIDATION_ERROR", "messages: expected a list of messages", field="messages")
     ours = {name: body[name] for name in (*TAKEN, *OURS) if name in body}
     ours["messages"] = [_message(number, turn) for number, turn in enumerate(body["messages"])]
-    limit = body.get("max_completion_tokens", body.get("max_tokens"))
-    if limit is not None:
-        ours["max_tokens"] = limit
+    limit = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
+    if limit in body:
+        ours["max_tokens"] = body[limit]
+    ours.setdefault("show", ["thinking"])
     if "tools" in body:
         ours["tools"] = _tools(body["tools"])
     if not ours.get("tools"):  # beside functions of the caller's it would switch these off too
@@ -70,7 +69,9 @@ def parse(raw: bytes, *, on_disconnect: str, now_s: int, bounds: Bounds = DEFAUL
     left_out = sorted(name for name, value in body.items() if name not in known and value not in (0, False, [], {}, ""))
     options = body.get("stream_options")
     with_usage = isinstance(options, dict) and options.get("include_usage") is True
-    return Asked(request.from_object(ours, bounds), Remembered(DIALECT, now_s, with_usage, left_out))
+    names = Names({"max_tokens": limit} if limit != "max_tokens" else {})
+    remembered = Remembered(DIALECT, now_s, with_usage, left_out, names=dict(names.fields))
+    return Asked(checked(ours, bounds, names), remembered, names)
 
 
 def _refuse(body: dict[str, Any]) -> None:
@@ -151,6 +152,7 @@ class Chunks:
         self._with_usage = remembered.with_usage
         self._left_out = remembered.left_out
         self._with_ids = with_ids
+        self._names = Names(remembered.names)
         name = f"chat{'+usage' if self._with_usage else ''}{'+ids' if with_ids else ''}"
         self.format = Format(name, self.encode)
 
@@ -169,7 +171,7 @@ class Chunks:
             case Completion():
                 told = self._end(event, stream_id)
             case Failure():
-                told = [failure_object(event.code, event.message, event.field)]
+                told = [failure_object(event.code, event.message, event.field, self._names)]
             case _:
                 return b""
         told[-1]["sequence_number"] = entry_id
@@ -249,6 +251,8 @@ def usage_object(end: Completion) -> dict[str, Any]:
         made["prompt_tokens_details"] = read
     if "reasoning_tokens" in known:
         made["completion_tokens_details"] = {"reasoning_tokens": known["reasoning_tokens"]}
+    if end.cost_usd is not None:
+        made["cost_usd"] = end.cost_usd
     return made
 
 

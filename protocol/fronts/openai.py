@@ -5,12 +5,12 @@ Source: https://platform.openai.com/docs/api-reference and the official SDKs (op
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.fronts.names import Names
 from tokenrelay.protocol.wire import event_json
 
 CODES: Final[dict[str, tuple[int, str, str]]] = {
@@ -33,23 +33,19 @@ def unsupported(name: str, why: str) -> TokenrelayError:
     )
 
 
-def error_object(error: TokenrelayError, names: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """`{error: {message, type, param, code}}`. `names`: what the front calls a field of ours."""
+def error_object(error: TokenrelayError) -> dict[str, Any]:
+    """`{error: {message, type, param, code}}`."""
     status, kind, code = CODES.get(error.code, (error.status, "server_error", error.code.lower()))
     field = error.fields.get("field")
-    param = None if field is None else _renamed(str(field), names or {})
     if error.code == "VALIDATION_ERROR" and field == "model" and error.fields.get("unknown"):
         code = "model_not_found"
-    message = error.message
-    if param is not None and param != field:
-        message = message.replace(str(field), param, 1)
     if status >= 500:
         kind = "server_error"
     return {
         "error": {
-            "message": message,
+            "message": error.message,
             "type": kind,
-            "param": param,
+            "param": field,
             "code": error.fields.get("api_code", code),
         }
     }
@@ -62,10 +58,10 @@ def status_of(error: TokenrelayError) -> int:
     return int(error.fields.get("api_status", CODES.get(error.code, (error.status, "", ""))[0]))
 
 
-def failure_object(code: str, message: str, field: str | None = None) -> dict[str, Any]:
+def failure_object(code: str, message: str, field: str | None = None, names: Names | None = None) -> dict[str, Any]:
     """The error object of a stream that failed, by the row of our table that its end names."""
     try:
-        return error_object(TokenrelayError(code, message, field=field))
+        return error_object((names or Names()).renamed(TokenrelayError(code, message, field=field)))
     except KeyError:
         return error_object(TokenrelayError("INTERNAL_ERROR", message))
 
@@ -84,10 +80,3 @@ def decode(raw: bytes) -> dict[str, Any]:
 def frame(value: Any) -> bytes:
     """One SSE event without a name."""
     return b"data: " + event_json.to_json(value).encode() + b"\n\n"
-
-
-def _renamed(field: str, names: Mapping[str, str]) -> str:
-    for ours, theirs in names.items():
-        if field == ours or field.startswith((f"{ours}.", f"{ours}[")):
-            return theirs + field[len(ours) :]
-    return field

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.fronts.asked import Asked, Remembered
+from tokenrelay.protocol.fronts.names import Names, Turn, checked
 from tokenrelay.protocol.fronts.openai import decode, unsupported
-from tokenrelay.protocol.wire import event_json, request
+from tokenrelay.protocol.wire import event_json
 from tokenrelay.protocol.wire.parts import Bounds
 from tokenrelay.protocol.wire.request import DEFAULT_BOUNDS, ChatRequest
 
@@ -22,7 +23,14 @@ NOT_KEPT: Final = ("previous_response_id", "conversation", "prompt")
 
 FIELD_NAMES: Final = {
     "messages": "input", "max_tokens": "max_output_tokens", "system": "instructions", "response_format": "text.format",
+    "response_format.json_schema": "text.format", "tool_choice.function": "tool_choice",
 }  # fmt: skip
+INSIDE: Final = {
+    ".tool_call_id": ".call_id", ".id": ".call_id", ".function.name": ".name", ".function.arguments": ".arguments",
+    ".image_url.url": ".image_url", ".file": "", ".file.file_data": ".file_data", ".file.file_url": ".file_url",
+}  # fmt: skip
+"""Behind a turn, a part or a call of ours, and behind an item or its part."""
+
 REMEMBERED: Final = ("metadata", "max_output_tokens", "temperature", "top_p", "parallel_tool_calls", "tool_choice")
 """Options that the object repeats. No text of a prompt: `instructions` is null and `tools` empty in every object."""
 
@@ -60,7 +68,8 @@ def parse(
             raise unsupported(name, "earlier turns are not kept here: send them as input")
     ours: dict[str, Any] = {name: body[name] for name in _SAME if name in body}
     ours["stream"] = body.get("stream", False)
-    ours["messages"] = _messages(body.get("input"), items or {})
+    ours["messages"], turns = _messages(body.get("input"), items or {})
+    names = Names(FIELD_NAMES, turns, INSIDE, has_flat_tools=True)
     if body.get("instructions"):
         ours["system"] = body["instructions"]
     if "max_output_tokens" in body:
@@ -89,21 +98,24 @@ def parse(
         for name, value in body.items()
         if name not in _SAME and name not in _PASSED_OVER and value not in (0, False)
     )
-    return Asked(request.from_object(ours, bounds), Remembered(DIALECT, now_s, left_out=left_out, options=options))
+    remembered = Remembered(DIALECT, now_s, left_out=left_out, options=options, names=names.kept())
+    return Asked(checked(ours, bounds, names), remembered, names)
 
 
-def _messages(given: Any, items: Items) -> list[dict[str, Any]]:
+def _messages(given: Any, items: Items) -> tuple[list[dict[str, Any]], list[Turn]]:
+    """The turns, and where each stands in the input."""
     if isinstance(given, str):
-        return [{"role": "user", "content": given}]
+        return [{"role": "user", "content": given}], [Turn("input", "input")]
     if not isinstance(given, list) or not given:
         raise TokenrelayError("VALIDATION_ERROR", "input: expected a text or a list of items", field="input")
     turns: list[dict[str, Any]] = []
+    places: list[Turn] = []
     for number, item in enumerate(given):
-        _take_item(turns, item, f"input[{number}]", items)
-    return turns
+        _take_item(turns, places, item, f"input[{number}]", items)
+    return turns, places
 
 
-def _take_item(turns: list[dict[str, Any]], item: Any, field: str, items: Items) -> None:
+def _take_item(turns: list[dict[str, Any]], places: list[Turn], item: Any, field: str, items: Items) -> None:
     if not isinstance(item, dict):
         raise TokenrelayError("VALIDATION_ERROR", f"{field}: expected an object", field=field)
     kind = item.get("type", "message")
@@ -114,8 +126,9 @@ def _take_item(turns: list[dict[str, Any]], item: Any, field: str, items: Items)
         item, kind = found, found["type"]
     match kind:
         case "message":
-            role = item.get("role", "user")
-            turns.append({"role": role, "content": _content(item.get("content"), field)})
+            content = _content(item.get("content"), f"{field}.content")
+            turns.append({"role": item.get("role", "user"), "content": content})
+            places.append(_place(field, f"{field}.content", content))
         case "function_call":
             call = {
                 "id": item.get("call_id"),
@@ -126,10 +139,13 @@ def _take_item(turns: list[dict[str, Any]], item: Any, field: str, items: Items)
                 turns[-1].setdefault("tool_calls", []).append(call)
             else:
                 turns.append({"role": "assistant", "tool_calls": [call]})
+                places.append(Turn(field, field))
+            places[-1].calls = [*places[-1].calls, field]
         case "function_call_output":
             output = item.get("output")
             text = output if isinstance(output, str) else _content(output, f"{field}.output")
             turns.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": text})
+            places.append(_place(field, f"{field}.output", text))
         case "mcp_call" | "mcp_list_tools" | "reasoning":
             return  # our own tools' work is in the text that came of it
         case _:
@@ -138,10 +154,15 @@ def _take_item(turns: list[dict[str, Any]], item: Any, field: str, items: Items)
             )
 
 
+def _place(field: str, content_field: str, content: Any) -> Turn:
+    parts = [f"{content_field}[{index}]" for index in range(len(content))] if isinstance(content, list) else ()
+    return Turn(field, content_field, parts)
+
+
 def _content(content: Any, field: str) -> Any:
     if not isinstance(content, list):
         return content
-    parts = [_part(part, f"{field}.content[{index}]") for index, part in enumerate(content)]
+    parts = [_part(part, f"{field}[{index}]") for index, part in enumerate(content)]
     if all(part["type"] == "text" and isinstance(part["text"], str) for part in parts):
         return "".join(part["text"] for part in parts)
     return parts

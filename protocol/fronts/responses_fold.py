@@ -10,7 +10,8 @@ from typing import Any, Final, Literal
 
 from tokenrelay.protocol.events import Completion, Failure, Started, Thinking, Token, ToolCall, ToolResult
 from tokenrelay.protocol.fronts.asked import Remembered
-from tokenrelay.protocol.fronts.responses import response_object, sse
+from tokenrelay.protocol.fronts.names import Names
+from tokenrelay.protocol.fronts.responses import FIELD_NAMES, response_object, sse
 from tokenrelay.protocol.store.entries import Entry, event_of
 from tokenrelay.protocol.wire import event_json
 
@@ -230,7 +231,9 @@ class Fold:
         self._close("incomplete")
         self._drop_calls()
         self.status = "failed"
-        self._known["error"] = {"code": ERROR_CODES.get(event.code, "server_error"), "message": event.message}
+        names = Names(FIELD_NAMES | self._remembered.names)
+        message = names.told(event.message, event.field) if event.field else event.message
+        self._known["error"] = {"code": ERROR_CODES.get(event.code, "server_error"), "message": message}
         self._tell("response.failed", {"response": self.object})
 
     def _drop_calls(self) -> None:
@@ -251,7 +254,7 @@ def _summary_text(text: str) -> dict[str, Any]:
 def usage_object(end: Completion) -> dict[str, Any]:
     """`usage` with its details; what the provider did not tell is 0 there."""
     known = end.usage or {}
-    return {
+    made: dict[str, Any] = {
         "input_tokens": end.input_tokens,
         "input_tokens_details": {
             "cached_tokens": known.get("cached_input_tokens", 0),
@@ -261,3 +264,6 @@ def usage_object(end: Completion) -> dict[str, Any]:
         "output_tokens_details": {"reasoning_tokens": known.get("reasoning_tokens", 0)},
         "total_tokens": end.input_tokens + end.output_tokens,
     }
+    if end.cost_usd is not None:
+        made["cost_usd"] = end.cost_usd
+    return made

@@ -15,9 +15,10 @@ from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.events import Completion, Data, Event, Failure, Started, Thinking, Token, ToolCall, ToolResult
 from tokenrelay.protocol.events import ToolInput as ToolInputEvent
 from tokenrelay.protocol.fronts.asked import Asked, Remembered
+from tokenrelay.protocol.fronts.names import Names, Turn, checked
 from tokenrelay.protocol.fronts.openai import decode, frame
 from tokenrelay.protocol.store.entries import Entry, event_of
-from tokenrelay.protocol.wire import event_json, request
+from tokenrelay.protocol.wire import event_json
 from tokenrelay.protocol.wire.parts import Bounds
 from tokenrelay.protocol.wire.request import DEFAULT_BOUNDS, ChatRequest
 
@@ -34,6 +35,13 @@ FINISH_REASONS: Final = {
     "stop": "stop", "length": "length", "tool_calls": "tool-calls", "content_filter": "content-filter",
 }  # fmt: skip
 MAX_CHAT_ID: Final = 1_000
+INSIDE: Final = {
+    ".tool_call_id": ".toolCallId", ".id": ".toolCallId", ".function.name": ".toolName",
+    ".function.arguments": ".input", ".image_url.url": ".url", ".file": "", ".file.file_data": ".url",
+    ".file.file_url": ".url",
+}  # fmt: skip
+"""Behind a turn, a part or a call of ours, and behind a part of the chat's."""
+
 
 _OURS: Final = frozenset(ChatRequest.__struct_fields__) - {"message", "prompt", "messages", "stream"}
 
@@ -66,17 +74,23 @@ def parse(raw: bytes, *, now_s: int, bounds: Bounds = DEFAULT_BOUNDS) -> UiAsked
     if not isinstance(messages, list) or not messages:
         raise _fault("messages", "expected the chat's messages")
     ours = {name: value for name, value in body.items() if name in _OURS and value is not None}
-    ours["messages"] = [turn for number, message in enumerate(messages) for turn in _turns(number, message)]
+    turns = [turn for number, message in enumerate(messages) for turn in _turns(number, message)]
+    ours["messages"] = [turn for turn, _ in turns]
     ours["stream"] = True
-    names = []
+    ours.setdefault("show", ["thinking", "tool_input"])
+    own: list[Any] = []
     if isinstance(ours.get("tools"), list):
         ours["tools"] = [_own(tool) for tool in ours["tools"]]
-        names = [tool["function"].get("name") for tool in ours["tools"] if isinstance(tool, dict) and tool.get("own")]
+        own = [tool["function"].get("name") for tool in ours["tools"] if isinstance(tool, dict) and tool.get("own")]
     last = messages[-1]
-    options: dict[str, Any] = {"own": names}
+    options: dict[str, Any] = {"own": own}
     if isinstance(last, dict) and last.get("role") == "assistant" and isinstance(last.get("id"), str):
         options["message_id"] = last["id"]  # a tool's result comes back: the answer goes on in that message
-    return UiAsked(Asked(request.from_object(ours, bounds), Remembered(DIALECT, now_s, options=options)), chat_id)
+    asked_for = body.get("stream_options")
+    with_usage = isinstance(asked_for, dict) and asked_for.get("include_usage") is True
+    names = Names(turns=[place for _, place in turns], inside=INSIDE)
+    remembered = Remembered(DIALECT, now_s, with_usage, options=options, names=names.kept())
+    return UiAsked(Asked(checked(ours, bounds, names), remembered, names), chat_id)
 
 
 def _own(tool: Any) -> Any:
@@ -93,7 +107,11 @@ def _fault(field: str, issue: str) -> TokenrelayError:
 # -- messages ----------------------------------------------------------------------------------------------------------
 
 
-def _turns(number: int, message: Any) -> Iterator[dict[str, Any]]:
+Placed = tuple[dict[str, Any], Turn]
+"""A turn, and where it stands in the chat's messages."""
+
+
+def _turns(number: int, message: Any) -> Iterator[Placed]:
     field = f"messages[{number}]"
     if not isinstance(message, dict) or not isinstance(message.get("parts"), list):
         raise _fault(field, "expected a message with parts")
@@ -103,11 +121,13 @@ def _turns(number: int, message: Any) -> Iterator[dict[str, Any]]:
             raise _fault(f"{field}.parts[{index}]", "expected an object with a type")
     match role:
         case "system":
-            yield {"role": "system", "content": _text(parts)}
+            yield {"role": "system", "content": _text(parts)}, Turn(field, f"{field}.parts")
         case "user":
-            yield {"role": "user", "content": _user_content(parts)}
+            content, kept = _user_content(parts)
+            place = Turn(field, f"{field}.parts", [f"{field}.parts[{index}]" for index in kept])
+            yield {"role": "user", "content": content}, place
         case "assistant":
-            yield from _assistant_turns(parts)
+            yield from _assistant_turns(parts, field)
         case _:
             raise _fault(f"{field}.role", "expected system, user or assistant")
 
@@ -116,16 +136,20 @@ def _text(parts: list[dict[str, Any]]) -> str:
     return "".join(part["text"] for part in parts if part["type"] == "text" and isinstance(part.get("text"), str))
 
 
-def _user_content(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+def _user_content(parts: list[dict[str, Any]]) -> tuple[str | list[dict[str, Any]], list[int]]:
+    """And which of the parts are in it, where it is a list."""
     if all(part["type"] != "file" for part in parts):
-        return _text(parts)
+        return _text(parts), []
     made: list[dict[str, Any]] = []
-    for part in parts:
+    kept: list[int] = []
+    for index, part in enumerate(parts):
         if part["type"] == "text" and part.get("text"):
             made.append({"type": "text", "text": part["text"]})
+            kept.append(index)
         elif part["type"] == "file":
             made.append(_file(part))
-    return made
+            kept.append(index)
+    return made, kept
 
 
 def _file(part: dict[str, Any]) -> dict[str, Any]:
@@ -138,22 +162,23 @@ def _file(part: dict[str, Any]) -> dict[str, Any]:
     return {"type": "file", "file": {**named, where: url}}
 
 
-def _assistant_turns(parts: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _assistant_turns(parts: list[dict[str, Any]], field: str) -> Iterator[Placed]:
     """A turn for each step: its text, its calls of the caller's functions, and a turn for what each of them gave."""
-    step: list[dict[str, Any]] = []
-    for part in [*parts, {"type": "step-start"}]:
+    begin = 0
+    for end, part in enumerate([*parts, {"type": "step-start"}]):
         if part["type"] != "step-start":
-            step.append(part)
             continue
-        calls = [made for each in step if (made := _call(each)) is not None]
-        text = _text(step)
+        step = list(enumerate(parts[begin:end], begin))
+        calls = [(f"{field}.parts[{index}]", *made) for index, each in step if (made := _call(each)) is not None]
+        text = _text([each for _, each in step])
         if calls:
             told = {"content": text} if text else {}
-            yield {"role": "assistant", **told, "tool_calls": [call for call, _ in calls]}
-            yield from (result for _, result in calls)
+            place = Turn(field, f"{field}.parts", calls=[at for at, _, _ in calls])
+            yield {"role": "assistant", **told, "tool_calls": [call for _, call, _ in calls]}, place
+            yield from ((result, Turn(at, f"{at}.output")) for at, _, result in calls)
         elif text:
-            yield {"role": "assistant", "content": text}
-        step = []
+            yield {"role": "assistant", "content": text}, Turn(field, f"{field}.parts")
+        begin = end + 1
 
 
 def _call(part: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -189,6 +214,8 @@ class Fold:
     def __init__(self, stream_id: str, remembered: Remembered) -> None:
         self._message_id = remembered.options.get("message_id") or f"msg_{stream_id}"
         self._own = frozenset(remembered.options.get("own") or ())
+        self._with_usage = remembered.with_usage
+        self._names = Names(remembered.names)
         self._open: Literal["text", "reasoning", ""] = ""  # the part that is under way
         self._was_result = False  # a tool has answered: what follows is a new step
         self._announced = set[str]()  # calls whose arguments are shown as they are written
@@ -229,10 +256,12 @@ class Fold:
                     yield {"type": "abort"}
                     return
                 yield {"type": "finish-step"}
-                yield {"type": "finish", "finishReason": FINISH_REASONS[event.finish_reason]}
+                told = {"messageMetadata": {"usage": usage_object(event)}} if self._with_usage else {}
+                yield {"type": "finish", "finishReason": FINISH_REASONS[event.finish_reason], **told}
             case Failure():
                 yield from self._close()
-                yield {"type": "error", "errorText": event.message}
+                message = self._names.told(event.message, event.field) if event.field else event.message
+                yield {"type": "error", "errorText": message}
 
     def _part(self, kind: Literal["text", "reasoning"], part_id: str, text: str) -> Iterator[dict[str, Any]]:
         yield from self._new_step()
@@ -275,3 +304,23 @@ def _result(event: ToolResult) -> dict[str, Any]:
     else:
         told = {"type": "tool-output-available", "toolCallId": event.call_id, "output": event.result}
     return {**told, **_executed(is_own=False)}
+
+
+_COUNTS: Final = {
+    "cached_input_tokens": "cachedInputTokens", "cache_write_tokens": "cacheWriteTokens",
+    "reasoning_tokens": "reasoningTokens",
+}  # fmt: skip
+
+
+def usage_object(end: Completion) -> dict[str, Any]:
+    """As the AI SDK names them; an app that wants it in its messages' metadata asks by `stream_options`."""
+    known = end.usage or {}
+    made: dict[str, Any] = {
+        "inputTokens": end.input_tokens,
+        "outputTokens": end.output_tokens,
+        "totalTokens": end.input_tokens + end.output_tokens,
+        **{theirs: known[ours] for ours, theirs in _COUNTS.items() if ours in known},
+    }
+    if end.cost_usd is not None:
+        made["costUsd"] = end.cost_usd
+    return made

@@ -71,7 +71,7 @@ def on_disconnect(call: Call) -> str:
 
 
 async def start(call: Call, identity: Identity, made: Asked, timer: RequestTimer, chat_id: str | None = None) -> Begun:
-    """Queue what was asked. Raises TokenrelayError, with `unknown` where no model has the name."""
+    """Queue what was asked. Raises TokenrelayError in the caller's words; `unknown` where no model has the name."""
     edge, request = call.edge, made.request
     try:
         stream_id, channel = await begin(
@@ -81,7 +81,7 @@ async def start(call: Call, identity: Identity, made: Asked, timer: RequestTimer
     except TokenrelayError as error:
         if error.code == "VALIDATION_ERROR" and error.fields.get("field") == "model":
             error.fields["unknown"] = True
-        raise
+        raise made.names.renamed(error) from error.__cause__
     edge.metrics.started.labels(made.remembered.dialect).inc()
     remembered = made.remembered
     if channel is None:

@@ -14,14 +14,14 @@ from tokenrelay.protocol.store.entries import Entry
 from tokenrelay.protocol.wire import cursor
 from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.fronts import begun as fronts
-from tokenrelay.server.fronts.openai_errors import form
+from tokenrelay.server.fronts import openai_errors
 from tokenrelay.server.generations import find, resume
 from tokenrelay.server.http import Call
 from tokenrelay.server.timing import RequestTimer
 from tokenrelay.server.transports import document
 from tokenrelay.server.transports.front import FrontResponse
 
-ERRORS = form(chat.FIELD_NAMES)
+ERRORS = openai_errors.told
 PREFIX = "chatcmpl-"
 
 
@@ -43,9 +43,11 @@ class Writing:
     def take(self, entry: Entry, entry_id: int) -> bytes:
         return self._chunks.encode(entry, entry_id, self._stream_id)
 
-    def heartbeat(self) -> bytes:
-        # After an `id:` line a blank line alone is an event to openai-python: a comment then stands without one.
-        return b": hb\n" if self._with_ids else self._chunks.heartbeat(self._stream_id, self._model)
+    def heartbeat(self, cursor: int) -> bytes:
+        if self._with_ids:  # after an `id:` line a blank line alone is an event to openai-python
+            return b": hb\n"
+        # Before the first entry nobody knows who answers; after it hand-made parsers break at comments.
+        return self._chunks.heartbeat(self._stream_id, self._model) if cursor else b": hb\n\n"
 
     def refusal(self, error: TokenrelayError) -> bytes:
         return openai.frame(openai.error_object(error)) + chat.DONE

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.fronts import openai
 from tokenrelay.protocol.wire import event_json
-from tokenrelay.server.http import ErrorForm
 from tokenrelay.server.net import refusal
 
 
-def form(names: Mapping[str, str]) -> ErrorForm:
-    """`names`: what the dialect calls a field of ours."""
-
-    def told(error: TokenrelayError, request_id: str) -> refusal.Answer:
-        body = event_json.to_json(openai.error_object(error, names)).encode()
-        retry = bool(error.fields.get("retryable", error.row.retryable))
-        return refusal.in_form(
-            error, request_id, openai.status_of(error), body, "application/json",
-            x_should_retry="true" if retry else "false",
-        )  # fmt: skip
-
-    return told
+def told(error: TokenrelayError, request_id: str) -> refusal.Answer:
+    body = event_json.to_json(openai.error_object(error)).encode()
+    retry = bool(error.fields.get("retryable", error.row.retryable))
+    return refusal.in_form(
+        error, request_id, openai.status_of(error), body, "application/json",
+        x_should_retry="true" if retry else "false",
+    )  # fmt: skip

@@ -15,7 +15,7 @@ from tokenrelay.protocol.reading.session import Session
 from tokenrelay.protocol.store.entries import Entry
 from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.fronts import begun as fronts
-from tokenrelay.server.fronts.openai_errors import form
+from tokenrelay.server.fronts import openai_errors
 from tokenrelay.server.generations import Description, find, resume
 from tokenrelay.server.http import Call
 from tokenrelay.server.live import replay
@@ -23,7 +23,7 @@ from tokenrelay.server.timing import RequestTimer
 from tokenrelay.server.transports.front import FrontResponse
 from tokenrelay.server.transports.whole import until_ended
 
-ERRORS = form(responses.FIELD_NAMES)
+ERRORS = openai_errors.told
 PREFIX = "resp_"
 MAX_REFERENCES = 64
 """Earlier answers that one request may refer to: each costs the reading of its log."""
@@ -44,7 +44,7 @@ class Writing:
     def take(self, entry: Entry, entry_id: int) -> bytes:
         return self._fold.take(entry, entry_id)
 
-    def heartbeat(self) -> bytes:
+    def heartbeat(self, _: int) -> bytes:
         return b": hb\n\n"  # no `id:` line ever stands before it
 
     def refusal(self, error: TokenrelayError) -> bytes:

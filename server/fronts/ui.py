@@ -40,7 +40,7 @@ class Writing:
     def take(self, entry: Entry, entry_id: int) -> bytes:
         return self._fold.take(entry, entry_id)
 
-    def heartbeat(self) -> bytes:
+    def heartbeat(self, _: int) -> bytes:
         return b": hb\n\n"
 
     def refusal(self, error: TokenrelayError) -> bytes:

@@ -43,7 +43,9 @@ class Writing(Protocol):
 
     def take(self, entry: Entry, entry_id: int, /) -> bytes: ...
 
-    def heartbeat(self) -> bytes: ...
+    def heartbeat(self, cursor: int, /) -> bytes:
+        """`cursor`: of the last entry that the reader has; 0: none."""
+        ...
 
     def refusal(self, error: TokenrelayError) -> bytes:
         """What ends a stream whose log is gone."""
@@ -81,7 +83,7 @@ class FrontResponse(SseResponse):
         return self._writing.opening()
 
     def _heartbeat(self) -> bytes:
-        return self._writing.heartbeat()
+        return self._writing.heartbeat(self.session.cursor)
 
     def _refusal(self, error: TokenrelayError) -> bytes:
         return self._writing.refusal(error)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from tests.protocol.fronts.cases import LOGS, STREAM, WHOLE, entries_of, text_of
+from tests.protocol.fronts.cases import LOGS, STREAM, WHOLE, end, entries_of, text_of
 from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.protocol.events import ToolCall
-from tokenrelay.protocol.fronts import chat, openai
+from tokenrelay.protocol.events import Failure, ToolCall
+from tokenrelay.protocol.fronts import chat, openai, responses_fold, ui
 from tokenrelay.protocol.fronts.asked import Remembered, pack, unpack
+from tokenrelay.protocol.store.entries import pack as pack_entry
+from tokenrelay.protocol.store.entries import unpack_entry
 from tokenrelay.protocol.wire.snapshot import Snapshot
 
 KEPT = Remembered("chat", 1_793_880_000, with_usage=True)
@@ -108,6 +111,29 @@ def test_a_reader_that_resumes_after_any_entry_gets_the_rest(name: str) -> None:
         assert [value.get("sequence_number") for value in values] == [None] * (len(values) - 1) + [number]
 
 
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_a_field_that_fails_in_the_stream_has_the_name_that_the_caller_used(name: str) -> None:
+    kept = parsed(**{name: 9}).remembered
+    failed = pack_entry(Failure(1, "VALIDATION_ERROR", "max_tokens: too many", False, field="max_tokens"))
+    [told, _] = datas(chat.Chunks(kept).encode(unpack_entry(failed), 1, STREAM))
+    assert (told["error"]["param"], told["error"]["message"]) == (name, f"{name}: too many")
+
+
+def test_what_it_cost_stands_in_the_usage() -> None:
+    paid = msgspec.structs.replace(end(), cost_usd=0.25)
+    assert chat.usage_object(paid)["cost_usd"] == responses_fold.usage_object(paid)["cost_usd"] == 0.25
+    assert ui.usage_object(paid) == {
+        "inputTokens": 5, "outputTokens": 7, "totalTokens": 12, "cachedInputTokens": 2, "reasoningTokens": 3,
+        "costUsd": 0.25,
+    }  # fmt: skip
+    assert not {"cost_usd", "costUsd"} & {*chat.usage_object(end()), *ui.usage_object(end())}
+
+
+def test_thinking_is_shown_unless_the_body_says_otherwise() -> None:
+    assert parsed().request.show == ["thinking"]
+    assert parsed(show=[]).request.show == []
+
+
 def test_tools_of_the_server_are_not_shown_to_a_client_that_would_run_them() -> None:
     assert not any(
         choice["delta"].get("tool_calls") for v in chunks("our tool between texts") for choice in v["choices"]
@@ -142,7 +168,8 @@ def test_what_agents_send_by_default_is_taken() -> None:
     assert made.request.enable_tools is None  # False would switch the declared function off with the server's tools
     assert parsed().request.enable_tools is False
     assert made.request.on_disconnect == "grace:30"
-    assert made.remembered == Remembered("chat", 7, with_usage=True)
+    named = {"max_tokens": "max_completion_tokens"}
+    assert made.remembered == Remembered("chat", 7, with_usage=True, names=named)
 
 
 def test_what_is_not_taken_is_named() -> None:
@@ -169,6 +196,8 @@ def test_what_is_not_taken_is_named() -> None:
         ("messages[0].content[1]", {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, {}]}]}),
         ("messages[0].role", {"messages": [{"role": "wizard", "content": "x"}]}),
         ("max_completion_tokens", {"max_completion_tokens": "many"}),
+        ("max_tokens", {"max_tokens": "many"}),
+        ("max_tokens", {"max_tokens": 0, "max_completion_tokens": None}),
         ("temperature", {"temperature": 3}),
         ("messages", {"messages": "hello"}),
         ("messages", {"messages": []}),
@@ -177,8 +206,9 @@ def test_what_is_not_taken_is_named() -> None:
 def test_a_refusal_names_the_parameter_as_the_caller_wrote_it(field: str, body: dict[str, Any]) -> None:
     with pytest.raises(TokenrelayError) as caught:
         parsed(**body)
-    told = openai.error_object(caught.value, chat.FIELD_NAMES)["error"]
+    told = openai.error_object(caught.value)["error"]
     assert told["param"] == field
+    assert told["message"].startswith(field)
     assert told["type"] == "invalid_request_error"
     assert openai.status_of(caught.value) == 400
 

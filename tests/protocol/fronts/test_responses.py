@@ -136,6 +136,15 @@ def test_declared_functions_are_the_callers() -> None:
     assert made.request.tools[0].function.name == "calculator"
 
 
+USER: Any = {"role": "user", "content": "hi"}
+THOUGHT: Any = {"type": "reasoning", "id": "rs_1", "summary": []}
+WORDS: Any = {"type": "input_text", "text": "what is it?"}
+PICTURE: Any = {"type": "input_image", "image_url": "ftp://nowhere"}
+CALL: Any = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}
+RESULT: Any = {"type": "function_call_output", "call_id": "c1", "output": "1"}
+TOOL: Any = {"type": "function", "name": "f", "parameters": {}}
+
+
 @pytest.mark.parametrize(
     ("field", "given", "body"),
     [
@@ -150,12 +159,20 @@ def test_declared_functions_are_the_callers() -> None:
         ("input", [{"type": "item_reference", "id": "msg_9"}], {}),
         ("max_output_tokens", "hi", {"max_output_tokens": 0}),
         ("truncation", "hi", {"truncation": "hard"}),
+        ("input[2].content[1].image_url", [THOUGHT, USER, {"role": "user", "content": [WORDS, PICTURE]}], {}),
+        ("input[1].role", [THOUGHT, {"role": "wizard", "content": "x"}], {}),
+        ("input[2].arguments", [USER, THOUGHT, {**CALL, "arguments": "{"}, RESULT], {}),
+        ("input[3].call_id", [USER, CALL, THOUGHT, {**CALL, "name": "g"}, RESULT], {}),
+        ("input[3].call_id", [USER, CALL, RESULT, {**RESULT, "call_id": "c9"}], {}),
+        ("input[2].output[0].image_url", [USER, CALL, {**RESULT, "output": [PICTURE]}], {}),
+        ("tools[1].parameters", "hi", {"tools": [TOOL, {**TOOL, "name": "g", "parameters": 7}]}),
+        ("text.format.name", "hi", {"text": {"format": {"type": "json_schema", "name": "", "schema": {}}}}),
     ],
 )
 def test_a_refusal_names_the_parameter(field: str, given: Any, body: dict[str, Any]) -> None:
     with pytest.raises(TokenrelayError) as caught:
         parsed(given, **body)
-    assert openai.error_object(caught.value, responses.FIELD_NAMES)["error"]["param"] in (field, None)
+    assert openai.error_object(caught.value)["error"]["param"] in (field, None)
     assert caught.value.code in ("VALIDATION_ERROR", "NOT_FOUND")
 
 

@@ -9,8 +9,10 @@ import pytest
 
 from tests.protocol.fronts.cases import LOGS, STREAM, WHOLE, entries_of, text_of
 from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.events import Failure
 from tokenrelay.protocol.fronts import ui
 from tokenrelay.protocol.fronts.asked import Remembered
+from tokenrelay.protocol.store.entries import pack, unpack_entry
 
 
 def told(name: str, kept: Remembered | None = None) -> list[dict[str, Any]]:
@@ -156,6 +158,34 @@ def test_a_body_is_told_apart_by_its_trigger_and_its_parts(body: Any, is_ours: b
     assert ui.is_ours(body) is is_ours
 
 
+STEP: Any = {"type": "step-start"}
+WORDS: Any = {"type": "text", "text": "I look."}
+SHOWN: Any = ({"type": "text", "text": ""}, WORDS, {"type": "file", "mediaType": "image/png", "url": "ftp://x"})
+CALL: Any = {"type": "tool-f", "toolCallId": "c1", "state": "output-available", "input": {}, "output": "1"}
+OTHER: Any = {**CALL, "type": "dynamic-tool", "toolName": "a b"}
+
+
+def test_usage_is_told_where_it_was_asked_for() -> None:
+    made = parsed(ASK, stream_options={"include_usage": True})
+    assert made.asked.remembered.with_usage
+    assert told("text", made.asked.remembered)[-1]["messageMetadata"]["usage"]["totalTokens"] == 12
+    assert "messageMetadata" not in told("text", parsed(ASK).asked.remembered)[-1]
+
+
+def test_thinking_and_arguments_are_shown_unless_the_body_says_otherwise() -> None:
+    assert parsed(ASK).request.show == ["thinking", "tool_input"]
+    assert parsed(ASK, show=[]).request.show == []
+
+
+def test_a_part_that_a_worker_refuses_has_the_name_it_has_in_the_chat() -> None:
+    picture = {"type": "file", "mediaType": "image/png", "url": "data:image/png;base64,aGk="}
+    kept = parsed(ASK, message("user", {"type": "text", "text": ""}, WORDS, picture)).asked.remembered
+    field = "messages[1].content[1]"
+    failed = pack(Failure(1, "VALIDATION_ERROR", f"{field}: no pictures", False, field=field))
+    frames = ui.Fold(STREAM, kept).take(unpack_entry(failed), 1).decode()
+    assert json.loads(frames.split("\n")[0][6:])["errorText"] == "messages[1].parts[2]: no pictures"
+
+
 @pytest.mark.parametrize(
     ("field", "body"),
     [
@@ -165,6 +195,9 @@ def test_a_body_is_told_apart_by_its_trigger_and_its_parts(body: Any, is_ours: b
         ("messages[0]", {"messages": ["x"]}),
         ("messages[0].parts[0]", {"messages": [message("user", {"text": "x"})]}),
         ("messages[0].role", {"messages": [message("tool", {"type": "text", "text": "x"})]}),
+        ("messages[1].parts[2].url", {"messages": [ASK, message("user", *SHOWN)]}),
+        ("messages[2].parts[3].toolCallId", {"messages": [ASK, ASK, message("assistant", STEP, WORDS, CALL, CALL)]}),
+        ("messages[1].parts[4].toolName", {"messages": [ASK, message("assistant", STEP, CALL, STEP, WORDS, OTHER)]}),
     ],
 )
 def test_a_refusal_names_its_field(field: str, body: dict[str, Any]) -> None:
