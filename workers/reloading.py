@@ -1,5 +1,6 @@
-"""Handlers that are being written: when a file of theirs changes, their rows get what it says now. For a developer's
-machine only (`tokenrelay up`); answers under way go on with the code they began with.
+"""Handlers that are being written: when a file of theirs changes, or of a module that they import from beside them,
+their rows get what it says now. For a developer's machine only (`tokenrelay up`); answers under way go on with the code
+they began with.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ import asyncio
 import importlib
 import importlib.util
 import itertools
+import os
 import sys
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -23,6 +26,7 @@ from tokenrelay.workers.providers.python_handler import PythonHandler
 
 LOOK_EVERY_S: Final = 0.5
 MAX_FILES: Final = 1_000
+OURS: Final = frozenset({"tokenrelay", "tokenrelay_client", "__main__", "__mp_main__"})
 Stamps: TypeAlias = dict[Path, tuple[int, int]]
 
 log = structlog.get_logger()
@@ -38,7 +42,8 @@ class Reloader:
         self._providers = providers
         self._lacks = lacks
         self._handlers = handlers
-        self._packages = {handler.partition(":")[0].partition(".")[0] for _, handler in self.rows} - {"tokenrelay"}
+        # Of the handlers, and what they have imported from beside them; one that cannot be imported now stays.
+        self._packages = {handler.partition(":")[0].partition(".")[0] for _, handler in self.rows} - OURS
 
     def __repr__(self) -> str:
         return f"<Reloader {len(self.rows)} handlers of {', '.join(sorted(self._packages))}>"
@@ -56,6 +61,8 @@ class Reloader:
 
     def _stamps(self) -> Stamps:
         importlib.invalidate_caches()
+        folders = tuple(folder for folder in map(_folder_of, self._packages) if folder is not None)
+        self._packages |= {name for name, file in _imported() if file.startswith(folders)} - OURS
         files = itertools.chain.from_iterable(map(_files_of, sorted(self._packages)))
         stamps: Stamps = {}
         for path in itertools.islice(files, MAX_FILES):
@@ -92,15 +99,39 @@ class Reloader:
                 log.warning("handler_reloaded", model=row.id, handler=handler)
 
 
+def _imported() -> Iterator[tuple[str, str]]:
+    """The packages of this process by name, and where their files are; those that are installed left out."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and not _is_installed(file):
+            yield name.partition(".")[0], file
+
+
+def _is_installed(file: str) -> bool:
+    return not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
+
+
+def _folder_of(package: str) -> str | None:
+    """Where it is, with a separator at the end. None: it is installed, or there is none."""
+    spec = _spec_of(package)
+    places = [] if spec is None else [*(spec.submodule_search_locations or ()), spec.origin]
+    place = next((place for place in places if place is not None), None)
+    return None if place is None or _is_installed(place) else f"{Path(place).parent}{os.sep}"
+
+
 def _files_of(package: str) -> Iterator[Path]:
     """Where a module of that name is, or would be: its file, or all those of its folder."""
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
+    spec = _spec_of(package)
+    if spec is None:
         return
-    if spec is None or spec.origin is None:
-        return
-    if spec.submodule_search_locations is None:
+    if spec.submodule_search_locations is None and spec.origin is not None:
         yield Path(spec.origin)
     for folder in spec.submodule_search_locations or ():
         yield from sorted(Path(folder).rglob("*.py"))
+
+
+def _spec_of(package: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return None

@@ -35,6 +35,7 @@ dialect = "python"
 handler = "agent:answer"
 upstream = "NAME"
 accepts = ["tools"]
+auto = true                  # answers also where a request names no model
 """
 
 TEST: Final = '''"""The agent without a server: `python -m pytest`."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,56 @@ def test_chunks_from_a_coroutine_and_a_plain_iterator() -> None:
         return iter(SECOND)
 
     assert parts(openai_chunks(agent))[0] == Text("On its way.")
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_a_client_without_async_blocks_only_its_own_thread(is_cancelled: bool) -> None:
+    """All handlers share a loop: it turns while the call and each chunk are waited for."""
+    go_on, threads = threading.Event(), set[str]()
+
+    def client(_: Ask) -> Iterator[Any]:
+        threads.add(threading.current_thread().name)
+        for each in SECOND:
+            assert go_on.wait(20)
+            yield each
+
+    def function(ask: Ask) -> Iterator[Any]:
+        assert go_on.wait(20)
+        go_on.clear()
+        return client(ask)
+
+    async def scene() -> None:
+        stream: Any = openai_chunks(function)(Ask())
+        reading = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0.05)
+        go_on.set()
+        await asyncio.sleep(0.05)
+        assert not reading.done()
+        if is_cancelled:
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+        go_on.set()
+        if not is_cancelled:
+            told = [await reading, *[part async for part in stream]]
+            assert "".join(part.text for part in told if isinstance(part, Text)) == "On its way."
+            assert threading.current_thread().name not in threads
+
+    asyncio.run(asyncio.wait_for(scene(), 30))
+
+
+# As LiteLLM 1.110.2 gives them (`acompletion(…, stream=True)`, `model_dump()`), of a model that thinks and calls.
+LITELLM: list[dict[str, Any]] = json.loads((Path(__file__).parent / "litellm_chunks.json").read_text())
+
+
+def test_chunks_as_litellm_gives_them() -> None:
+    async def agent(_: Ask) -> AsyncIterator[Any]:
+        for each in LITELLM:
+            yield each
+
+    assert parts(openai_chunks(agent)) == [
+        Thinking("hmm"), Text("Look."), ToolCall("t1", "state", {"n": 7}), Usage(9, 12, 0), Finish("tool_calls"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("ends", [SECOND[:2], [*SECOND[:1], {"error": {"message": "overloaded", "code": 503}}]])

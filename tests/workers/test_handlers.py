@@ -246,13 +246,44 @@ def test_after_it_the_error_is_told(error: BaseException, code: str, sentence: s
     assert events[-1]["retryable"] == getattr(error, "retryable", False)
 
 
-@pytest.mark.parametrize(
-    "part", [7, ToolResult("c9", "of no call"), Data("big", "x" * 20_000), Data("", 1), Finish("bored")], ids=repr
-)
+ODD: Any = object()
+HALF: Any = 0.5
+UNTOLD: list[Any] = [
+    7, ToolResult("c9", "of no call"), Data("big", "x" * 20_000), Data("", 1), Data("n", 10**40), Data("n", ODD),
+    Finish("bored"), Thinking(ODD), Usage(-1, 1), Usage(1, -1), Usage(1, 1, -1), Usage(ODD, 1), Usage(1, ODD),
+    Usage(HALF, 1), Usage(10**30, 1), Usage(1, 1, None, -0.5), Usage(1, 1, None, float("nan")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", UNTOLD, ids=lambda part: type(part).__name__)
 def test_what_cannot_be_told_is_the_handlers_fault(part: Any) -> None:
     async def handler(_: Ask) -> AsyncIterator[Any]:
         yield "a"
         yield part
+
+    end = told(handler)[-1]
+    assert (end["error_code"], end["retryable"]) == ("INTERNAL_ERROR", False)
+
+
+def test_half_a_character_is_told_as_a_question_mark() -> None:
+    half = "\ud83d"
+
+    async def handler(_: Ask) -> AsyncIterator[Any]:
+        yield half
+        yield ToolCall("c1", "lookup", {"order": half})
+        yield ToolResult("c1", half)
+        yield Data("step", {"name": half})
+
+    _, text_of, call, result, data, end = told(handler)
+    assert (text_of["token"], call["tool_input"], result["tool_result"]) == ("?", {"order": "?"}, "?")
+    assert (data["data"], end["finish_reason"]) == ({"name": "?"}, "stop")
+
+
+@pytest.mark.parametrize(("name", "arguments"), [(7, {}), ("", {}), ("calculator", 7), ("calculator", {"a": ODD})])
+def test_a_tool_is_called_by_its_name_with_plain_arguments(name: Any, arguments: Any) -> None:
+    async def handler(ask: Ask) -> AsyncIterator[str]:
+        yield "a"
+        yield str(await ask.call_tool(name, arguments))
 
     assert told(handler)[-1]["error_code"] == "INTERNAL_ERROR"
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
+import contextvars
 import inspect
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from tokenrelay.agent.parts import Ask, Fail, Part, Text
 
+T = TypeVar("T")
 Handler: TypeAlias = Callable[[Ask], AsyncIterator[str | Part]]
 
 
@@ -48,8 +53,28 @@ def refusals() -> Iterator[None]:
         ) from error
 
 
+async def in_thread(work: Callable[[], T]) -> T:
+    """As `asyncio.to_thread`, in a thread that holds up no process that goes."""
+    result: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            outcome = work()
+        except BaseException as error:
+            with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled: nobody waits any more
+                result.set_exception(error)
+        else:
+            with contextlib.suppress(concurrent.futures.InvalidStateError):
+                result.set_result(outcome)
+
+    threading.Thread(target=contextvars.copy_context().run, args=(run,), name="chunks", daemon=True).start()
+    return await asyncio.wrap_future(result)
+
+
 async def close(stream: Any) -> None:
-    """Whatever way it has."""
+    """Whatever way it has. A generator that still runs in a thread ends with it."""
+    if getattr(stream, "gi_running", False):
+        return
     for name in ("aclose", "close"):
         if (end := getattr(stream, name, None)) is not None:
             result = end()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from tokenrelay.agent.adapting import Handler, Joined, close, refusals
+from tokenrelay.agent.adapting import Handler, Joined, close, in_thread, refusals
 from tokenrelay.agent.parts import (
     Alive,
     Ask,
@@ -22,11 +22,13 @@ from tokenrelay.agent.parts import (
 if TYPE_CHECKING:
     from tokenrelay.workers.providers.chat_completions import Parser
 
+_END: Final = object()
+
 
 def openai_chunks(function: Callable[[Ask], Any]) -> Handler:
-    """A handler of a function that gives Chat Completions chunks for an `Ask`: an async generator, or a coroutine that
-    gives one or an iterator of them. A chunk is an object of the openai SDK or of LiteLLM, a dict, or its JSON as
-    bytes.
+    """A handler of a function that gives Chat Completions chunks for an `Ask`: an async generator, a coroutine that
+    gives one or an iterator of them, or a function without `async`. A chunk is an object of the openai SDK or of
+    LiteLLM, a dict, or its JSON as bytes. What is not async is called and read in threads.
 
     The chunks may be those of several rounds, one after the other, with parts (`ToolResult`, `Data`, …) between them:
     a round's calls are told when it is over, and not run.
@@ -35,7 +37,7 @@ def openai_chunks(function: Callable[[Ask], Any]) -> Handler:
     async def handler(ask: Ask) -> AsyncIterator[str | Part]:
         rounds = _Rounds()
         with refusals():
-            stream = function(ask)
+            stream = function(ask) if _is_async(function) else await in_thread(lambda: function(ask))
             if inspect.isawaitable(stream):
                 stream = await stream
             try:
@@ -130,12 +132,18 @@ def _fail(error: Any) -> Fail:
     return Fail(str(error), error.code, error.retryable)
 
 
+def _is_async(function: Callable[[Ask], Any]) -> bool:
+    return inspect.isasyncgenfunction(function) or inspect.iscoroutinefunction(function)
+
+
 async def _each(stream: Any) -> AsyncIterator[Any]:
+    """What blocks while it waits for the next chunk is read in a thread: all handlers share this loop."""
     if hasattr(stream, "__aiter__"):
         async for item in stream:
             yield item
     else:
-        for item in stream:
+        items = iter(stream)
+        while (item := await in_thread(lambda: next(items, _END))) is not _END:
             yield item
 
 

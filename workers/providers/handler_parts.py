@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from tokenrelay import agent
 from tokenrelay.protocol import events
 from tokenrelay.workers import conversation
 from tokenrelay.workers.conversation import Counted, Delta, Finish, Piece, Progress, ToldCall, ToldResult
+
+MAX_TOKENS: Final = 10**12
+"""More than any answer uses; their sums and what they cost stay numbers that every client can read."""
 
 
 class Translator:
@@ -28,7 +33,9 @@ class Translator:
                     raise TypeError(f"a text is a str, not {type(text).__name__}")
                 return Delta(str(text)) if text else Progress()
             case agent.Thinking(text):
-                return conversation.Thinking(str(text))
+                if not isinstance(text, str | None):
+                    raise TypeError(f"a thought is a str, not {type(text).__name__}")
+                return conversation.Thinking(str(text or ""))
             case agent.ToolCall(call_id, name, arguments):
                 call = ToldCall(str(call_id), str(name), plain(arguments))
                 events.ToolCall(0, "", call.call_id, call.name, call.arguments)  # what it refuses nobody could be told
@@ -42,7 +49,9 @@ class Translator:
             case agent.Data(name, value):
                 return conversation.Data(*_data(name, value))
             case agent.Usage():
-                return Counted(conversation.Usage(part.input, part.output, part.cached), _dollars(part.cost_usd))
+                cached = None if part.cached is None else _tokens(part.cached)
+                used = conversation.Usage(_tokens(part.input), _tokens(part.output), cached)
+                return Counted(used, _dollars(part.cost_usd))
             case agent.Alive():
                 return Progress()
             case agent.Finish(reason):
@@ -59,13 +68,27 @@ def plain(value: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a call as plain JSON, a copy: the handler may go on changing its own."""
     if not isinstance(value, Mapping):
         raise TypeError(f"the arguments of a call are a mapping, not {type(value).__name__}")
-    copy: dict[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False))
+    copy: dict[str, Any] = _copy(dict(value))
     return copy
 
 
 def _data(name: str, value: Any) -> tuple[str, Any]:
-    events.Data(0, "", name, value)
-    return name, json.loads(json.dumps(value))
+    copy = _copy(value)
+    events.Data(0, "", name, copy)
+    return name, copy
+
+
+def _copy(value: Any) -> Any:
+    """As an entry of the log can hold it: halves of surrogate pairs become "?", as in text."""
+    copy = json.loads(json.dumps(value, allow_nan=False, ensure_ascii=False).encode("utf-8", "replace"))
+    msgspec.msgpack.encode(copy)  # raises for a number of more than 64 bits
+    return copy
+
+
+def _tokens(count: int) -> int:
+    if type(count) is not int or not 0 <= count <= MAX_TOKENS:
+        raise ValueError(f"a count of tokens is an int from 0 to {MAX_TOKENS}, not {count!r:.80}")
+    return count
 
 
 def _dollars(cost_usd: float | None) -> float | None:

@@ -86,8 +86,8 @@ def _ask(request: ModelRequest, channel: Channel[Item]) -> Ask:
             with contextlib.suppress(RuntimeError):  # the handler and its loop have gone
                 loop.call_soon_threadsafe(give, ToolOutput(text, failed))
 
-        if not name:
-            raise ValueError("a tool has a name")
+        if type(name) is not str or not name:  # a handler is anybody's code
+            raise ValueError(f"a tool has a name, a str, not {name!r:.80}")
 
         def give_up() -> None:
             with contextlib.suppress(RuntimeError):
