@@ -77,9 +77,30 @@ class Fold:
                 pass
         return self._taken()
 
-    def has_beyond(self) -> bool:
-        """False where the cursor is ahead of everything that was told so far."""
-        return self._after <= self.number
+    # -- for one who writes the object while the log is read -----------------------------------------------------------
+
+    def settled(self, index: int) -> dict[str, Any] | None:
+        """Item `index` once nothing about it changes any more; it is let go."""
+        if index >= len(self.output) or index in self._calls.values() or self._is_open(index):
+            return None
+        item, self.output[index] = self.output[index], {}
+        return item
+
+    def under_way(self, index: int) -> dict[str, Any] | None:
+        """Item `index` if its text is being written."""
+        return self._open if self._is_open(index) else None
+
+    def cut(self) -> str:
+        """The text under way since it was cut last, which is let go."""
+        text, self._texts = "".join(self._texts), []
+        return text
+
+    def left(self, index: int) -> list[dict[str, Any]]:
+        """The items from `index` on as they are now."""
+        return list(self.object["output"][index:])
+
+    def _is_open(self, index: int) -> bool:
+        return self._open is not None and index == len(self.output) - 1
 
     # -- telling -------------------------------------------------------------------------------------------------------
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.fronts import openai, responses
 from tokenrelay.protocol.fronts.asked import Remembered
+from tokenrelay.protocol.fronts.responses_document import Document
 from tokenrelay.protocol.fronts.responses_fold import Fold
 from tokenrelay.protocol.reading.feed import Format
 from tokenrelay.protocol.reading.session import Session
@@ -20,11 +22,15 @@ from tokenrelay.server.generations import Description, find, resume
 from tokenrelay.server.http import Call
 from tokenrelay.server.live import replay
 from tokenrelay.server.timing import RequestTimer
+from tokenrelay.server.transports import document
 from tokenrelay.server.transports.front import FrontResponse
 from tokenrelay.server.transports.whole import until_ended
 
 ERRORS = openai_errors.told
 PREFIX = "resp_"
+SILENT = sys.maxsize
+"""A cursor that nothing lies beyond."""
+
 MAX_REFERENCES = 64
 """Earlier answers that one request may refer to: each costs the reading of its log."""
 
@@ -70,10 +76,9 @@ async def create(call: Call) -> None:
         elif is_background:
             if begun.channel is not None:
                 edge.hub.leave(begun.channel)
-            await call.json(200, (await _fold(call, await find(edge, identity, stream_id))).object, headers)
+            await _send(call, await find(edge, identity, stream_id), headers)
         else:
-            found = await until_ended(call, identity, stream_id, begun.channel)
-            await call.json(200, (await _fold(call, found)).object, headers)
+            await _send(call, await until_ended(call, identity, stream_id, begun.channel), headers)
 
 
 async def _begin(call: Call, identity: Identity, timer: RequestTimer) -> tuple[fronts.Begun, bool]:
@@ -95,20 +100,17 @@ async def retrieve(call: Call) -> None:
         with call.edge.connection(identity):
             await _stream(call, identity, found.stream_id, _number(call.query.get("starting_after")))
         return
-    await call.json(200, (await _fold(call, found)).object)
+    await _send(call, found)
 
 
 async def cancel(call: Call) -> None:
     """`POST /v1/responses/{id}/cancel`: the object as it is then."""
     identity, found = await _found(call)
     call.edge.metrics.cancels.labels("http").inc()
-    fold = await _fold(call, found)
     if not found.has_ended:
         await call.edge.jobs.cancel(found)
-        fold = await _fold(call, await find(call.edge, identity, found.stream_id))
-        if fold.status in ("queued", "in_progress"):
-            fold.status = "cancelled"  # the wish is a fact by now; the end follows
-    await call.json(200, fold.object)
+        found = await find(call.edge, identity, found.stream_id)
+    await _send(call, found, unless_ended="cancelled")  # the wish is a fact by now; the end follows
 
 
 async def delete(call: Call) -> None:
@@ -149,7 +151,7 @@ async def _stream(call: Call, identity: Identity, stream_id: str, after: int) ->
     found = await find(call.edge, identity, stream_id)
     remembered = fronts.remembered_of(found, responses.DIALECT)
     if after >= 0:
-        last = (await _fold(call, found)).number
+        last = await _last_number(call, found)
         if after > last:
             raise TokenrelayError("CURSOR_AHEAD", f"starting_after: the last event is {last}", field="starting_after")
     reading = await resume(call.edge, identity, stream_id, 0, is_compact=False, transport="sse")
@@ -159,15 +161,57 @@ async def _stream(call: Call, identity: Identity, stream_id: str, after: int) ->
     await FrontResponse(call.edge, call, reading.session, reading.channel, writing).run()
 
 
-async def _fold(call: Call, found: Description) -> Fold:
-    """The log so far, as the object's fold."""
-    fold = Fold(found.stream_id, fronts.remembered_of(found, responses.DIALECT), found.model)
-    fold.begin()
-    session = Session(found.stream_id, 0, is_compact=False, now=0.0)
+def _silent_fold(found: Description) -> Fold:
+    """One that encodes no event: for those who want the object, or the number."""
+    remembered = fronts.remembered_of(found, responses.DIALECT)
+    return Fold(found.stream_id, remembered, found.model, SILENT)
+
+
+async def _pages(call: Call, found: Description, *, is_compact: bool) -> AsyncIterator[replay.Numbered]:
+    """The log so far, page by page."""
+    session = Session(found.stream_id, 0, is_compact=is_compact, now=0.0)
     while session.cursor < found.last_id:
-        for entry_id, entry in await replay.shared(call.edge.replays.entries(session)):
+        try:
+            page = await document.page(call, session)
+        except LookupError as error:
+            raise TokenrelayError("STREAM_EXPIRED", stream_id=found.stream_id) from error
+        session.cursor = page[-1][0]
+        yield page
+
+
+async def _send(
+    call: Call, found: Description, headers: dict[str, str] | None = None, *, unless_ended: str | None = None
+) -> None:
+    """The object, written while its log is read. `unless_ended`: the status of one that has no end yet."""
+
+    async def pieces() -> AsyncIterator[str]:
+        made = Document(_silent_fold(found))
+        yield made.begin()
+        async for page in _pages(call, found, is_compact=True):
+            yield made.take(page)
+        yield made.end(unless_ended)
+
+    await document.write(call, found, pieces(), headers)
+
+
+async def _last_number(call: Call, found: Description) -> int:
+    """Of the event that was told last."""
+    fold = _silent_fold(found)
+    fold.begin()
+    async for page in _pages(call, found, is_compact=False):
+        for entry_id, entry in page:
             fold.take(entry, entry_id)
-            session.cursor = entry_id
+        fold.cut()
+    return fold.number
+
+
+async def _fold(call: Call, found: Description) -> Fold:
+    """The log so far, whole."""
+    fold = _silent_fold(found)
+    fold.begin()
+    async for page in _pages(call, found, is_compact=True):
+        for entry_id, entry in page:
+            fold.take(entry, entry_id)
     return fold
 
 

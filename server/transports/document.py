@@ -62,15 +62,32 @@ async def send(
     if found.last_id <= SHORT_ENTRIES:
         await call.json(200, fields_of(await read_all(call, found)), headers)
         return
-    snapshot = Snapshot()
+
+    async def pieces() -> AsyncIterator[str]:
+        snapshot = Snapshot()
+        yield f'{{"{text_field}":"'
+        async for text in _pages(call, found, snapshot):
+            yield event_json.to_json(text)[1:-1]
+        rest = {name: value for name, value in fields_of(snapshot).items() if name != text_field}
+        yield f'",{event_json.to_json(rest)[1:]}'
+
+    await write(call, found, pieces(), headers)
+
+
+async def write(
+    call: Call, found: Description, pieces: AsyncIterator[str], headers: dict[str, str] | None = None
+) -> None:
+    """Answer with a JSON object that is made while the log is read; a short log's has a length."""
+    if found.last_id <= SHORT_ENTRIES:
+        body = "".join([piece async for piece in pieces]).encode()
+        kept = {"cache-control": "no-store", **(headers or {})}
+        await call.answer(200, body, "application/json", kept)
+        return
     kept = {"content-type": "application/json", "cache-control": "no-store", **(headers or {})}
     await call.start_of_unknown_length(200, kept)
     try:
-        await call.write_bounded(f'{{"{text_field}":"'.encode())
-        async for text in _pages(call, found, snapshot):
-            await call.write_bounded(event_json.to_json(text)[1:-1].encode())
-        rest = {name: value for name, value in fields_of(snapshot).items() if name != text_field}
-        await call.write_bounded(b'",' + event_json.to_json(rest)[1:].encode())
+        async for piece in pieces:
+            await call.write_bounded(piece.encode())
     except (TokenrelayError, LookupError, CorruptEntry) as error:
         # The status is out: only a connection that breaks says that the object is not whole.
         log.warning("document_broken_off", stream_id=found.stream_id, error=type(error).__name__)
@@ -83,7 +100,7 @@ async def _pages(call: Call, found: Description, snapshot: Snapshot) -> AsyncIte
     """The text, page by page; the snapshot takes everything else. Pages are read in turn with those of all readers."""
     session = Session(found.stream_id, 0, is_compact=True, now=0.0)
     while session.cursor < found.last_id:
-        for entry_id, entry in await _page(call, session):
+        for entry_id, entry in await page(call, session):
             if entry_id > found.last_id and entry[0] != TOKEN:
                 return
             session.cursor = entry_id
@@ -92,7 +109,7 @@ async def _pages(call: Call, found: Description, snapshot: Snapshot) -> AsyncIte
                 yield text
 
 
-async def _page(call: Call, session: Session) -> replay.Numbered:
+async def page(call: Call, session: Session) -> replay.Numbered:
     """Redis that is away is waited for, as for a replay, but not for ever: a document has no heartbeat."""
     for _ in range(TRIES):
         try:

@@ -211,6 +211,17 @@ def test_responses_are_resumed_at_every_number_on_another_edge(fleet: Fleet) -> 
     assert other.retrieve(response_id).output_text == words(12)
 
 
+def test_a_long_response_is_written_while_its_log_is_read(fleet: Fleet) -> None:
+    made = client(fleet).responses.create(model="scripted?tokens=3000&interval_ms=0&tool_after=1500", input="hi",
+                                          extra_body={"enable_tools": True})  # fmt: skip
+    got = client(fleet, 1).responses.with_raw_response.retrieve(made.id)
+    assert "content-length" not in got.headers
+    again = got.parse()
+    assert again == made
+    assert again.output_text == words(3000)
+    assert [item.type for item in again.output] == ["message", "mcp_call", "message"]
+
+
 def test_the_sdks_helper_accepts_a_stream(fleet: Fleet) -> None:
     with client(fleet).responses.stream(model=MODEL, input="hi") as stream:
         for _ in stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from pydantic import TypeAdapter
 
 from tests.protocol.fronts.cases import LOGS, STREAM, entries_of, text_of
 from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.protocol.events import ToolCall
+from tokenrelay.protocol.events import Token, ToolCall
 from tokenrelay.protocol.fronts import openai, responses
 from tokenrelay.protocol.fronts.asked import Remembered
+from tokenrelay.protocol.fronts.responses_document import Document
 from tokenrelay.protocol.fronts.responses_fold import Fold
+from tokenrelay.protocol.store.entries import pack, unpack_entry
 
 KEPT = Remembered("responses", 1_793_880_000, options={"metadata": {"a": "b"}, "background": False})
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -91,6 +94,45 @@ def test_items_are_told_once_begun_and_once_done_before_the_end(name: str) -> No
 def test_an_end_has_its_event_and_its_status(name: str, kind: str, status: str) -> None:
     last = told(name)[-1]
     assert (last["type"], last["response"]["status"]) == (kind, status)
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+@pytest.mark.parametrize("name", LOGS)
+def test_the_object_that_is_written_while_the_log_is_read_is_the_folds(name: str, size: int) -> None:
+    fold = Fold(STREAM, KEPT, "gpt")
+    fold.begin()
+    for count in range(len(entries_of(name)) + 1):
+        assert json.loads(written(name, count, size)) == fold.object
+        for entry in entries_of(name)[count : count + 1]:
+            fold.take(entry, count + 1)
+
+
+def written(name: str, count: int, size: int) -> str:
+    made = Document(Fold(STREAM, KEPT, "gpt", sys.maxsize))
+    entries = list(enumerate(entries_of(name), 1))[:count]
+    pages = [entries[first : first + size] for first in range(0, count, size)]
+    return "".join([made.begin(), *map(made.take, pages), made.end()])
+
+
+def test_no_more_of_the_text_is_held_than_a_page() -> None:
+    fold = Fold(STREAM, KEPT, "gpt", sys.maxsize)
+    made = Document(fold)
+    made.begin()
+    token = unpack_entry(pack(Token(1, "gpt", "x" * 1_000)))
+    for number in range(1, 100):
+        told = made.take([(number, token)])
+        assert len(told) < 1_500
+        assert fold.cut() == ""
+    assert len(made.end()) < 1_500
+
+
+def test_a_status_stands_in_for_one_that_runs() -> None:
+    for name, status in (("text", "completed"), ("nothing", "completed")):
+        made = Document(Fold(STREAM, KEPT, "gpt", sys.maxsize))
+        whole = made.begin() + made.take(list(enumerate(entries_of(name), 1))) + made.end("cancelled")
+        assert json.loads(whole)["status"] == status
+    made = Document(Fold(STREAM, KEPT, "gpt", sys.maxsize))
+    assert json.loads(made.begin() + made.end("cancelled"))["status"] == "cancelled"
 
 
 def test_background_begins_as_queued_and_options_are_repeated() -> None:
