@@ -15,6 +15,7 @@ from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.models import circuit, preferences, scripted
 from tokenrelay.protocol.models.catalogue import NEUROSWITCH, Catalogue, Choice, Model
 from tokenrelay.protocol.models.circuit import Record, Vitals
+from tokenrelay.protocol.runtime.outage import Outage
 from tokenrelay.protocol.runtime.redis import describe, pool_place
 from tokenrelay.protocol.store import keys, scripts, worker_registry
 from tokenrelay.protocol.store.worker_registry import Offer
@@ -63,15 +64,14 @@ class Models:
 
     async def keep_fresh(self) -> None:
         """Owned by the application; ends only by being cancelled."""
-        failures = 0
+        outage = Outage()
         while True:
             try:
                 await self.refresh()
-                failures = 0
+                outage.over()
             except (*UNREACHABLE, RedisError) as error:
-                if failures & (failures - 1) == 0:  # 0, 1, 2, 4, 8…: an outage does not fill the log
+                if outage.failed():
                     log.warning("offers_unread", redis=pool_place(self._redis), error=describe(error))
-                failures += 1
             await asyncio.sleep(REFRESH_S)
 
     async def refresh(self) -> None:

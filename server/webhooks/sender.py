@@ -15,6 +15,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.runtime.outage import Outage, is_told
 from tokenrelay.protocol.runtime.redis import describe
 from tokenrelay.protocol.store.scripts import NOTIFY_MS, Ended
 from tokenrelay.server.metrics import Metrics
@@ -76,17 +77,16 @@ class Sender:
                 await asyncio.gather(*under_way, return_exceptions=True)
 
     async def _keep_sending(self, session: aiohttp.ClientSession) -> None:
-        failures = 0
+        outage = Outage()
         while True:
             await asyncio.sleep(random.uniform(0.5, 1.0) * LOOK_EVERY_S)  # noqa: S311  so that edges take turns
             try:
                 await self._look(session)
             except (TokenrelayError, RedisError) as error:
-                if failures & (failures - 1) == 0:  # 0, 1, 2, 4, 8…: an outage does not fill the log
-                    log.warning("webhooks_unknown", error=describe(error.__cause__ or error), failures=failures)
-                failures += 1
+                if outage.failed():
+                    log.warning("webhooks_unknown", error=describe(error.__cause__ or error), failures=outage.failures)
             else:
-                failures = 0
+                outage.over()
 
     async def _look(self, session: aiohttp.ClientSession) -> None:
         most = AT_ONCE - len(self._under_way)
@@ -150,7 +150,7 @@ class Sender:
                 retry_after_s = _seconds(answer.headers.get("retry-after", ""))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             failure = type(error).__name__  # its text may hold the address, and that a secret
-        if not 200 <= status < 300 and ended.tries & (ended.tries - 1) == 0:  # 1, 2, 4, 8…
+        if not 200 <= status < 300 and is_told(ended.tries):
             log.warning(
                 "webhook_refused", stream_id=ended.stream_id, tries=ended.tries, status=status or None,
                 error=failure or None,

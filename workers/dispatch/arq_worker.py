@@ -22,6 +22,7 @@ from arq.jobs import serialize_job
 
 from tokenrelay.protocol.events import Failure
 from tokenrelay.protocol.runtime.live import LiveFeed
+from tokenrelay.protocol.runtime.outage import Outage
 from tokenrelay.protocol.runtime.redis import describe, own_connection, pool_place, run
 from tokenrelay.protocol.store import entries, keys, scripts
 from tokenrelay.protocol.store.scripts import Claim
@@ -116,16 +117,15 @@ class LeaseWorker(Worker):
 
     async def main(self) -> None:
         """Claim, start, wait for a word; until cancelled."""
-        failures = 0
+        outage = Outage()
         while True:
             self._woken.clear()
             try:
                 claimed = await self._claim()
-                failures = 0
+                outage.over()
             except AWAY as error:
-                if failures & (failures - 1) == 0:  # 0, 1, 2, 4, 8…: an outage does not fill the log
+                if outage.failed():
                     log.warning("claim_failed", redis=pool_place(self._redis), error=describe(error))
-                failures += 1
                 claimed = 0
             if claimed < CLAIM_AT_ONCE:
                 with contextlib.suppress(TimeoutError):
