@@ -11,13 +11,16 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage lint pure lower-bounds conformance conformance-clients bench chaos fuzz rolling screenshots docs clean
+.PHONY: help run cluster test coverage lint pure lower-bounds conformance conformance-clients bench chaos fuzz rolling screenshots docs clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 run: $(VENV)/.runtime  ## the whole stack on this machine, with a local model; PORT=8000
 	@$(BIN)/tokenrelay up --port $(PORT)
+
+cluster: $(VENV)/.dev  ## a cluster of three primaries and three replicas on this machine; SERVER=redis-server NODE_TIMEOUT_MS=2000
+	@$(BIN)/python -m tests.cluster $(if $(SERVER),--server $(SERVER)) $(if $(NODE_TIMEOUT_MS),--node-timeout $(NODE_TIMEOUT_MS))
 
 test: $(VENV)/.dev lint conformance-clients  ## lint, types and every test; JOBS=2
 	@echo "running the tests (a few minutes)"

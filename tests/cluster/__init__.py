@@ -1,0 +1,1 @@
+"""Real clusters on loopback, and what the store makes of their failures."""
