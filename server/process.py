@@ -21,8 +21,8 @@ from tokenrelay.server.access import limits
 from tokenrelay.server.app import App
 from tokenrelay.server.edge import Edge
 from tokenrelay.server.net import peer
-from tokenrelay.server.net.bounds import Config
 from tokenrelay.server.net.http_protocol import HttpProtocol
+from tokenrelay.server.net.uvicorn_config import Config
 from tokenrelay.server.net.ws_protocol import WebSocketProtocol
 from tokenrelay.server.settings import Settings
 

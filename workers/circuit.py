@@ -14,7 +14,7 @@ from arq import ArqRedis
 from tokenrelay.protocol.models import circuit
 from tokenrelay.protocol.models.catalogue import Choice
 from tokenrelay.protocol.models.circuit import Outcome, Record, Vitals
-from tokenrelay.protocol.models.rules import HealthRules
+from tokenrelay.protocol.models.routing_rules import HealthRules
 from tokenrelay.protocol.runtime.redis import run
 from tokenrelay.protocol.store import keys, scripts
 from tokenrelay.protocol.store.scripts import Share

@@ -11,7 +11,7 @@ import msgspec
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.models import scripted
-from tokenrelay.protocol.models.rules import Kind, RoutingRules
+from tokenrelay.protocol.models.routing_rules import Kind, RoutingRules
 from tokenrelay.protocol.models.toml_lines import Lines, Path, steps
 
 ServerDialect: TypeAlias = Literal["chat_completions", "responses", "anthropic", "gemini"]

@@ -17,7 +17,7 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from tokenrelay.protocol.models.rules import HealthRules
+from tokenrelay.protocol.models.routing_rules import HealthRules
 
 Circuit: TypeAlias = Literal["closed", "open", "half_open"]
 

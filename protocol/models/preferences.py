@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.protocol.models.rules import Strategy, Weight
+from tokenrelay.protocol.models.routing_rules import Strategy, Weight
 
 MAX_NAMES: Final = 32
 

@@ -14,9 +14,9 @@ from tokenrelay.protocol.errors import TokenrelayError, invalid
 from tokenrelay.protocol.models import preferences
 from tokenrelay.protocol.models.catalogue import Choice
 from tokenrelay.protocol.wire import parts
-from tokenrelay.protocol.wire.answer_form import MAX_DESCRIPTION, JsonSchemaFormat, ResponseFormat
+from tokenrelay.protocol.wire.messages import Call, Message, ToolName, check_free, check_parts, check_turns, shortly
 from tokenrelay.protocol.wire.parts import Bounds, Content
-from tokenrelay.protocol.wire.turns import Call, Message, ToolName, check_free, check_parts, check_turns, shortly
+from tokenrelay.protocol.wire.response_format import MAX_DESCRIPTION, JsonSchemaFormat, ResponseFormat
 
 __all__ = [
     "Bounds",

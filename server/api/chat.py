@@ -25,7 +25,7 @@ from tokenrelay.server.net.refusal import Answer
 from tokenrelay.server.timing import RequestTimer
 from tokenrelay.server.transports import document
 from tokenrelay.server.transports.sse import SseResponse
-from tokenrelay.server.transports.whole import failed, until_ended
+from tokenrelay.server.transports.wait_for_end import failed, until_ended
 
 
 class _Begun(msgspec.Struct, frozen=True):

@@ -22,7 +22,7 @@ from tokenrelay.server.http import Call
 from tokenrelay.server.live.channel import Channel
 from tokenrelay.server.timing import RequestTimer
 from tokenrelay.server.transports import document
-from tokenrelay.server.transports.whole import failed, until_ended
+from tokenrelay.server.transports.wait_for_end import failed, until_ended
 
 
 class Begun(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ from tokenrelay.server.live import replay
 from tokenrelay.server.timing import RequestTimer
 from tokenrelay.server.transports import document
 from tokenrelay.server.transports.front import FrontResponse
-from tokenrelay.server.transports.whole import until_ended
+from tokenrelay.server.transports.wait_for_end import until_ended
 
 ERRORS = openai_errors.told
 PREFIX = "resp_"

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.reading.feed import Offer
-from tokenrelay.protocol.runtime.live import LiveFeed
+from tokenrelay.protocol.runtime.live_feed import LiveFeed
 from tokenrelay.protocol.runtime.redis import describe
 from tokenrelay.protocol.runtime.supervisor import Supervisor
 from tokenrelay.protocol.store import keys

@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from tokenrelay.protocol.runtime.live import LiveFeed
+from tokenrelay.protocol.runtime.live_feed import LiveFeed
 from tokenrelay.protocol.store import keys
 
 MOST: Final = 32

@@ -20,8 +20,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.server.access.limits import CROWDED, LARGE_BYTES_A_SECOND
 from tokenrelay.server.net import framing, peer, refusal
-from tokenrelay.server.net.bounds import Config
 from tokenrelay.server.net.lean_event import LeanEvent
+from tokenrelay.server.net.uvicorn_config import Config
 
 MAX_HEAD_BYTES: Final = 32_768
 MAX_LINE_BYTES: Final = 8_000

@@ -23,8 +23,8 @@ from tokenrelay.protocol.wire.websocket import Close
 from tokenrelay.server import drain
 from tokenrelay.server.access.limits import LARGE_BYTES_A_SECOND, Bucket, Place
 from tokenrelay.server.net import peer, refusal
-from tokenrelay.server.net.bounds import Config
 from tokenrelay.server.net.lean_event import LeanEvent, LeanQueue
+from tokenrelay.server.net.uvicorn_config import Config
 
 VERSION: Final = "13"
 """The one version there is (RFC 6455 section 4.1)."""

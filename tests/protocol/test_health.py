@@ -6,7 +6,7 @@ import pytest
 
 from tokenrelay.protocol.models import circuit as health
 from tokenrelay.protocol.models.circuit import Outcome, Record
-from tokenrelay.protocol.models.rules import HealthRules
+from tokenrelay.protocol.models.routing_rules import HealthRules
 
 RULES = HealthRules(smoothing=0.5, half_life_s=10, open_after_failures=3, open_after_calls=6, open_s=10, max_open_s=25)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tokenrelay.protocol.models.rules import Kind
+from tokenrelay.protocol.models.routing_rules import Kind
 
 PROMPTS: Final[list[tuple[Kind, str]]] = [
     ("code", "Write a Python function that merges two sorted lists."),

@@ -18,9 +18,9 @@ from tokenrelay.workers.conversation import Delta, Finish, Message, ModelRequest
 from tokenrelay.workers.providers.base import Accepts, ProviderError
 from tokenrelay.workers.providers.chat_completions import ChatCompletions, Parser, Timeouts
 from tokenrelay.workers.providers.chat_completions_request import encode_request
-from tokenrelay.workers.providers.concessions import Wishes
 from tokenrelay.workers.providers.faults import failure, parse_retry_after
 from tokenrelay.workers.providers.jsontext import encode
+from tokenrelay.workers.providers.optional_fields import OptionalFields
 
 T = TypeVar("T")
 MODEL = "m-1"
@@ -248,7 +248,7 @@ def test_any_text_comes_out_as_unicode(texts: list[str], step: int) -> None:
 
 
 def asked(request: ModelRequest, accepts: Accepts | None = None) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads(encode(encode_request(request, accepts or Accepts(), Wishes())))
+    body: dict[str, Any] = json.loads(encode(encode_request(request, accepts or Accepts(), OptionalFields())))
     return body
 
 

@@ -14,7 +14,7 @@ from tests.fleet import Fleet
 from tokenrelay.protocol.models import circuit as records
 from tokenrelay.protocol.models.catalogue import Choice, Model
 from tokenrelay.protocol.models.circuit import Record
-from tokenrelay.protocol.models.rules import HealthRules
+from tokenrelay.protocol.models.routing_rules import HealthRules
 from tokenrelay.protocol.store import keys
 from tokenrelay.workers.circuit import Circuits
 from tokenrelay.workers.redis import open_pool

@@ -4,8 +4,8 @@ other libraries. docs/agent.md is the guide.
 A handler is an async generator, a generator or a function of one argument, the `Ask`. It yields text (`str`) and parts.
 """
 
-from tokenrelay.agent.chunks import openai_chunks
-from tokenrelay.agent.graphs import langgraph
+from tokenrelay.agent.langgraph_adapter import langgraph
+from tokenrelay.agent.openai_chunks_adapter import openai_chunks
 from tokenrelay.agent.parts import (
     FINISH_REASONS,
     Alive,
@@ -23,7 +23,7 @@ from tokenrelay.agent.parts import (
     ToolResult,
     Usage,
 )
-from tokenrelay.agent.pydantic_agents import pydantic_ai
+from tokenrelay.agent.pydantic_ai_adapter import pydantic_ai
 
 __all__ = [
     "FINISH_REASONS",

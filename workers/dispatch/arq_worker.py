@@ -21,7 +21,7 @@ from arq import ArqRedis, Worker, func
 from arq.jobs import serialize_job
 
 from tokenrelay.protocol.events import Failure
-from tokenrelay.protocol.runtime.live import LiveFeed
+from tokenrelay.protocol.runtime.live_feed import LiveFeed
 from tokenrelay.protocol.runtime.outage import Outage
 from tokenrelay.protocol.runtime.redis import describe, own_connection, pool_place, run
 from tokenrelay.protocol.store import entries, keys, scripts

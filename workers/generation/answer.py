@@ -13,15 +13,15 @@ from tokenrelay.protocol.wire import request
 from tokenrelay.protocol.wire.request import ChatRequest
 from tokenrelay.workers.conversation import Caller, Counted, Delta, Finish, Message, Piece, Thinking, ToolInput, ToolUse
 from tokenrelay.workers.generation.attempts import NO_OUTPUT, PIECES_A_TURN, Attempts, Opened, close
-from tokenrelay.workers.generation.bill import Bill
-from tokenrelay.workers.generation.blobs import fetch
 from tokenrelay.workers.generation.content import content_of
 from tokenrelay.workers.generation.echoes import Echoes
 from tokenrelay.workers.generation.handler_output import TOLD, HandlerOutput
 from tokenrelay.workers.generation.output import Output
 from tokenrelay.workers.generation.resources import Resources
+from tokenrelay.workers.generation.stored_parts import fetch
 from tokenrelay.workers.generation.timing import Timing
 from tokenrelay.workers.generation.tool_calls import ToolCalls
+from tokenrelay.workers.generation.usage import UsageMeter
 from tokenrelay.workers.metrics import SAMPLED, whose
 from tokenrelay.workers.providers.base import ProviderError
 from tokenrelay.workers.routing import Route
@@ -48,7 +48,7 @@ class Answer:
         echoes: Echoes,
     ) -> None:
         self.attempts = Attempts(asked, route, resources, context, caller)
-        self.bill = Bill(resources.metrics)
+        self.usage = UsageMeter(resources.metrics)
         self._stream_id = caller.stream_id
         self._asked = asked
         self._route = route
@@ -65,7 +65,7 @@ class Answer:
         self._is_writing = False  # from a round's first output to its end; before that `Attempts` has its own timeout
 
     def __repr__(self) -> str:
-        return f"<Answer {self.attempts!r} | {self.bill!r}>"
+        return f"<Answer {self.attempts!r} | {self.usage!r}>"
 
     def is_silent(self, now: float) -> bool:
         """Whether the model has given nothing for longer than it may in mid-answer."""
@@ -110,8 +110,8 @@ class Answer:
         texts: list[str] = []  # kept only where a tool may be called, for the next round
         piece, step = opened.first, opened.pieces.__anext__  # `async for`, but for the first piece, which is here
         gap = self._using.metrics.gap.labels(*whose(opened.choice))
-        bill, output = self.bill, self._output
-        bill.works(opened.choice, self._messages)
+        meter, output = self.usage, self._output
+        meter.works(opened.choice, self._messages)
         pieces = 0
         self._is_writing = True
         try:
@@ -122,7 +122,7 @@ class Answer:
                     gap.observe(now - self._piece_at)
                 self._piece_at = now
                 if type(piece) is Delta:
-                    bill.wrote(piece.text)
+                    meter.wrote(piece.text)
                     output.token(piece.text, piece.begins_item)
                     if keeps_text:
                         texts.append(piece.text)
@@ -136,9 +136,9 @@ class Answer:
                         await self._wait_for_room()
                 elif type(piece) is Finish:
                     if opened.choice.model.dialect == "python":
-                        bill.close()  # what it has not counted is estimated
+                        meter.close()  # what it has not counted is estimated
                         return "".join(texts), uses, piece
-                    bill.finished(opened.choice, piece.usage)
+                    meter.finished(opened.choice, piece.usage)
                     return "".join(texts), uses, piece
                 elif type(piece) in NO_OUTPUT:
                     await self._at_work(opened.choice, piece)
@@ -159,21 +159,21 @@ class Answer:
     async def _at_work(self, choice: Choice, piece: Piece) -> None:
         """It thinks, or writes the arguments of a call, or only lives."""
         self._piece_at = time.monotonic()
-        output, bill = self._output, self.bill
+        output, meter = self._output, self.usage
         if type(piece) is Thinking:
-            bill.works(choice, self._messages)
+            meter.works(choice, self._messages)
             output.label = self._route.label_of(choice)
             output.thinking(piece.text)
         elif type(piece) is ToolInput:
-            bill.works(choice, self._messages)
+            meter.works(choice, self._messages)
             output.label = self._route.label_of(choice)
             output.tool_input(piece.call_id, piece.name, piece.text)
         elif type(piece) is Counted:
-            bill.counted(choice, piece.usage, piece.cost_usd)
+            meter.counted(choice, piece.usage, piece.cost_usd)
             return
         else:
             return
-        bill.wrote(piece.text)
+        meter.wrote(piece.text)
         if output.is_full:
             await self._wait_for_room()
 

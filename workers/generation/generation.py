@@ -205,12 +205,12 @@ class Generation:
         """With what it used and cost, whatever the end is."""
         if self._answer is None:
             return end
-        bill = self._answer.bill
-        bill.close()
+        meter = self._answer.usage
+        meter.close()
         if isinstance(end, Completion):
-            used = bill.usage
+            used = meter.usage
             end = msgspec.structs.replace(end, input_tokens=used.input_tokens, output_tokens=used.output_tokens)
-        return msgspec.structs.replace(end, usage=bill.fields(), cost_usd=bill.cost_usd)
+        return msgspec.structs.replace(end, usage=meter.fields(), cost_usd=meter.cost_usd)
 
     async def _timed(self, end: Terminal) -> Terminal:
         """With where the time went, if the caller wants to know; then the first token must have been acknowledged."""

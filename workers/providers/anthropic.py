@@ -18,9 +18,9 @@ from tokenrelay.workers.providers.anthropic_request import GO_ON as GO_ON
 from tokenrelay.workers.providers.anthropic_request import MAX_TEMPERATURE, encode_request
 from tokenrelay.workers.providers.anthropic_request import takes as takes_part
 from tokenrelay.workers.providers.base import Accepts
-from tokenrelay.workers.providers.concessions import ANTHROPIC, Wishes
 from tokenrelay.workers.providers.faults import Envelope, Fault, fault_in
 from tokenrelay.workers.providers.jsontext import UNREADABLE, arguments_of, decode
+from tokenrelay.workers.providers.optional_fields import ANTHROPIC, OptionalFields
 from tokenrelay.workers.providers.parser import Parser as _Parser
 from tokenrelay.workers.providers.parser import counted
 from tokenrelay.workers.providers.tool_schemas import format_asked
@@ -237,7 +237,7 @@ class Anthropic(Upstream):
     takes = Accepts(seed=False, audio=False, image_detail=False)
     takes_part = staticmethod(takes_part)
     parser = Parser
-    concessions = ANTHROPIC
+    refused_fields = ANTHROPIC
 
     def __init__(
         self,
@@ -280,6 +280,6 @@ class Anthropic(Upstream):
             response_format=accepts.response_format and format_asked(request) != "json_object",
         )
 
-    def encode(self, request: ModelRequest, accepts: Accepts, wishes: Wishes) -> dict[str, Any]:
+    def encode(self, request: ModelRequest, accepts: Accepts, extras: OptionalFields) -> dict[str, Any]:
         # Servers of the same dialect may refuse a field that they do not know.
-        return encode_request(request, accepts, wishes, is_eager=self.source == Parser.dialect)
+        return encode_request(request, accepts, extras, is_eager=self.source == Parser.dialect)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from tokenrelay.workers.conversation import Audio, File, Image, Message, ModelRequest, Part, Text, ToolSpec, text_of
 from tokenrelay.workers.providers.base import Accepts
-from tokenrelay.workers.providers.concessions import Wishes
+from tokenrelay.workers.providers.optional_fields import OptionalFields
 from tokenrelay.workers.providers.parts import base64_of, is_plain, media_type, parts_of
 from tokenrelay.workers.providers.tool_schemas import choice_of, fits, parameters_of, schema_asked
 
@@ -32,7 +32,7 @@ _FOREIGN: Final = re.compile(r"[^a-zA-Z0-9_-]")  # "String should match pattern 
 
 
 def encode_request(
-    request: ModelRequest, accepts: Accepts, wishes: Wishes, *, is_eager: bool = False
+    request: ModelRequest, accepts: Accepts, extras: OptionalFields, *, is_eager: bool = False
 ) -> dict[str, Any]:
     """The body of the POST: what is None or empty is left to the model, not sent. `is_eager`: tool input is to come as
     it is written."""
@@ -48,12 +48,12 @@ def encode_request(
         "temperature": request.temperature,
         "top_p": request.top_p,
         "stop_sequences": list(request.stop) or None,
-        "tools": [_encode_tool(tool, is_eager and wishes.eager) for tool in request.tools] or None,
+        "tools": [_encode_tool(tool, is_eager and extras.eager) for tool in request.tools] or None,
         "tool_choice": _tool_choice(request),
-        "thinking": _thinking(request, accepts, wishes),
+        "thinking": _thinking(request, accepts, extras),
         "output_config": _output_config(request) or None,
         # The longest prefix that was seen before is read from a cache, where somebody asks for one.
-        "cache_control": {"type": "ephemeral"} if wishes.cache else None,
+        "cache_control": {"type": "ephemeral"} if extras.cache else None,
     }
     return body | {name: value for name, value in optional.items() if value is not None}
 
@@ -72,10 +72,10 @@ def _max_tokens(request: ModelRequest, accepts: Accepts) -> int:
     return most if accepts.max_output is None else min(most, accepts.max_output)
 
 
-def _thinking(request: ModelRequest, accepts: Accepts, wishes: Wishes) -> dict[str, Any] | None:
+def _thinking(request: ModelRequest, accepts: Accepts, extras: OptionalFields) -> dict[str, Any] | None:
     if request.effort == "none":
         return {"type": "disabled"}
-    if not (accepts.thinks and wishes.thinking):
+    if not (accepts.thinks and extras.thinking):
         return None
     return {"type": "adaptive", "display": "summarized"}  # by default nothing is told of it
 

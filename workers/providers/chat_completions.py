@@ -18,9 +18,9 @@ from tokenrelay.workers.conversation import ModelRequest, Piece
 from tokenrelay.workers.providers.base import Accepts
 from tokenrelay.workers.providers.chat_completions_request import encode_request
 from tokenrelay.workers.providers.chat_completions_request import takes as takes_part
-from tokenrelay.workers.providers.concessions import CHAT_COMPLETIONS, Wishes
 from tokenrelay.workers.providers.faults import Envelope, Fault, fault_in
 from tokenrelay.workers.providers.jsontext import UNREADABLE, decode
+from tokenrelay.workers.providers.optional_fields import CHAT_COMPLETIONS, OptionalFields
 from tokenrelay.workers.providers.parser import Call, counted
 from tokenrelay.workers.providers.parser import Parser as _Parser
 from tokenrelay.workers.providers.upstream import BaseUrl, Capabilities, Upstream
@@ -289,7 +289,7 @@ class ChatCompletions(Upstream):
 
     takes_part = staticmethod(takes_part)
     parser = Parser
-    concessions = CHAT_COMPLETIONS
+    refused_fields = CHAT_COMPLETIONS
     # https://platform.openai.com/docs/api-reference/debugging-requests
     request_id_header = "X-Client-Request-Id"
 
@@ -320,5 +320,5 @@ class ChatCompletions(Upstream):
     def path(self, _: ModelRequest, __: Accepts) -> str:
         return "/chat/completions"
 
-    def encode(self, request: ModelRequest, accepts: Accepts, wishes: Wishes) -> dict[str, Any]:
-        return encode_request(request, accepts, wishes) | dict(self._extra or {})
+    def encode(self, request: ModelRequest, accepts: Accepts, extras: OptionalFields) -> dict[str, Any]:
+        return encode_request(request, accepts, extras) | dict(self._extra or {})

@@ -20,7 +20,7 @@ from tokenrelay.workers.conversation import (
     text_of,
 )
 from tokenrelay.workers.providers.base import Accepts
-from tokenrelay.workers.providers.concessions import Wishes
+from tokenrelay.workers.providers.optional_fields import OptionalFields
 from tokenrelay.workers.providers.parts import base64_of, data_url, is_plain, media_type, parts_of
 from tokenrelay.workers.providers.tool_schemas import choice_of, parameters_of
 
@@ -29,7 +29,7 @@ SHOWN: Final = "What the tool returned:"
 """A tool's message holds text alone; its pictures follow in a turn of the user's, after this."""
 
 
-def encode_request(request: ModelRequest, accepts: Accepts, wishes: Wishes) -> dict[str, Any]:
+def encode_request(request: ModelRequest, accepts: Accepts, extras: OptionalFields) -> dict[str, Any]:
     """The body of the POST: what is None or empty is left to the model, not sent."""
     body: dict[str, Any] = {
         "model": request.model,
@@ -37,7 +37,7 @@ def encode_request(request: ModelRequest, accepts: Accepts, wishes: Wishes) -> d
         "stream": True,
     }
     optional = {
-        "stream_options": {"include_usage": True} if wishes.usage else None,
+        "stream_options": {"include_usage": True} if extras.usage else None,
         accepts.token_limit_field or MAX_TOKENS: request.max_tokens,
         "temperature": request.temperature,
         "top_p": request.top_p,

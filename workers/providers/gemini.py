@@ -20,11 +20,11 @@ from tokenrelay.protocol.events import FinishReason
 from tokenrelay.protocol.wire.sse import Frame
 from tokenrelay.workers.conversation import ModelRequest, Piece, ToolInput
 from tokenrelay.workers.providers.base import Accepts, ProviderError
-from tokenrelay.workers.providers.concessions import GEMINI, Wishes
 from tokenrelay.workers.providers.faults import Envelope, Fault, fault_in
 from tokenrelay.workers.providers.gemini_request import UNSIGNED as UNSIGNED
 from tokenrelay.workers.providers.gemini_request import encode_request
 from tokenrelay.workers.providers.jsontext import UNREADABLE, decode
+from tokenrelay.workers.providers.optional_fields import GEMINI, OptionalFields
 from tokenrelay.workers.providers.parser import Parser as _Parser
 from tokenrelay.workers.providers.parser import counted
 from tokenrelay.workers.providers.upstream import BaseUrl, Capabilities, Timeouts, Upstream
@@ -274,7 +274,7 @@ class Gemini(Upstream):
 
     takes = Accepts(parallel_tool_calls=False, strict=False, image_detail=False)
     parser = Parser
-    concessions = GEMINI
+    refused_fields = GEMINI
 
     def __init__(
         self,
@@ -303,5 +303,5 @@ class Gemini(Upstream):
         version = accepts.api_version or self._version
         return f"/{version}/models/{quote(request.model, safe='')}:streamGenerateContent?alt=sse"
 
-    def encode(self, request: ModelRequest, accepts: Accepts, wishes: Wishes) -> dict[str, Any]:
-        return encode_request(request, accepts, wishes)
+    def encode(self, request: ModelRequest, accepts: Accepts, extras: OptionalFields) -> dict[str, Any]:
+        return encode_request(request, accepts, extras)

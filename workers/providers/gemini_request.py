@@ -18,7 +18,7 @@ from tokenrelay.workers.conversation import (
     text_of,
 )
 from tokenrelay.workers.providers.base import Accepts
-from tokenrelay.workers.providers.concessions import Wishes
+from tokenrelay.workers.providers.optional_fields import OptionalFields
 from tokenrelay.workers.providers.parts import base64_of, media_type, parts_of
 from tokenrelay.workers.providers.tool_schemas import choice_of, fits, format_asked, schema_asked
 
@@ -35,7 +35,7 @@ LEVELS: Final[Mapping[str, str]] = {
 }  # fmt: skip
 
 
-def encode_request(request: ModelRequest, accepts: Accepts, wishes: Wishes) -> dict[str, Any]:
+def encode_request(request: ModelRequest, accepts: Accepts, extras: OptionalFields) -> dict[str, Any]:
     """The body of the POST: what is None or empty is left to the model, not sent."""
     body: dict[str, Any] = {"contents": encode_turns(request.messages)}
     system = [text_of(turn.content) for turn in request.messages if turn.role in ("system", "developer")]
@@ -52,7 +52,7 @@ def encode_request(request: ModelRequest, accepts: Accepts, wishes: Wishes) -> d
         "topP": request.top_p,
         "stopSequences": list(request.stop) or None,
         "seed": request.seed,
-        "thinkingConfig": _thinking(request, accepts, wishes) or None,
+        "thinkingConfig": _thinking(request, accepts, extras) or None,
         "responseMimeType": "application/json" if format_asked(request) in ("json_object", "json_schema") else None,
         "responseJsonSchema": None if asked is None else dict(asked.get("schema") or {}),
     }
@@ -67,8 +67,8 @@ def _calling(choice: str | tuple[str, str]) -> dict[str, Any]:
     return {"mode": {"required": "ANY", "none": "NONE"}.get(choice, "AUTO")}
 
 
-def _thinking(request: ModelRequest, accepts: Accepts, wishes: Wishes) -> dict[str, Any]:
-    config: dict[str, Any] = {"includeThoughts": True} if accepts.thinks and wishes.thinking else {}
+def _thinking(request: ModelRequest, accepts: Accepts, extras: OptionalFields) -> dict[str, Any]:
+    config: dict[str, Any] = {"includeThoughts": True} if accepts.thinks and extras.thinking else {}
     if request.effort == "none":
         return {"thinkingBudget": 0}
     if request.effort is not None:

@@ -1,6 +1,6 @@
 """The bundled local model: starts its engine at first use and speaks to it as to any maker; refuses to know llama.cpp.
 
-The engine is one child process of this worker (`engine.py`). It goes when the worker goes, however that happens.
+The engine is one child process of this worker (`local_engine.py`). It goes when the worker goes, however that happens.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tokenrelay.workers.providers.base import Accepts, ProviderError, left_out
 from tokenrelay.workers.providers.chat_completions import ChatCompletions, Timeouts
 
 MODEL: Final = "SmolLM2-135M-Instruct"
-ENGINE: Final = Path(__file__).with_name("engine.py")
+ENGINE: Final = Path(__file__).with_name("local_engine.py")
 
 PARALLEL: Final = 4
 CONTEXT: Final = 2048
@@ -134,7 +134,7 @@ async def _introduce(process: Process, spec: bytes) -> tuple[bytes, str]:
     stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
     if stdin is None or stdout is None or stderr is None:
         raise OSError("the engine was started without pipes")
-    stdin.write(spec)  # far less than a pipe holds; the pipe stays open, it is the engine's lifeline
+    stdin.write(spec)  # far less than a pipe holds; the pipe stays open, its end is the engine's
     line, printed = await asyncio.gather(stdout.readline(), stderr.read())
     if not line:
         log.warning("local_engine_printed", text=printed[-2000:].decode("utf-8", "replace"))

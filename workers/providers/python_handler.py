@@ -17,10 +17,10 @@ from tokenrelay.protocol.errors import TABLE
 from tokenrelay.workers.conversation import Caller, Finish, ModelRequest, Piece, ToolRun
 from tokenrelay.workers.providers.base import EFFORTS, Accepts, Blame, ProviderError, left_out
 from tokenrelay.workers.providers.chat_completions_request import encode_request
-from tokenrelay.workers.providers.concessions import Wishes
 from tokenrelay.workers.providers.handler_import import Handler, is_async
 from tokenrelay.workers.providers.handler_parts import Translator, plain
 from tokenrelay.workers.providers.handler_thread import Channel, HandlerThread, resolve
+from tokenrelay.workers.providers.optional_fields import OptionalFields
 
 PARTS_A_TURN: Final = 32
 """A handler that yields without pause lets others have a turn of the loop after so many parts."""
@@ -71,7 +71,7 @@ class PythonHandler:
 
 
 def _ask(request: ModelRequest, channel: Channel[Item]) -> Ask:
-    body = encode_request(request, Accepts(), Wishes())
+    body = encode_request(request, Accepts(), OptionalFields())
     caller = Caller() if request.caller is None else request.caller
 
     async def run_tool(name: str, arguments: Mapping[str, Any]) -> ToolOutput:

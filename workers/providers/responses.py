@@ -15,9 +15,9 @@ from tokenrelay.protocol.events import FinishReason
 from tokenrelay.protocol.wire.sse import Frame
 from tokenrelay.workers.conversation import ModelRequest, Piece
 from tokenrelay.workers.providers.base import Accepts
-from tokenrelay.workers.providers.concessions import RESPONSES, Wishes
 from tokenrelay.workers.providers.faults import Envelope, Fault, fault_in
 from tokenrelay.workers.providers.jsontext import UNREADABLE, decode
+from tokenrelay.workers.providers.optional_fields import RESPONSES, OptionalFields
 from tokenrelay.workers.providers.parser import Parser as _Parser
 from tokenrelay.workers.providers.parser import counted
 from tokenrelay.workers.providers.responses_request import encode_request
@@ -262,7 +262,7 @@ class Responses(Upstream):
     takes = Accepts(stop=False, seed=False, audio=False)
     takes_part = staticmethod(takes_part)
     parser = Parser
-    concessions = RESPONSES
+    refused_fields = RESPONSES
     # https://platform.openai.com/docs/api-reference/debugging-requests
     request_id_header = "X-Client-Request-Id"
 
@@ -290,5 +290,5 @@ class Responses(Upstream):
     def path(self, _: ModelRequest, __: Accepts) -> str:
         return "/responses"
 
-    def encode(self, request: ModelRequest, accepts: Accepts, wishes: Wishes) -> dict[str, Any]:
-        return encode_request(request, accepts, wishes)
+    def encode(self, request: ModelRequest, accepts: Accepts, extras: OptionalFields) -> dict[str, Any]:
+        return encode_request(request, accepts, extras)

@@ -19,7 +19,7 @@ from tokenrelay.workers.conversation import (
     text_of,
 )
 from tokenrelay.workers.providers.base import Accepts
-from tokenrelay.workers.providers.concessions import Wishes
+from tokenrelay.workers.providers.optional_fields import OptionalFields
 from tokenrelay.workers.providers.parts import base64_of, data_url, is_plain, media_type, parts_of
 from tokenrelay.workers.providers.tool_schemas import choice_of, fits, format_asked, parameters_of, schema_asked
 
@@ -27,7 +27,7 @@ MAX_TOKENS: Final = "max_output_tokens"
 SEALED: Final = "reasoning.encrypted_content"
 
 
-def encode_request(request: ModelRequest, accepts: Accepts, wishes: Wishes) -> dict[str, Any]:
+def encode_request(request: ModelRequest, accepts: Accepts, extras: OptionalFields) -> dict[str, Any]:
     """The body of the POST: what is None or empty is left to the model, not sent."""
     body: dict[str, Any] = {
         "model": request.model,
@@ -38,7 +38,7 @@ def encode_request(request: ModelRequest, accepts: Accepts, wishes: Wishes) -> d
     reasoning = {
         "effort": request.effort,
         # Without it a model that thinks says nothing until it has thought.
-        "summary": "auto" if accepts.thinks and wishes.thinking else None,
+        "summary": "auto" if accepts.thinks and extras.thinking else None,
     }
     optional = {
         accepts.token_limit_field or MAX_TOKENS: request.max_tokens,
@@ -49,9 +49,9 @@ def encode_request(request: ModelRequest, accepts: Accepts, wishes: Wishes) -> d
         "parallel_tool_calls": request.parallel_tool_calls if request.tools else None,
         "reasoning": {name: value for name, value in reasoning.items() if value is not None} or None,
         "text": _text(request),
-        "prompt_cache_key": (request.cache_key if wishes.cache else "") or None,
+        "prompt_cache_key": (request.cache_key if extras.cache else "") or None,
         # Models that do not think refuse to be asked for sealed thoughts.
-        "include": [SEALED] if accepts.thinks and wishes.sealed else None,
+        "include": [SEALED] if accepts.thinks and extras.sealed else None,
     }
     return body | {name: value for name, value in optional.items() if value is not None}
 

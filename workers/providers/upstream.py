@@ -15,10 +15,10 @@ import structlog
 
 from tokenrelay.workers.conversation import Echo, Finish, ModelRequest, Part, Piece, Progress, ToolInput, ToolUse
 from tokenrelay.workers.providers.base import OPTIONAL, Accepts, ProviderError, Reason, fitted, left_out
-from tokenrelay.workers.providers.concessions import STATUSES, Concession, Wishes, conceded, without
 from tokenrelay.workers.providers.faults import Fault, failure, fault_of, quotable, sentence_of, words
 from tokenrelay.workers.providers.jsontext import encode
 from tokenrelay.workers.providers.names import Names
+from tokenrelay.workers.providers.optional_fields import STATUSES, OptionalFields, RefusedField, refused_field, without
 from tokenrelay.workers.providers.parser import Parser
 from tokenrelay.workers.providers.parts import checked, has_bytes
 
@@ -72,7 +72,7 @@ class Upstream:
 
     parser: ClassVar[type[Parser]]
 
-    concessions: ClassVar[tuple[Concession, ...]] = ()
+    refused_fields: ClassVar[tuple[RefusedField, ...]] = ()
     """What is not asked again once a server has refused it."""
 
     request_id_header: ClassVar[str] = "X-Request-Id"
@@ -91,7 +91,7 @@ class Upstream:
     ) -> None:
         self.name = name
         self.source = source or name  # of whose turns an echo may come back here
-        self._remembered: dict[str, Wishes] = {}  # by upstream id: what its server refused is not asked again
+        self._remembered: dict[str, OptionalFields] = {}  # by upstream id: what its server refused is not asked again
         self._base_url = base_url
         self._session = session
         self._timeouts = timeouts or Timeouts()
@@ -118,7 +118,7 @@ class Upstream:
         return self._headers
 
     def narrowed(self, _: ModelRequest, accepts: Accepts) -> Accepts:
-        """What the model takes of this request, where one wish rules out another."""
+        """What the model takes of this request, where one field rules out another."""
         return accepts
 
     @staticmethod
@@ -126,7 +126,7 @@ class Upstream:
         """Whether the dialect has words for a part of a message."""
         return True
 
-    def encode(self, request: ModelRequest, accepts: Accepts, wishes: Wishes) -> dict[str, Any]:
+    def encode(self, request: ModelRequest, accepts: Accepts, extras: OptionalFields) -> dict[str, Any]:
         """The body. What the model does not take is gone from `request` already."""
         raise NotImplementedError
 
@@ -220,11 +220,11 @@ class Upstream:
         known = ((self.request_id_header, request.request_id), ("traceparent", request.traceparent))
         return {**self.headers(request), **{name: value for name, value in known if value}}
 
-    def _body(self, request: ModelRequest, accepts: Accepts, wishes: Wishes) -> bytes:
-        if not wishes.echo:
+    def _body(self, request: ModelRequest, accepts: Accepts, extras: OptionalFields) -> bytes:
+        if not extras.echo:
             plain = [msgspec.structs.replace(message, echo=None) for message in request.messages]
             request = msgspec.structs.replace(request, messages=plain)
-        body = self.encode(request, accepts, wishes)
+        body = self.encode(request, accepts, extras)
         for extra in (accepts.extra, request.extra):
             merge(body, extra)
         return encode(body)
@@ -236,35 +236,35 @@ class Upstream:
         refuses is given up. Raises ProviderError."""
         base_url = self._base_url if isinstance(self._base_url, str) else await self._base_url()
         url, headers = base_url.rstrip("/") + self.path(request, accepts), self._headers_of(request)
-        wishes = self._remembered.get(request.model) or Wishes()
+        extras = self._remembered.get(request.model) or OptionalFields()
         is_heavy = has_bytes(request.messages)
         body = b""
         while True:
             before = body
             # Base64 of megabytes is work that would hold up every other answer.
-            make = partial(self._body, request, accepts, wishes)
+            make = partial(self._body, request, accepts, extras)
             body = await asyncio.to_thread(make) if is_heavy else make()
             try:
                 return await self._ask(url, body, headers, limits), body
             except ProviderError as error:
-                less = None if body == before else self._less(error, request.model, wishes)
+                less = None if body == before else self._less(error, request.model, extras)
                 if less is None:
                     raise
-                wishes = less
+                extras = less
 
-    def _less(self, error: ProviderError, model: str, wishes: Wishes) -> Wishes | None:
+    def _less(self, error: ProviderError, model: str, extras: OptionalFields) -> OptionalFields | None:
         """What to ask for after this refusal; None: the refusal is about something else."""
         if not isinstance(error.said, Fault):
             return None
         said = f"{error.said.param} {error.said.code} {error.said.type} {sentence_of(error.said)}"
-        row = conceded(self.concessions, said, wishes)
+        row = refused_field(self.refused_fields, said, extras)
         if row is None:
             return None
         if row.is_remembered:
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.clear()
-            self._remembered[model] = without(self._remembered.get(model) or Wishes(), row)
-        return without(wishes, row)
+            self._remembered[model] = without(self._remembered.get(model) or OptionalFields(), row)
+        return without(extras, row)
 
     async def _ask(self, url: str, body: bytes, headers: Mapping[str, str], limits: Timeouts) -> aiohttp.ClientResponse:
         """The answer once its head says 200. Raises ProviderError."""

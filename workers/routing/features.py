@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from tokenrelay.protocol.models.catalogue import Catalogue
-from tokenrelay.protocol.models.rules import KINDS, STRATEGIES, Kind, RoutingRules, Strategy
+from tokenrelay.protocol.models.routing_rules import KINDS, STRATEGIES, Kind, RoutingRules, Strategy
 from tokenrelay.protocol.wire.request import ChatRequest
 
 Length: TypeAlias = Literal["short", "medium", "long"]

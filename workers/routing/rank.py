@@ -13,7 +13,7 @@ from tokenrelay.protocol.models import preferences
 from tokenrelay.protocol.models.catalogue import Catalogue, Choice, Model
 from tokenrelay.protocol.models.circuit import Vitals
 from tokenrelay.protocol.models.preferences import Preferences
-from tokenrelay.protocol.models.rules import RoutingRules, Strategy, Weights
+from tokenrelay.protocol.models.routing_rules import RoutingRules, Strategy, Weights
 from tokenrelay.protocol.wire.request import ChatRequest, kinds_of
 from tokenrelay.workers.routing import features
 from tokenrelay.workers.routing.features import Features

@@ -17,7 +17,7 @@ from tokenrelay.server.http import Call, Endpoint
 from tokenrelay.server.live.channel import Channel
 from tokenrelay.server.settings import Settings
 from tokenrelay.server.store.redis import open_pool
-from tokenrelay.server.transports import whole
+from tokenrelay.server.transports import wait_for_end
 
 
 class Client:
@@ -74,7 +74,7 @@ def test_while_an_answer_runs_its_request_is_let_go(is_streamed: bool, monkeypat
     async def scene() -> None:
         edge = edge_without_redis(monkeypatch)
         if not is_streamed:
-            monkeypatch.setattr(whole, "_has_ended", _never)
+            monkeypatch.setattr(wait_for_end, "_has_ended", _never)
         asked = {"message": "a" * 1000, "stream": is_streamed, "model": "neuroswitch"}
         body = json.dumps(asked).encode()
         before = sys.getrefcount(body)

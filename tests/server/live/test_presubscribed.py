@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from tokenrelay.protocol.runtime.live import LiveFeed
+from tokenrelay.protocol.runtime.live_feed import LiveFeed
 from tokenrelay.protocol.store import keys
 from tokenrelay.server.live import presubscribed
 from tokenrelay.server.live.presubscribed import Presubscribed

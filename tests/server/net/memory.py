@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, cast
 
 from uvicorn.server import ServerState
 
-from tokenrelay.server.net.bounds import Config
 from tokenrelay.server.net.http_protocol import HttpProtocol
+from tokenrelay.server.net.uvicorn_config import Config
 from tokenrelay.server.net.ws_protocol import WebSocketProtocol
 
 TURNS = 8

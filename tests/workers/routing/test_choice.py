@@ -13,7 +13,7 @@ from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.models import catalogue, preferences
 from tokenrelay.protocol.models.catalogue import Catalogue, Choice, Model, Price, Traits
 from tokenrelay.protocol.models.circuit import Vitals
-from tokenrelay.protocol.models.rules import KINDS, Kind, RoutingRules, Sign, Strategies, Strategy, Weights
+from tokenrelay.protocol.models.routing_rules import KINDS, Kind, RoutingRules, Sign, Strategies, Strategy, Weights
 from tokenrelay.protocol.wire import request
 from tokenrelay.protocol.wire.request import ChatRequest, Message, ToolEntry
 from tokenrelay.workers import routing

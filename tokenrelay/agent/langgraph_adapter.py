@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
-from tokenrelay.agent.adapting import Handler, Joined, refusals, text_of
+from tokenrelay.agent.adapters import Handler, Joined, refusals, text_of
 from tokenrelay.agent.parts import Alive, Ask, Data, Part, Thinking, ToolCall, ToolResult, Usage
 
 MODES: Final = ("messages", "custom", "updates")

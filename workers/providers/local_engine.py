@@ -34,12 +34,12 @@ def main() -> None:
     out = os.dup(1)
     os.dup2(2, 1)
     spec = json.loads(_read_line(0))
-    lifeline = threading.Thread(target=_die_with_parent, daemon=True)
-    lifeline.start()
+    watcher = threading.Thread(target=_die_with_parent, daemon=True)
+    watcher.start()
     server = load(spec)
     os.write(out, json.dumps({"address": server.listening_address}).encode() + b"\n")
     _hush(out)
-    lifeline.join()
+    watcher.join()
 
 
 def load(spec: dict[str, Any]) -> Any:

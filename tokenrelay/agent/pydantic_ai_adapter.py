@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
-from tokenrelay.agent.adapting import Handler, Joined, refusals, text_of
+from tokenrelay.agent.adapters import Handler, Joined, refusals, text_of
 from tokenrelay.agent.parts import Alive, Ask, Data, Message, Part, Thinking, ToolCall, ToolResult, Usage
 
 

@@ -17,7 +17,7 @@ LONG_PIECE: Final = 24
 """Characters from which a piece is more than one token."""
 
 
-class Bill:
+class UsageMeter:
     """One generation's. `written` is what the round under way has written, in tokens counted by us."""
 
     def __init__(self, metrics: Metrics) -> None:
@@ -29,7 +29,7 @@ class Bill:
         self._open: tuple[Choice, Sequence[Message]] | None = None  # the call that has begun to work; None: none has
 
     def __repr__(self) -> str:
-        return f"<Bill {self.usage.input_tokens} in, {self.usage.output_tokens} out, {self.cost_usd} USD>"
+        return f"<UsageMeter {self.usage.input_tokens} in, {self.usage.output_tokens} out, {self.cost_usd} USD>"
 
     def works(self, choice: Choice, messages: Sequence[Message]) -> None:
         """This model is at work on this. What another wrote before it failed nobody counts."""

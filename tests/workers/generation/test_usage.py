@@ -9,7 +9,7 @@ import pytest
 from tests.workers.generation.play import Player, Stage, play
 from tokenrelay.protocol.models.catalogue import Choice, Model, Price
 from tokenrelay.workers.conversation import Delta, Finish, Thinking, ToolUse, Usage
-from tokenrelay.workers.generation.bill import cost_usd
+from tokenrelay.workers.generation.usage import cost_usd
 from tokenrelay.workers.providers.base import ProviderError
 
 SUM = ToolUse("c0", "calculator", {"expression": "6*7"})

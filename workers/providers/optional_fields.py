@@ -1,6 +1,6 @@
-"""What a request asks for that the caller did not, and what is not asked again once a server has refused it.
+"""Optional fields of a provider's API, which nobody asked for: sent at first, no more once a server has refused them.
 
-body with every wish ──▶ 400 that names one ──▶ the body without it, once more ──▶ remembered for this model
+body with all fields ──▶ 400 that names one ──▶ the body without it, once more ──▶ remembered for this model
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 
-class Wishes(msgspec.Struct, frozen=True):
+class OptionalFields(msgspec.Struct, frozen=True):
     """Asked for where the dialect has it: to be told thoughts, sealed thoughts, the echo of earlier turns, a prompt
     cache, tool input as it is written, and usage."""
 
@@ -23,10 +23,10 @@ class Wishes(msgspec.Struct, frozen=True):
     usage: bool = True
 
 
-class Concession(msgspec.Struct, frozen=True):
-    """A refusal whose words match `pattern` gives up `wish`; for good, or for this one request."""
+class RefusedField(msgspec.Struct, frozen=True):
+    """A refusal whose words match `pattern` gives up `field`; for good, or for this one request."""
 
-    wish: str
+    field: str
     pattern: re.Pattern[str]
     is_remembered: bool = True
 
@@ -34,8 +34,8 @@ class Concession(msgspec.Struct, frozen=True):
 STATUSES: Final = (400, 422)
 
 
-def _row(wish: str, pattern: str, *, is_remembered: bool = True) -> Concession:
-    return Concession(wish, re.compile(pattern, re.IGNORECASE | re.DOTALL), is_remembered)
+def _row(field: str, pattern: str, *, is_remembered: bool = True) -> RefusedField:
+    return RefusedField(field, re.compile(pattern, re.IGNORECASE | re.DOTALL), is_remembered)
 
 
 _ODD: Final = r"unsupported|not supported|extra|unknown|unrecognized|not permitted|forbidden|not allowed|unexpected"
@@ -64,10 +64,10 @@ CHAT_COMPLETIONS: Final = (
 )
 
 
-def conceded(concessions: tuple[Concession, ...], said: str, wishes: Wishes) -> Concession | None:
-    """The first of the wishes that `said` speaks against; None: it speaks of none."""
-    return next((row for row in concessions if getattr(wishes, row.wish) and row.pattern.search(said)), None)
+def refused_field(refused_fields: tuple[RefusedField, ...], said: str, extras: OptionalFields) -> RefusedField | None:
+    """The first of the fields asked for that `said` speaks against; None: it speaks of none."""
+    return next((row for row in refused_fields if getattr(extras, row.field) and row.pattern.search(said)), None)
 
 
-def without(wishes: Wishes, row: Concession) -> Wishes:
-    return msgspec.structs.replace(wishes, **{row.wish: False})
+def without(extras: OptionalFields, row: RefusedField) -> OptionalFields:
+    return msgspec.structs.replace(extras, **{row.field: False})

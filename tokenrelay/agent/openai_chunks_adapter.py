@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from tokenrelay.agent.adapting import Handler, Joined, close, in_thread, refusals
+from tokenrelay.agent.adapters import Handler, Joined, close, in_thread, refusals
 from tokenrelay.agent.parts import (
     Alive,
     Ask,
