@@ -11,7 +11,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster test coverage lint pure lower-bounds conformance conformance-clients bench chaos fuzz rolling screenshots docs clean
+.PHONY: help run cluster test test-cluster coverage lint pure lower-bounds conformance conformance-clients bench chaos fuzz rolling screenshots docs clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -47,6 +47,9 @@ pure: $(VENV)/.dev  ## only the protocol's tests: no process, no network, second
 
 lower-bounds: | python-is-new-enough  ## tests with the lowest versions that pyproject.toml allows, in an environment of its own
 	@$(PYTHON) -m bootstrap.lower_bounds
+
+test-cluster: $(VENV)/.dev  ## the end-to-end tests with a cluster in place of one server
+	@TOKENRELAY_TEST_CLUSTER=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/cluster tests/end_to_end
 
 chaos: $(VENV)/.dev  ## a storm over a real fleet; SEED=1 MINUTES=1 CLIENTS=200
 	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --clients $(CLIENTS)

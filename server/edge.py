@@ -11,13 +11,13 @@ from functools import partial
 from typing import Final, Protocol
 
 import structlog
-from redis.asyncio import Redis
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.models import catalogue
 from tokenrelay.protocol.runtime.exposition import Exposition, Slot
 from tokenrelay.protocol.runtime.lag import Lag
-from tokenrelay.protocol.runtime.redis import round_trips
+from tokenrelay.protocol.runtime.stores import opening
+from tokenrelay.protocol.runtime.stores.base import Store
 from tokenrelay.protocol.runtime.supervisor import Supervisor
 from tokenrelay.protocol.runtime.tracing import open_tracing
 from tokenrelay.server import drain
@@ -30,7 +30,7 @@ from tokenrelay.server.settings import Settings
 from tokenrelay.server.store import jobs, reaper
 from tokenrelay.server.store.log import LogReader
 from tokenrelay.server.store.models import Models
-from tokenrelay.server.store.redis import open_pool
+from tokenrelay.server.store.redis import MAX_CONNECTIONS
 from tokenrelay.server.webhooks.sender import Sender
 
 TICK_S: Final = 1.0
@@ -64,19 +64,19 @@ class Connection(Protocol):
 class Edge:
     """One per process."""
 
-    def __init__(self, settings: Settings, redis: Redis, slot: Slot | None = None) -> None:
+    def __init__(self, settings: Settings, store: Store, slot: Slot | None = None) -> None:
         self.settings = settings
-        self.redis = redis
+        self.store = store
         self.metrics = Metrics()
         self.exposition = Exposition(self.metrics, self._look, slot)
         self.queue_depth: int | None = None  # None but while somebody asks for the metrics
-        self.reads = LogReader(redis)
+        self.reads = LogReader(store)
         self.replays = Replays(self.reads, self.metrics.replayed.inc)
-        self.jobs = jobs.Jobs(redis, settings)
-        self.hub = Hub(redis, self.reads, self.metrics)
+        self.jobs = jobs.Jobs(store, settings)
+        self.hub = Hub(store, self.reads, self.metrics)
         rows = catalogue.parse(settings.catalogue.read_text(encoding="utf-8"))
-        self.models = Models(rows, redis, settings.offer_memory_s)
-        self.auth = Auth(settings, redis)
+        self.models = Models(rows, store, settings.offer_memory_s)
+        self.auth = Auth(settings, store)
         self.tracing = open_tracing("tokenrelay-edge")
         self.supervisor = Supervisor(self.metrics.task_failures)
         self.connections: set[Connection] = set()
@@ -92,7 +92,7 @@ class Edge:
         """Before its metrics are told."""
         self.metrics.look(
             probe_age_s=self.hub.probe_age_s, readers=self.hub.readers, behind=self.hub.behind,
-            trips=round_trips(self.redis), queue_depth=self.queue_depth, lag_s=self.lag.seconds,
+            trips=self.store.round_trips, queue_depth=self.queue_depth, lag_s=self.lag.seconds,
             unreadable=self.auth.trouble,
         )  # fmt: skip
 
@@ -196,10 +196,12 @@ class Edge:
 @contextlib.asynccontextmanager
 async def open_edge(settings: Settings, slot: Slot | None = None) -> AsyncIterator[Edge]:
     """An edge with its tasks; all of them end with the block. Redis need not be there yet: /readyz says so."""
-    redis = open_pool(settings.redis_url, settings.redis_tls)
-    edge = Edge(settings, redis, slot)
+    store = opening.open_store(settings.redis_url, MAX_CONNECTIONS, settings.redis_tls, settings.redis_partitions)
+    await opening.begin(store)
+    edge = Edge(settings, store, slot)
     try:
         async with edge.hub.running():
+            edge.supervisor.own("store", store.keep_map)
             edge.supervisor.own("clock", edge.tick)
             edge.supervisor.own("lag", edge.lag.watch)
             edge.supervisor.own("reaper", lambda: reaper.keep(edge.jobs, edge.metrics))
@@ -218,4 +220,4 @@ async def open_edge(settings: Settings, slot: Slot | None = None) -> AsyncIterat
         # A connection that hangs does not hold up a process that goes.
         with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_S):
-                await redis.aclose()
+                await store.aclose()

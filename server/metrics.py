@@ -16,7 +16,7 @@ from tokenrelay.protocol.wire.cursor import Answer
 TRANSPORTS: Final = ("sse", "ws")
 FRONTS: Final = ("chat", "responses", "ui")
 """Other clients' dialects, by the names that `protocol.fronts` gives them."""
-TASKS: Final = ("live_feed", "look_at_logs", "clock", "lag", "reaper", "models", "counts", "webhooks")
+TASKS: Final = ("live_feed", "look_at_logs", "clock", "lag", "reaper", "models", "counts", "webhooks", "store")
 FILES: Final = ("TOKENRELAY_KEYS_FILE", "TOKENRELAY_JWKS_FILE")
 """By the settings that name them."""
 SAMPLED: Final = 31

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -12,11 +13,14 @@ from typing import Any
 
 import redis
 
+from tests.cluster.servers import Servers
 from tokenrelay.loadtest.fleet import free_port
 from tokenrelay.protocol.runtime.launcher import Launcher, clean_environment, role_command, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_TIMEOUT_S = 90.0
+ON_CLUSTER = os.environ.get("TOKENRELAY_TEST_CLUSTER") == "1"
+"""Fleets stand on a cluster of three primaries instead of one server (`make test-cluster`)."""
 
 
 class Fleet:
@@ -31,12 +35,17 @@ class Fleet:
         env: dict[str, str] | None = None,
         redis_options: tuple[str, ...] = (),
         redis_binary: Path | None = None,
+        replicas: int | None = None,
     ) -> None:
+        """`replicas` of each of three primaries: the fleet stands on a cluster, whatever the others stand on."""
         self._launcher = Launcher("tr-fleet-")
         self._number_of_edges, self._number_of_workers = edges, workers
         self._given = env or {}
         self._redis_options, self._redis_binary = redis_options, redis_binary
         self._redis_process: subprocess.Popen[bytes] | None = None
+        self.servers: Servers | None = None  # None on one server
+        if replicas is not None or (ON_CLUSTER and redis_binary is None and not redis_options):
+            self.servers = Servers(3, replicas or 0, launcher=self._launcher)
         self.edges: list[subprocess.Popen[bytes]] = []
         self.workers: list[subprocess.Popen[bytes]] = []
         self.ports: list[int] = []
@@ -55,12 +64,13 @@ class Fleet:
 
     @property
     def redis_url(self) -> str:
-        return self._launcher.redis_url
+        return self._launcher.redis_url if self.servers is None else self.servers.url
 
     @property
     def env(self) -> dict[str, str]:
         ours = {
             "TOKENRELAY_REDIS_URL": self.redis_url,
+            "TOKENRELAY_REDIS_PARTITIONS": "16",
             "TOKENRELAY_SCRIPTED": "1",
             "TOKENRELAY_LOCAL": "0",
             "TOKENRELAY_DRAIN_S": "1",
@@ -90,19 +100,37 @@ class Fleet:
     # -----------------------------------------------------------------------------------------------------------
 
     def start_redis(self) -> None:
+        if self.servers is not None:
+            if self.servers.all:
+                for server in self.servers.all:
+                    server.start()
+                self.servers.wait_until_whole()
+            else:
+                self.servers.start()
+            return
         self._redis_process = self._launcher.start_redis(*self._redis_options, binary=self._redis_binary)
         client = self.redis()
         until(lambda: bool(client.ping()), "Redis does not answer", redis.RedisError)
 
     def redis(self) -> Any:
+        if self.servers is not None:
+            return redis.RedisCluster(host="127.0.0.1", port=self.servers.all[0].port)
         return redis.Redis.from_url(self.redis_url)
 
     def kill_redis(self) -> None:
+        if self.servers is not None:
+            for server in self.servers.all:
+                server.kill()
+            return
         assert self._redis_process is not None
         self._redis_process.kill()
         self._redis_process.wait(10)
 
     def signal_redis(self, number: signal.Signals) -> None:
+        if self.servers is not None:
+            for server in self.servers.all:
+                server.process.send_signal(number)
+            return
         assert self._redis_process is not None
         self._redis_process.send_signal(number)
 

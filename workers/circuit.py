@@ -9,14 +9,13 @@ import time
 from typing import Final
 
 import structlog
-from arq import ArqRedis
 
 from tokenrelay.protocol.models import circuit
 from tokenrelay.protocol.models.catalogue import Choice
 from tokenrelay.protocol.models.circuit import Outcome, Record, Vitals
 from tokenrelay.protocol.models.routing_rules import HealthRules
-from tokenrelay.protocol.runtime.redis import run
-from tokenrelay.protocol.store import keys, scripts
+from tokenrelay.protocol.runtime.stores.base import Store
+from tokenrelay.protocol.store import keys, partitions, scripts
 from tokenrelay.protocol.store.scripts import Share
 from tokenrelay.workers.redis import AWAY
 
@@ -68,7 +67,7 @@ class Circuits:
             return record.rest_s(now)
         return SYNC_S if model in self._trials else max(0.0, self._held_off.get(model, 0.0) - now)
 
-    async def may_ask(self, redis: ArqRedis, choice: Choice) -> bool:
+    async def may_ask(self, store: Store, choice: Choice) -> bool:
         """Whether to call it now. If so, `succeeded`, `failed` or `dropped` must follow; if not, it rests."""
         model = choice.vitals_of
         if self.rest_s(choice) > 0:
@@ -77,7 +76,8 @@ class Circuits:
             return True
         self._trials[model] = False  # before the await: of our own generations, too, only one tries
         try:
-            if await redis.set(keys.trial(model), self._worker_id, nx=True, px=self._trial_ms):
+            name = store.names.for_all(keys.trial(model))
+            if await store.ask("SET", name, self._worker_id, "NX", "PX", self._trial_ms):
                 log.info("circuit_trial", model=model)
                 return True
         except AWAY as error:
@@ -116,25 +116,23 @@ class Circuits:
 
     # -- with the others -----------------------------------------------------------------------------------------------
 
-    async def sync(self, redis: ArqRedis) -> None:
+    async def sync(self, store: Store) -> None:
         """Learn what the others saw, tell what we saw. Raises what is in `AWAY`."""
         for _ in range(TRIES):
-            await self._read(redis)
-            await self._write(redis)
+            await self._read(store)
+            await self._write(store)
             if not self._news:
                 return
 
-    async def _read(self, redis: ArqRedis) -> None:
-        pipe = redis.pipeline(transaction=False)
-        pipe.time()
-        pipe.hgetall(keys.HEALTH)
-        (seconds, micros), self._raws = await pipe.execute()
+    async def _read(self, store: Store) -> None:
+        asked = [("TIME",), ("HGETALL", store.names.for_all(keys.HEALTH))]
+        (seconds, micros), self._raws = await store.ask_all(asked, partitions.GLOBAL)
         self._ahead_s = seconds + micros / 1_000_000 - time.monotonic()
         self._records = circuit.unpack_all(self._raws)
         for model, news in self._news.items():
             self._records[model] = self._records.get(model, Record()).after(self._rules, news)
 
-    async def _write(self, redis: ArqRedis) -> None:
+    async def _write(self, store: Store) -> None:
         told, self._news = self._news, {}
         over = {model for model, is_over in self._trials.items() if is_over}
         shares = [
@@ -150,8 +148,8 @@ class Circuits:
             return
         stored: frozenset[str] = frozenset()
         try:
-            arguments = scripts.share(self._worker_id, circuit.KEPT_MS, shares)
-            stored = scripts.share_reply(await run(redis, scripts.SHARE, arguments))
+            arguments = scripts.share(self._worker_id, circuit.KEPT_MS, shares, store.names)
+            stored = scripts.share_reply(await store.run(scripts.SHARE, arguments, partitions.GLOBAL))
         finally:
             lost = {model: news for model, news in told.items() if model not in stored}
             for model, news in lost.items():

@@ -22,6 +22,7 @@ OUTCOMES: Final = ("completed", "cancelled", "failed")
 BLAMES: Final = ("request", "context_window", "model", "key", "provider")
 STAGES: Final = ("queue", "pickup", "failed", "provider", "append")
 TASKS: Final = (
+    "store",
     "writer",
     "pulse",
     "lag",

@@ -15,22 +15,23 @@ from typing import Final, NamedTuple
 import aiohttp
 import structlog
 import uvloop
-from arq import ArqRedis
 
 from tokenrelay.protocol.models import catalogue
 from tokenrelay.protocol.runtime import logs
 from tokenrelay.protocol.runtime.exposition import Exposition, Slot
+from tokenrelay.protocol.runtime.stores import opening
+from tokenrelay.protocol.runtime.stores.base import Store
 from tokenrelay.protocol.runtime.supervisor import Supervisor
 from tokenrelay.protocol.runtime.tracing import open_tracing
-from tokenrelay.protocol.store import keys
 from tokenrelay.workers import metrics_endpoint, open_providers
-from tokenrelay.workers.dispatch.arq_worker import LeaseWorker, listen
+from tokenrelay.workers.dispatch.arq_worker import LeaseWorker
 from tokenrelay.workers.dispatch.leases import Leases
+from tokenrelay.workers.dispatch.listening import listen
 from tokenrelay.workers.generation.resources import open_resources
 from tokenrelay.workers.providers import local
 from tokenrelay.workers.providers.base import ProviderError
 from tokenrelay.workers.providers.handler_thread import HandlerThread
-from tokenrelay.workers.redis import AWAY, open_pool
+from tokenrelay.workers.redis import AWAY, MAX_CONNECTIONS
 from tokenrelay.workers.reloading import Reloader
 from tokenrelay.workers.settings import Settings
 from tokenrelay.workers.tools import servers
@@ -93,8 +94,9 @@ async def _main(settings: Settings, slot: Slot | None, listener: socket.socket |
 async def _open(settings: Settings, slot: Slot | None, stack: contextlib.AsyncExitStack) -> _Opened:
     """Everything that lives as long as the process; `stack` closes it in reverse."""
     worker_id = secrets.token_hex(6)
-    redis = open_pool(settings.redis_url, keys.WAITING, settings.redis_tls)
-    stack.push_async_callback(_close_redis, redis)
+    store = opening.open_store(settings.redis_url, MAX_CONNECTIONS, settings.redis_tls, settings.redis_partitions)
+    stack.push_async_callback(_close_store, store)
+    await opening.begin(store)
     models = catalogue.parse(settings.catalogue.read_text(encoding="utf-8"))
     # One pool for all providers. It bounds connections by the jobs that could want one; times are the providers' own.
     session = await stack.enter_async_context(
@@ -111,11 +113,11 @@ async def _open(settings: Settings, slot: Slot | None, stack: contextlib.AsyncEx
     stack.push_async_callback(asyncio.to_thread, tracing.close)
     tools = open_toolbox(settings)
     stack.callback(tools.close)
-    using = open_resources(settings, redis, models, providers, worker_id, tools, tracing)
+    using = open_resources(settings, store, models, providers, worker_id, tools, tracing)
     # What the others know comes before the first claim; with Redis away it comes with the first renewal.
     with contextlib.suppress(*AWAY, TimeoutError):
         async with asyncio.timeout(FIRST_SYNC_S):
-            await using.circuits.sync(redis)
+            await using.circuits.sync(store)
     leases = Leases(using, worker_id, lacks)
     exposition = Exposition(using.metrics, lambda: using.metrics.look(leases.figures()), slot)
     return _Opened(leases, LeaseWorker(leases), exposition, handlers, Reloader(models, providers, lacks, handlers))
@@ -124,6 +126,7 @@ async def _open(settings: Settings, slot: Slot | None, stack: contextlib.AsyncEx
 def _loops(opened: _Opened, listener: socket.socket | None) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
     """What runs side by side until the process goes, by the names of `metrics.TASKS`."""
     using = opened.leases.resources
+    yield "store", using.store.keep_map
     yield "writer", using.writer.run
     yield "pulse", opened.leases.keep
     yield "lag", opened.leases.lag.watch
@@ -141,11 +144,11 @@ def _loops(opened: _Opened, listener: socket.socket | None) -> Iterator[tuple[st
         yield "warm", lambda: _warm(model)
 
 
-async def _close_redis(redis: ArqRedis) -> None:
+async def _close_store(store: Store) -> None:
     """A connection that hangs does not hold up a process that goes."""
     with contextlib.suppress(Exception):
         async with asyncio.timeout(CLOSE_S):
-            await redis.aclose(close_connection_pool=True)
+            await store.aclose()
 
 
 async def _warm(model: local.Local) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
-from arq import Worker, func
+import msgpack
+from arq import ArqRedis, Worker, func
 
 from tokenrelay.protocol.store import keys, scripts
 from tokenrelay.workers import process
@@ -38,11 +39,12 @@ class StockWorker(Worker):
     """arq's worker with arq's loop; the rest is what `workers.process` wants of its dispatcher."""
 
     def __init__(self, leases: Leases) -> None:
-        redis, settings = leases.resources.redis, leases.resources.settings
+        store: Any = leases.resources.store
+        settings = leases.resources.settings
         super().__init__(
             functions=[func(self._generate, name="generate")],
             queue_name=keys.WAITING,
-            redis_pool=redis,
+            redis_pool=ArqRedis(store.redis.connection_pool),
             handle_signals=False,
             max_jobs=settings.max_jobs,
             poll_delay=POLL_S,
@@ -50,11 +52,11 @@ class StockWorker(Worker):
             keep_result=0,
             max_tries=1_000,
             retry_jobs=False,
-            job_deserializer=redis.job_deserializer,
+            job_deserializer=msgpack.unpackb,
             log_results=False,
         )
         self._leases = leases
-        self._claim = redis.register_script(claim_one())
+        self._claim = store.redis.register_script(claim_one())
         self.is_claiming = True
 
     def wake(self) -> None:

@@ -1,5 +1,7 @@
 """One Redis connection in subscriber mode: subscriptions with acknowledgement, messages out. Knows no stream.
 
+In a cluster channels are sharded: they live where their slot is, and one command takes channels of one slot only.
+
 redis-py's PubSub costs about seven times the CPU of a bare hiredis reader per message, and does not say when a
 subscription has been acknowledged; so this reads the connection's own StreamReader (redis-py is pinned below 6).
 """
@@ -23,6 +25,11 @@ from tokenrelay.protocol.runtime.redis import describe, place_of, wire_of
 READ_BYTES: Final = 64 * 1024
 ACK_TIMEOUT_S: Final = 5.0
 CHANNELS_PER_COMMAND: Final = 500
+_KINDS: Final = {
+    b"message": b"message", b"subscribe": b"subscribe", b"unsubscribe": b"unsubscribe",
+    b"smessage": b"message", b"ssubscribe": b"subscribe", b"sunsubscribe": b"unsubscribe",
+}  # fmt: skip
+"""What a message from Redis is, sharded or not."""
 
 log = structlog.get_logger()
 
@@ -38,8 +45,13 @@ class LiveFeed:
         on_message: Callable[[bytes, bytes], None],
         on_connected: Callable[[], None],
         on_read: Callable[[], None] = lambda: None,
+        on_away: Callable[[list[bytes]], None] | None = None,
     ) -> None:
+        """`on_away(channels)`: they are (no longer) on this server. Given where channels are sharded."""
         self._connect = connect
+        self._on_away = on_away
+        self._prefix = b"" if on_away is None else b"S"  # SSUBSCRIBE
+        self._sent: deque[tuple[bytes, list[bytes]]] = deque()  # sharded: what is not answered; an error names nothing
         self._on_message = on_message
         self._on_connected = on_connected
         self._on_read = on_read
@@ -85,6 +97,17 @@ class LiveFeed:
         self._wanted.discard(channel)
         self._say(b"UNSUBSCRIBE", channel)
 
+    def give_up(self, channel: bytes) -> list[asyncio.Future[None]]:
+        """It is on another server now: those who wait for its acknowledgement, for `take_over` there."""
+        self._wanted.discard(channel)
+        return [ack for group in self._acks.pop(channel, ()) for ack in group]
+
+    def take_over(self, channel: bytes, waiting: list[asyncio.Future[None]]) -> None:
+        """Subscribe, for those who have waited elsewhere."""
+        self._wanted.add(channel)
+        self._acks[channel].append(waiting)
+        self._say(b"SUBSCRIBE", channel)
+
     def drop(self) -> None:
         """Give the connection up as dead; a new one is made."""
         if self._connection is not None:
@@ -115,6 +138,7 @@ class LiveFeed:
     async def _read(self, connection: AbstractConnection) -> None:
         self._connection = connection
         self.connects += 1
+        self._sent.clear()
         unacknowledged = set(self._wanted)
         self._subscribe_again()
         if not unacknowledged:
@@ -126,18 +150,56 @@ class LiveFeed:
                 parser.feed(data)
                 while (reply := parser.gets()) is not False:
                     if isinstance(reply, Exception):
-                        raise reply
-                    if reply[0] == b"message":
+                        gone = self._refused(reply)
+                    elif (kind := _KINDS.get(reply[0])) == b"message":
                         self._hand_on(reply[1], reply[2])
-                    elif reply[0] == b"subscribe":
+                        continue
+                    elif kind == b"subscribe":
+                        self._answered(reply[1])
                         self._acknowledge(reply[1])
-                        if reply[1] in unacknowledged:
-                            unacknowledged.discard(reply[1])
-                            if not unacknowledged:
-                                self._is_ready()
+                        gone = [reply[1]]
+                    else:
+                        gone = self._left(reply[1]) if kind == b"unsubscribe" else []
+                    if unacknowledged and not unacknowledged.isdisjoint(gone):
+                        unacknowledged.difference_update(gone)
+                        if not unacknowledged:
+                            self._is_ready()
             finally:
                 self._on_read()
         raise ConnectionError("closed by Redis")
+
+    # -- where channels are sharded ------------------------------------------------------------------------------------
+
+    def _answered(self, channel: bytes) -> bool:
+        """The oldest command that is not answered asked for this channel; it is answered once all of its are."""
+        if not self._sent or channel not in self._sent[0][1]:
+            return False
+        channels = self._sent[0][1]
+        channels.remove(channel)
+        if not channels:
+            self._sent.popleft()
+        return True
+
+    def _refused(self, error: Exception) -> list[bytes]:
+        """An error reply: the channels that are not here. Raises it where channels are not sharded."""
+        if self._on_away is None or not self._sent:
+            raise error
+        command, channels = self._sent.popleft()
+        if command != b"SUBSCRIBE":
+            return []
+        wanted = [channel for channel in channels if channel in self._wanted]
+        self._on_away(wanted)
+        return channels
+
+    def _left(self, channel: bytes) -> list[bytes]:
+        """Unsubscribed: asked for, or because the slot has gone to another server."""
+        if self._on_away is None or (self._sent and self._sent[0][0] == b"UNSUBSCRIBE" and self._answered(channel)):
+            return []
+        if channel in self._wanted:
+            self._on_away([channel])
+        return [channel]
+
+    # ------------------------------------------------------------------------------------------------------------------
 
     def _is_ready(self) -> None:
         self._works = True
@@ -157,8 +219,9 @@ class LiveFeed:
         self._acks.clear()
         for channel in channels:
             self._acks[channel].append(waiting.get(channel, []))
-        for start in range(0, len(channels), CHANNELS_PER_COMMAND):
-            self._send(b"SUBSCRIBE", channels[start : start + CHANNELS_PER_COMMAND])
+        if self._prefix:
+            channels.sort(key=_tag)
+        self._send_all([(b"SUBSCRIBE", channel) for channel in channels])
 
     def _acknowledge(self, channel: bytes) -> None:
         groups = self._acks.get(channel)
@@ -180,17 +243,28 @@ class LiveFeed:
 
     def _flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
+        self._send_all(outgoing)
+
+    def _send_all(self, outgoing: list[tuple[bytes, bytes]]) -> None:
+        """Commands of as many channels as may stand together."""
         run: list[bytes] = []
         for index, (command, channel) in enumerate(outgoing):
             run.append(channel)
-            is_last = index + 1 == len(outgoing) or outgoing[index + 1][0] != command
+            following = outgoing[index + 1] if index + 1 < len(outgoing) else (b"", b"")
+            is_last = following[0] != command or (bool(self._prefix) and _tag(following[1]) != _tag(channel))
             if is_last or len(run) == CHANNELS_PER_COMMAND:
                 self._send(command, run)
                 run = []
 
     def _send(self, command: bytes, channels: list[bytes]) -> None:
         if self._connection is not None:
-            packed: Any = hiredis.pack_command((command, *channels))  # type: ignore[arg-type]
+            if self._prefix:
+                self._sent.append((command, list(channels)))
+            packed: Any = hiredis.pack_command((self._prefix + command, *channels))  # type: ignore[arg-type]
             # uvloop raises this when the connection was reset and `_read` has not heard of it yet: all is said again.
             with contextlib.suppress(RuntimeError):
                 wire_of(self._connection)[1].write(packed)
+
+
+def _tag(channel: bytes) -> bytes:
+    return channel.partition(b"}")[0]

@@ -6,7 +6,7 @@ import asyncio
 import re
 import ssl
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import hiredis
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
@@ -27,7 +27,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tokenrelay.protocol.runtime.address import EXPECTED, SentinelAddress, Tls, parse_sentinel
+from tokenrelay.protocol.runtime.address import EXPECTED, SentinelAddress, Tls, parse_cluster, parse_sentinel
 from tokenrelay.protocol.store.scripts import Argument, Script
 
 COMMAND_TIMEOUT_S: Final = 5.0
@@ -53,19 +53,21 @@ class SentinelPool(_CountsTrips, SentinelConnectionPool):
     """The same behind Sentinel."""
 
 
-def open_pool(url: str, most: int, tls: Tls = NO_TLS) -> ConnectionPool:
-    """At most so many connections; a caller beyond them waits for at most `COMMAND_TIMEOUT_S`.
+def open_pool(
+    url: str, most: int, tls: Tls = NO_TLS, timeout_s: float = COMMAND_TIMEOUT_S, retries: int = 1
+) -> ConnectionPool:
+    """At most so many connections; a caller beyond them waits for at most `timeout_s`, and as long for a reply.
 
     A `redis+sentinel://` address (see `address`) follows the primary. Over TLS the certificate has to be for the name
     that was asked for. Raises ValueError for a bad address, which shows nothing of it.
     """
     options: dict[str, Any] = {
-        "socket_timeout": COMMAND_TIMEOUT_S,
-        "socket_connect_timeout": COMMAND_TIMEOUT_S,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
         "socket_keepalive": True,
         "health_check_interval": 15,
         # One more try: the first command after a restart of Redis finds a dead connection in the pool.
-        "retry": Retry(ExponentialBackoff(cap=0.2, base=0.02), 1),
+        "retry": Retry(ExponentialBackoff(cap=0.2, base=0.02), retries),
         "retry_on_error": [RedisConnectionError],
     }
     sentinel = parse_sentinel(url)
@@ -77,7 +79,7 @@ def open_pool(url: str, most: int, tls: Tls = NO_TLS) -> ConnectionPool:
             del options["socket_keepalive"]
         if url.startswith("rediss:"):
             options |= _tls_options(tls)
-        pool = Pool.from_url(url, max_connections=most, timeout=COMMAND_TIMEOUT_S, **options)
+        pool = Pool.from_url(url, max_connections=most, timeout=timeout_s, **options)
     pool.connection_class = _steady(pool.connection_class)
     return pool
 
@@ -105,8 +107,9 @@ def check_address(url: str, tls: Tls) -> None:
     """Before anything is opened: can the address be used? Raises ValueError, which names the setting and shows nothing
     of its value."""
     try:
-        pool = open_pool(url, 1, tls)
-        pool.make_connection()  # type: ignore[no-untyped-call]
+        if parse_cluster(url) is None:
+            pool = open_pool(url, 1, tls)
+            pool.make_connection()  # type: ignore[no-untyped-call]
     except (ValueError, TypeError) as error:
         said = str(error)
         raise ValueError(f"TOKENRELAY_REDIS_URL: {said if said.startswith('expected ') else EXPECTED}") from None
@@ -173,7 +176,7 @@ MAX_WORDS: Final = 160
 
 def describe(error: BaseException) -> str:
     """What went wrong, for a log: Redis's own words with their code, without anything it repeats of a command."""
-    text = _own_words(error).replace("\n", " ").strip(" ,")
+    text = words_of(error).replace("\n", " ").strip(" ,")
     code = next((code for kind, code in _CODES if isinstance(error, kind)), "")
     if not isinstance(error, (RedisError, hiredis.ReplyError)):
         # The text of any other exception may hold what was being worked on.
@@ -186,7 +189,7 @@ def describe(error: BaseException) -> str:
 def code_of(error: BaseException) -> str:
     """The code of an error reply: OOM, READONLY, NOPERM…; ERR for one without."""
     known = next((code for kind, code in _CODES if isinstance(error, kind)), "")
-    found = _CODE.search(_own_words(error))
+    found = _CODE.search(words_of(error))
     return known or (found[1].strip() if found else "ERR")
 
 
@@ -195,14 +198,14 @@ def is_about_the_data(error: BaseException) -> bool:
     however long one waits; any other error reply is a state of Redis that may pass."""
     if not isinstance(error, (ResponseError, hiredis.ReplyError)) or isinstance(error, _PASSING):
         return False
-    text = _own_words(error)
+    text = words_of(error)
     codes = {code.strip() for code in _CODE.findall(text)} - {"ERR", "ACL", "NOT"}
     if "WRONGTYPE" in codes:
         return True
     return "user_script" in text and not codes and "The user executing the script" not in text
 
 
-def _own_words(error: BaseException) -> str:
+def words_of(error: BaseException) -> str:
     """Without the command: redis-py puts it before the words for a pipeline, Redis after them where it knows none."""
     return str(error).rpartition("of pipeline caused error: ")[2].partition("with args beginning with")[0]
 
@@ -228,15 +231,27 @@ def pool_place(redis: Redis) -> str:
     return f"{where}/{options.get('db') or 0}"
 
 
+class Wanted(NamedTuple):
+    """A script's text, and what follows EVALSHA."""
+
+    text: str
+    arguments: Sequence[Argument]
+
+
 async def run(redis: Redis, script: Script, arguments: Sequence[Argument]) -> Any:
     """Run a script by its SHA; a Redis that does not know it (restart, SCRIPT FLUSH) is given the text.
 
     Raises RedisError and OSError.
     """
+    return await run_text(redis, Wanted(script.text, arguments))
+
+
+async def run_text(redis: Redis, wanted: Wanted) -> Any:
+    """The same for one of a script's two texts."""
     try:
-        return await redis.execute_command("EVALSHA", *arguments)  # type: ignore[no-untyped-call]
+        return await redis.execute_command("EVALSHA", *wanted.arguments)  # type: ignore[no-untyped-call]
     except NoScriptError:
-        return await redis.execute_command("EVAL", script.text, *arguments[1:])  # type: ignore[no-untyped-call]
+        return await redis.execute_command("EVAL", wanted.text, *wanted.arguments[1:])  # type: ignore[no-untyped-call]
 
 
 def round_trips(redis: Redis) -> int:

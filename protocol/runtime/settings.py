@@ -14,13 +14,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from tokenrelay.protocol.models import catalogue
 from tokenrelay.protocol.runtime.address import Tls
 from tokenrelay.protocol.runtime.redis import check_address
+from tokenrelay.protocol.store import partitions
 
 CATALOGUE: Final = Path(catalogue.__file__).with_name("catalogue.toml")
 PREFIX: Final = "TOKENRELAY_"
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 _NAMES: Final = """
-REDIS_URL REDIS_CA REDIS_CERT REDIS_KEY CATALOGUE RETENTION_S LOG_LEVEL LOG_FORMAT SHED_LAG_MS
+REDIS_URL REDIS_CA REDIS_CERT REDIS_KEY REDIS_PARTITIONS CATALOGUE RETENTION_S LOG_LEVEL LOG_FORMAT SHED_LAG_MS
 HOST PORT API_KEYS KEYS_FILE JWT_SECRET JWKS_FILE JWT_ISSUER JWT_AUDIENCE TICKET_ROTATE_S ALLOWED_ORIGINS
 TRUSTED_PROXIES MAX_QUEUE MAX_QUEUE_BYTES KEY_QUEUE_SHARE KEY_CONCURRENCY KEY_RATE QUEUE_TIMEOUT_S SEND_TIMEOUT_S
 OFFER_MEMORY_S DRAIN_S MAX_CONNECTION_AGE_S ROTATE_S MAX_BODY_BYTES READ_TIMEOUT_S MAX_CONNECTIONS KEY_CONNECTIONS
@@ -52,6 +53,13 @@ class Shared(BaseSettings):
     )
     redis_cert: Path | None = Field(None, description="`rediss://`: our own certificate, where Redis asks for one")
     redis_key: Path | None = Field(None, description="`rediss://`: the private key of that certificate")
+    redis_partitions: int = Field(
+        256,
+        ge=1,
+        le=partitions.MOST,
+        description="`redis+cluster://`: parts that streams are spread over, a power of two; the same for "
+        "all processes",
+    )
     catalogue: Path = Field(CATALOGUE, description="path of the model catalogue")
     shed_lag_ms: int = Field(
         200,
@@ -69,6 +77,12 @@ class Shared(BaseSettings):
         if value.upper() not in _LEVELS:
             raise ValueError(f"expected DEBUG, INFO, WARNING or ERROR, got {value!r}")
         return value.upper()
+
+    @field_validator("redis_partitions")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        partitions.tags(value)
+        return value
 
     @model_validator(mode="after")
     def _usable_redis(self) -> Self:

@@ -28,6 +28,11 @@ tr:wake         channel  something is waiting
 tr:cancel       channel  the id of a running stream to stop
 tr:probe:ID     channel  an edge's message to itself: the live feed works
 arq:job:ID       string   arq's own
+
+In a cluster a stream's names begin with `tr:{TAG}:ID:` (arq's job is `tr:{TAG}:ID:job`), those of its partition's
+queue with `tr:{TAG}:` (`tr:{TAG}:waiting`), an owner's with `tr:{o:NAME}:` (`active`, `streams`, `rate`, `idem:HASH`,
+`chat:HASH`), those that are one for all with `tr:{g}:` (`workers`, `health`, `trial:MODEL`, `secret:PERIOD`, `edges`,
+`shape`). Every slot has a name that never exists, `tr:{TAG}:never`: see `scripts.script`.
 """
 
 from __future__ import annotations
@@ -35,6 +40,10 @@ from __future__ import annotations
 import hashlib
 import re
 from typing import Final
+
+import msgspec
+
+from tokenrelay.protocol.store import partitions
 
 WAITING: Final = "tr:waiting"
 NEEDS: Final = "tr:needs"
@@ -48,6 +57,8 @@ PARTS_BYTES: Final = "tr:parts:bytes"
 WORKERS: Final = "tr:workers"
 HEALTH: Final = "tr:health"
 READY: Final = "tr:ready"
+SHAPE: Final = "tr:shape"
+EDGES: Final = "tr:edges"
 WAKE: Final = "tr:wake"
 CANCEL: Final = "tr:cancel"
 ARQ_JOB: Final = "arq:job:"
@@ -61,20 +72,35 @@ def is_stream_id(text: str) -> bool:
     return _STREAM_ID.match(text) is not None
 
 
+def _base(stream_id: str) -> str:
+    tag = partitions.tag_of(stream_id)
+    return f"tr:{{{tag}}}:{stream_id}" if tag else f"tr:{{{stream_id}}}"
+
+
 def log(stream_id: str) -> str:
-    return f"tr:{{{stream_id}}}:log"
+    return f"{_base(stream_id)}:log"
 
 
 def meta(stream_id: str) -> str:
-    return f"tr:{{{stream_id}}}:meta"
+    return f"{_base(stream_id)}:meta"
 
 
 def live(stream_id: str) -> str:
-    return f"tr:{{{stream_id}}}:live"
+    return f"{_base(stream_id)}:live"
 
 
 def part(stream_id: str, number: int) -> str:
-    return f"tr:{{{stream_id}}}:part:{number}"
+    return f"{_base(stream_id)}:part:{number}"
+
+
+def within(tag: str, name: str) -> str:
+    """What one server calls `name` (`tr:…`), in a partition; there in `partitions.ONE_SERVER` it keeps its name."""
+    return f"tr:{{{tag}}}:{name.removeprefix(STREAM)}" if tag else name
+
+
+def never(tag: str) -> str:
+    """The name in a cluster's slot under which nothing ever is."""
+    return f"tr:{{{tag}}}:never"
 
 
 def waiting_for(needs: str) -> str:
@@ -121,3 +147,41 @@ def trial(model: str) -> str:
 def digest(text: str) -> str:
     """Client text never becomes part of a key as it is."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+class Names(msgspec.Struct, frozen=True):
+    """The names that depend on what keeps them: one server, or a cluster, where an owner has a slot and what is one
+    for all has another."""
+
+    is_cluster: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Names of {'a cluster' if self.is_cluster else 'one server'}>"
+
+    def owner(self, name: str) -> str:
+        return self._of_owner(name, "streams") if self.is_cluster else owner(name)
+
+    def active(self, name: str) -> str:
+        return self._of_owner(name, "active") if self.is_cluster else active(name)
+
+    def rate(self, name: str) -> str:
+        return self._of_owner(name, "rate") if self.is_cluster else rate(name)
+
+    def idempotency(self, owner_name: str, key: str) -> str:
+        made = idempotency(owner_name, key)
+        return self._of_owner(owner_name, made.removeprefix(STREAM)) if self.is_cluster else made
+
+    def chat(self, owner_name: str, chat_id: str) -> str:
+        made = chat(owner_name, chat_id)
+        return self._of_owner(owner_name, made.removeprefix(STREAM)) if self.is_cluster else made
+
+    def for_all(self, name: str) -> str:
+        """Of what is one for all: `WORKERS`, `HEALTH`, `READY`, `secret(…)`, `trial(…)`."""
+        return within(partitions.GLOBAL, name) if self.is_cluster else name
+
+    def _of_owner(self, name: str, what: str) -> str:
+        return f"tr:{{o:{digest(name)}}}:{what}"
+
+
+ONE_SERVER: Final = Names()
+CLUSTER: Final = Names(is_cluster=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final, Literal
 
 import msgspec
-from redis.asyncio import Redis
 
 from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.runtime.stores.base import Store
 from tokenrelay.server.access import jwt
 from tokenrelay.server.access.api_keys import ApiKeys, Key, KeyLimits
 from tokenrelay.server.access.jwt import OWNER_PREFIX, Tokens
@@ -58,12 +58,12 @@ class Identity(msgspec.Struct, frozen=True):
 class Auth:
     """One per edge. Raises BadKeys, BadKeySet or OSError when a file it needs cannot be read."""
 
-    def __init__(self, settings: Settings, redis: Redis) -> None:
+    def __init__(self, settings: Settings, store: Store) -> None:
         self._keys = ApiKeys(parse_keys(settings.api_keys), settings.keys_file)
         self._tokens = Tokens(
             settings.jwt_secret, settings.jwks_file, settings.jwt_issuer, settings.jwt_audience,
         )  # fmt: skip
-        self._tickets = Tickets(redis, settings.ticket_rotate_s)
+        self._tickets = Tickets(store, settings.ticket_rotate_s)
         self._defaults = KeyLimits(
             settings.key_concurrency, settings.key_rate, settings.key_connections, settings.max_output_tokens,
         )  # fmt: skip

@@ -20,9 +20,9 @@ from typing import Any, Final
 
 import jwt
 import msgspec
-from redis.asyncio import Redis
 
 from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.runtime.stores.base import Store
 from tokenrelay.protocol.store import keys
 from tokenrelay.server.store.redis import asking, away
 
@@ -49,8 +49,8 @@ class TicketClaims(msgspec.Struct, frozen=True):
 class Tickets:
     """`rotate_s`: the length of a period."""
 
-    def __init__(self, redis: Redis, rotate_s: int) -> None:
-        self._redis = redis
+    def __init__(self, store: Store, rotate_s: int) -> None:
+        self._store = store
         self._rotate_s = rotate_s
         self._secrets: dict[int, bytes] = {}  # by period; at most three
         self._reading = asyncio.Lock()
@@ -127,17 +127,19 @@ class Tickets:
         current = self._period()
         periods = (current - 1, current, current + 1)
         with asking():
-            values = await self._redis.mget([keys.secret(period) for period in periods])
+            values = await self._store.ask("MGET", *(self._name(period) for period in periods))
         self._secrets = {period: value for period, value in zip(periods, values, strict=True) if value is not None}
+
+    def _name(self, period: int) -> str:
+        return self._store.names.for_all(keys.secret(period))
 
     async def _make(self, period: int) -> bytes:
         """The period's secret, always as Redis has it now: tickets are rare, and every edge must take them."""
         with asking():
-            pipe = self._redis.pipeline(transaction=False)
+            name, made = self._name(period), secrets.token_hex(32)
             # Long enough for the period before and the one after.
-            pipe.set(keys.secret(period), secrets.token_hex(32), nx=True, ex=3 * self._rotate_s)
-            pipe.get(keys.secret(period))
-            _, value = await pipe.execute()
+            made_first = ("SET", name, made, "NX", "EX", 3 * self._rotate_s)
+            _, value = await self._store.ask_all([made_first, ("GET", name)])
         if value is None:
             raise away()
         current = self._period()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from redis.exceptions import RedisError
 
 from tokenrelay.protocol.runtime import exposition
-from tokenrelay.protocol.runtime.redis import code_of, describe, pool_place
+from tokenrelay.protocol.runtime.redis import code_of, describe
 from tokenrelay.protocol.store import keys
 from tokenrelay.server.http import Call
 from tokenrelay.server.store.redis import UNREACHABLE, may_pass
@@ -32,10 +32,12 @@ async def ready(call: Call) -> None:
     """`GET /readyz`: 200 when new streams can be taken, else 503; either way why."""
     edge = call.edge
     redis, code = await _redis(call)
-    probe_age = edge.hub.probe_age_s
+    ages = edge.hub.probe_ages
+    # A cluster is ready while a part of it is: new streams begin there.
+    probe_age = min(ages.values(), default=math.inf)
     live_ok = probe_age <= PROBE_AGE_S
     is_ready = redis == "ok" and live_ok and not (edge.in_trouble or edge.auth.trouble or edge.is_draining)
-    body = {
+    body: dict[str, Any] = {
         "status": "ready" if is_ready else "not ready",
         "redis": redis,
         "live_feed": "ok" if live_ok else "silent",
@@ -48,21 +50,37 @@ async def ready(call: Call) -> None:
     }
     if code:
         body["redis_error"] = code
+    if edge.store.names.is_cluster:
+        body["cluster"] = {
+            "servers": {
+                server: "ok" if age <= PROBE_AGE_S else "silent" for server, age in sorted(edge.hub.probe_ages.items())
+            },
+            "partitions": len(edge.store.tags),
+            "without_server": sum(edge.store.server_of(tag) is None for tag in edge.store.tags),
+            "remarks": edge.store.remarks,
+        }
     await call.json(200 if is_ready else 503, body)
 
 
 async def _redis(call: Call) -> tuple[str, str]:
     """Whether it takes a write, and the code of its error reply: one that only answers reads takes no new stream."""
-    redis = call.edge.redis
+    store = call.edge.store
     try:
         async with asyncio.timeout(PING_TIMEOUT_S):
-            await redis.set(keys.READY, b"", px=READY_MS)
+            await _write(call)
     except (*UNREACHABLE, RedisError, TimeoutError) as error:
         if isinstance(error, (*UNREACHABLE, TimeoutError)) and not may_pass(error):
             return "unreachable", ""
-        log.warning("redis_refuses_writes", redis=pool_place(redis), error=describe(error))
+        log.warning("redis_refuses_writes", redis=store.place(), error=describe(error))
         return "refuses writes", code_of(error)
     return "ok", ""
+
+
+async def _write(call: Call) -> None:
+    """In a cluster, to a partition of a server that is well, if there is one. Raises RedisError, OSError."""
+    store, ages = call.edge.store, call.edge.hub.probe_ages
+    tag = min(store.tags, key=lambda tag: ages.get(store.server_of(tag) or "", math.inf))
+    await store.ask("SET", keys.within(tag, keys.READY), b"", "PX", READY_MS)
 
 
 async def counters(call: Call) -> None:
@@ -78,6 +96,6 @@ async def counters(call: Call) -> None:
 async def _queue_depth(call: Call) -> int | None:
     try:
         async with asyncio.timeout(PING_TIMEOUT_S):
-            return int(await call.edge.redis.zcard(keys.WAITING))
+            return await call.edge.jobs.partitions.depth()
     except (*UNREACHABLE, RedisError, TimeoutError):
         return None

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import random
 import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final
 
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.reading.feed import Offer
-from tokenrelay.protocol.runtime.live_feed import LiveFeed
+from tokenrelay.protocol.runtime.feeds import Feeds
 from tokenrelay.protocol.runtime.redis import describe
+from tokenrelay.protocol.runtime.stores.base import Store
 from tokenrelay.protocol.runtime.supervisor import Supervisor
-from tokenrelay.protocol.store import keys
+from tokenrelay.protocol.store import keys, partitions
 from tokenrelay.protocol.store.entries import CorruptEntry, Entry, unpack_publication
 from tokenrelay.server.live.channel import Channel, Reader
 from tokenrelay.server.live.presubscribed import Presubscribed
@@ -30,26 +32,30 @@ from tokenrelay.server.live.refill import refill
 from tokenrelay.server.metrics import Metrics
 from tokenrelay.server.store.jobs import new_stream_id
 from tokenrelay.server.store.log import LogReader
-from tokenrelay.server.store.redis import UNREACHABLE, live_connection
+from tokenrelay.server.store.redis import UNREACHABLE
 
 TICK_S: Final = 1.0
+FRESH_S: Final = 4.0
+"""A server whose probe came back within this time takes new streams."""
+
 QUIET_BATCH: Final = 500
 
 log = structlog.get_logger()
 
 
 class Hub:
-    """All channels of a process over one live connection."""
+    """All channels of a process over one live connection to each server."""
 
-    def __init__(self, redis: Redis, reads: LogReader, metrics: Metrics) -> None:
-        self._redis = redis
+    def __init__(self, store: Store, reads: LogReader, metrics: Metrics) -> None:
+        self._store = store
         self._reads = reads
         self._metrics = metrics
         self._channels: dict[bytes, Channel] = {}
         self._grown: dict[Channel, None] = {}  # by the messages of one read; their readers are woken once for all
-        self._probe = Probe()
-        self._live = LiveFeed(lambda: live_connection(redis), self._on_message, self._on_connected, self._wake_all)
-        self._presubscribed = Presubscribed(self._live, new_stream_id)
+        self._probes: dict[str, Probe] = {}  # by server
+        self._live = Feeds(store, self._on_message, self._on_connected, self._wake_all)
+        self._presubscribed = Presubscribed(self._live, self._new_id, self._may_begin)
+        self._asked_of: set[str] = set()  # servers whose logs are being asked
         self._filling: asyncio.Task[None] | None = None  # None unless spare streams are being subscribed to
         self._tasks: set[asyncio.Task[None]] = set()
         self.supervisor = Supervisor(metrics.task_failures)
@@ -61,8 +67,14 @@ class Hub:
 
     @property
     def probe_age_s(self) -> float:
-        """Seconds since the live feed last proved that it works."""
-        return time.monotonic() - self._probe.came_at
+        """Seconds since the live feed last proved that it works; of several, the one that is the longest ago."""
+        return max(self.probe_ages.values(), default=math.inf)
+
+    @property
+    def probe_ages(self) -> dict[str, float]:
+        """The same of each server."""
+        now = time.monotonic()
+        return {server: now - probe.came_at for server, probe in self._probes.items()}
 
     @property
     def readers(self) -> int:
@@ -78,7 +90,8 @@ class Hub:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Hub]:
         """The hub's tasks live inside this block."""
-        self._live.want(self._probe.name)  # an edge may start before its Redis does
+        self._set_probes()  # an edge may start before its Redis does
+        self._store.on_change(self._set_probes)
         self.supervisor.own("live_feed", self._live.run)
         self.supervisor.own("look_at_logs", self._tick)
         try:
@@ -95,7 +108,7 @@ class Hub:
         if self._presubscribed.is_low:
             self._fill_presubscribed()
         if spare is None:
-            return await self.open(new_stream_id(), is_new=True)
+            return await self.open(self._new_id(), is_new=True)
         channel = Channel(spare, time.monotonic(), is_new=True)
         channel.feed.anchor(0)
         channel.ready.set_result(None)
@@ -165,8 +178,9 @@ class Hub:
     def _on_message(self, name: bytes, payload: bytes) -> None:
         channel = self._channels.get(name)
         if channel is None:
-            if name == self._probe.name:
-                self._metrics.probe.observe(self._probe.came(time.monotonic()))
+            for probe in self._probes.values():
+                if name == probe.name:
+                    self._metrics.probe.observe(probe.came(time.monotonic()))
             return
         try:
             first, entries = unpack_publication(payload)
@@ -201,15 +215,18 @@ class Hub:
             self._start_refill(channel)
         return False
 
-    def _on_connected(self) -> None:
-        """What was published while there was no connection is in the logs."""
-        self._metrics.live_connects.inc()
-        now = time.monotonic()
-        self._probe.connected(now)
-        self._own(self._send_probe(now))  # that it is connected proves nothing: does it bring anything?
-        anchored = [channel for channel in self._channels.values() if channel.feed.is_anchored]
-        self._own(self._ask_logs(anchored))
-        self._fill_presubscribed()
+    def _on_connected(self, server: str, names: list[bytes] | None) -> None:
+        """What was published while there was no connection, or while a slot was on its way, is in the logs."""
+        if names is None:
+            self._metrics.live_connects.inc()
+            if (probe := self._probes.get(server)) is not None:
+                probe.connected(time.monotonic())
+                self._own(self._send_probe(probe))  # connected proves nothing: does it bring anything?
+            self._fill_presubscribed()
+            channels = [each for each in self._channels.values() if self._store.server_of_key(each.name) == server]
+        else:
+            channels = [self._channels[name] for name in names if name in self._channels]
+        self._own(self._ask_logs([channel for channel in channels if channel.feed.is_anchored]))
 
     # -- what is fetched
     # ------------------------------------------------------------------------------------------------
@@ -256,18 +273,75 @@ class Hub:
             now = time.monotonic()
             for channel in list(self._channels.values()):
                 channel.trim(now)
-            await self._send_probe(now)
-            await self._ask_logs([channel for channel in self._channels.values() if channel.is_quiet(now)])
+            for server, probe in list(self._probes.items()):
+                if probe.is_lost(now):
+                    self._live.drop(server)
+                if not probe.is_under_way:
+                    self._own(self._send_probe(probe))
+            self._ask_quiet_logs(now)
 
-    async def _send_probe(self, now: float) -> None:
-        """Published through the commands' connection: a demoted primary looks healthy from the subscribing side."""
-        if self._probe.is_lost(now):
-            self._live.drop()
-        self._probe.sent(time.monotonic())
+    def _ask_quiet_logs(self, now: float) -> None:
+        """Of each server apart: one that does not answer holds up no other's streams."""
+        quiet: dict[str, list[Channel]] = {}
+        for channel in self._channels.values():
+            server = self._store.server_of_key(channel.name) or ""
+            if server not in self._asked_of and channel.is_quiet(now):
+                quiet.setdefault(server, []).append(channel)
+        for server, channels in quiet.items():
+            self._own(self._ask_logs_of(server, channels))
+
+    async def _ask_logs_of(self, server: str, channels: list[Channel]) -> None:
+        self._asked_of.add(server)
         try:
-            await self._redis.publish(self._probe.name, b"")
+            await self._ask_logs(channels)
+        finally:
+            self._asked_of.discard(server)
+
+    async def _send_probe(self, probe: Probe) -> None:
+        """Published through the commands' connection: a demoted primary looks healthy from the subscribing side."""
+        probe.is_under_way = True
+        probe.sent(time.monotonic())
+        try:
+            await self._store.publish(probe.name, b"")
         except (*UNREACHABLE, RedisError):
             return  # the probe's age says it
+        finally:
+            probe.is_under_way = False
+
+    def _set_probes(self) -> None:
+        """One for each server, through a partition that it has now."""
+        first = {
+            server: tag for tag in reversed(self._store.tags) if (server := self._store.server_of(tag)) is not None
+        }
+        for server in [each for each in self._probes if each not in first]:
+            self._live.unsubscribe(self._probes.pop(server).name)
+        for server, tag in first.items():
+            probe = self._probes.get(server)
+            if probe is None or self._store.server_of(probe.tag) != server:
+                if probe is not None:
+                    self._live.unsubscribe(probe.name)
+                self._probes[server] = Probe(tag)
+                self._probes[server].connected(time.monotonic())
+                self._live.want(self._probes[server].name)
+
+    # -- where new streams begin ---------------------------------------------------------------------------------------
+
+    def _new_id(self) -> str:
+        """In a partition whose server is known to bring what is published; in any, while none is."""
+        tags = self._store.tags
+        if len(tags) == 1:
+            return new_stream_id(tags[0])
+        ages = self.probe_ages
+        open_tags = [tag for tag in tags if ages.get(self._store.server_of(tag) or "", math.inf) <= FRESH_S]
+        return new_stream_id(random.choice(open_tags or tags))  # noqa: S311  it spreads streams
+
+    def _may_begin(self, stream_id: str) -> bool:
+        tags = self._store.tags
+        if len(tags) == 1:
+            return True
+        ages = self.probe_ages
+        server = self._store.server_of(partitions.tag_of(stream_id))
+        return ages.get(server or "", math.inf) <= FRESH_S or min(ages.values(), default=math.inf) > FRESH_S
 
     def _fill_presubscribed(self) -> None:
         if self._filling is None or self._filling.done():

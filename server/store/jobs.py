@@ -15,18 +15,20 @@ import msgpack
 import msgspec
 import structlog
 from arq.jobs import serialize_job
-from redis.asyncio import Redis
 
 from tokenrelay.protocol.errors import TABLE, TokenrelayError
 from tokenrelay.protocol.events import Completion, Failure
-from tokenrelay.protocol.store import context, entries, scripts
+from tokenrelay.protocol.runtime.stores.base import Store
+from tokenrelay.protocol.store import context, entries, partitions, scripts
 from tokenrelay.protocol.store.context import Context
 from tokenrelay.protocol.store.scripts import Limits, NewStream, StartReply
 from tokenrelay.protocol.wire.request import ChatRequest
 from tokenrelay.server.settings import Settings
 from tokenrelay.server.store import parts
 from tokenrelay.server.store.log import Description
+from tokenrelay.server.store.partitions import Partitions
 from tokenrelay.server.store.redis import run
+from tokenrelay.server.store.reserved_start import ReservedStart
 
 JOB: Final = "generate"
 JOB_TTL_MS: Final = 24 * 3600 * 1000
@@ -35,18 +37,20 @@ REAPED_AT_ONCE: Final = 200
 log = structlog.get_logger()
 
 
-def new_stream_id() -> str:
-    """128 random bits: not to be guessed, never used again."""
-    return secrets.token_hex(16)
+def new_stream_id(tag: str = partitions.ONE_SERVER) -> str:
+    """128 random bits: not to be guessed, never used again. In a cluster with its partition."""
+    return f"{tag}-{secrets.token_hex(16)}" if tag else secrets.token_hex(16)
 
 
 class Jobs:
     """Start, cancel, reap, webhooks that are due: what an edge writes, each as one script."""
 
-    def __init__(self, redis: Redis, settings: Settings) -> None:
-        self._redis = redis
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
         self._settings = settings
-        self._parts = parts.Parts(redis, settings.max_parts_stored_bytes)
+        self._parts = parts.Parts(store, settings.max_parts_stored_bytes)
+        self.partitions = Partitions(store)
+        self._reserved = ReservedStart(store, self.partitions, settings.retention_ms, JOB_TTL_MS)
 
     async def start(
         self,
@@ -91,8 +95,13 @@ class Jobs:
             )
             settings = self._settings
             job = serialize_job(JOB, (stream_id,), {}, None, int(time.time() * 1000), serializer=msgpack.packb)
-            arguments = scripts.start(new, limits, job=job, job_ttl_ms=JOB_TTL_MS, retention_ms=settings.retention_ms)
-            reply = scripts.start_reply(await run(self._redis, scripts.START, arguments))
+            if self._store.names.is_cluster:
+                reply = await self._reserved.start(new, limits, job)
+            else:
+                arguments = scripts.start(
+                    new, limits, job=job, job_ttl_ms=JOB_TTL_MS, retention_ms=settings.retention_ms
+                )
+                reply = scripts.start_reply(await run(self._store, scripts.START, arguments))
             held.is_taken = reply.outcome == "started"
         if reply.outcome not in ("started", "existing"):
             raise _refusal(reply)
@@ -111,23 +120,34 @@ class Jobs:
             response_time_s=max(0.0, round(time.time() - stream.created_ms / 1000, 3)),
         )
         arguments = scripts.cancel(stream.stream_id, entries.pack(end), self._settings.retention_ms)
-        state: bytes = await run(self._redis, scripts.CANCEL, arguments)
+        state: bytes = await run(self._store, scripts.CANCEL, arguments)
         if not state:
             raise TokenrelayError("NOT_FOUND")
+        if self._store.names.is_cluster and state == b"cancelled":
+            await self.partitions.leave([(stream.stream_id, self._store.names.active(stream.owner))])
         return state.decode()
 
     async def forget(self, stream: Description) -> None:
         """Delete a stream: nobody finds it any more."""
-        await run(self._redis, scripts.FORGET, scripts.forget(stream.stream_id))
+        await run(self._store, scripts.FORGET, scripts.forget(stream.stream_id))
 
     async def due_webhooks(self, most: int, lease_ms: int) -> scripts.DueReply:
         """Ended streams whose webhook is ours to send until the lease is over."""
-        return scripts.due_reply(await run(self._redis, scripts.DUE, scripts.due(most, lease_ms)))
+        taken, waiting, dropped = list[scripts.Ended](), 0, 0
+        for tag in await self.partitions.with_ended():
+            asked = scripts.due(most - len(taken), lease_ms)
+            found = scripts.due_reply(await run(self._store, scripts.DUE, asked, tag))
+            taken += found.taken
+            waiting += found.waiting
+            dropped += found.dropped
+            if len(taken) >= most:
+                break
+        return scripts.DueReply(taken, waiting, dropped)
 
     async def notified(self, stream_id: str, again_ms: int | None) -> None:
         """A webhook is to be sent again in so many ms; None: it is done with, and so is the log past its retention."""
         arguments = scripts.notified(stream_id, again_ms, self._settings.retention_ms)
-        await run(self._redis, scripts.NOTIFIED, arguments)
+        await run(self._store, scripts.NOTIFIED, arguments, partitions.tag_of(stream_id))
 
     async def reap(self) -> scripts.ReapReply:
         """End what is overdue: generations whose worker is gone, and those that nobody takes."""
@@ -141,7 +161,7 @@ class Jobs:
             int(self._settings.queue_timeout_s * 1000),
             self._settings.retention_ms,
         )
-        return scripts.reap_reply(await run(self._redis, scripts.REAP, arguments))
+        return await self.partitions.reap(arguments)
 
 
 def _refusal(reply: StartReply) -> TokenrelayError:

@@ -7,13 +7,12 @@ from typing import Any, Final, cast
 
 import msgspec
 import structlog
-from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
 from redis.exceptions import ResponseError
 
 from tokenrelay.protocol import lifecycle
 from tokenrelay.protocol.reading.session import PAGE_ENTRIES
 from tokenrelay.protocol.runtime.redis import describe, is_about_the_data
+from tokenrelay.protocol.runtime.stores.base import Store
 from tokenrelay.protocol.store import entries, keys
 from tokenrelay.protocol.store.entries import Entry
 from tokenrelay.protocol.wire import request
@@ -65,8 +64,8 @@ class Description(msgspec.Struct, frozen=True):
 class LogReader:
     """All reads of an edge. Each raises TokenrelayError SERVICE_UNAVAILABLE when Redis is away."""
 
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     async def describe(self, stream_id: str) -> Description | None:
         """None when there is no such stream, or it is past the day its metadata outlives it."""
@@ -75,7 +74,7 @@ class LogReader:
 
     async def of_chat(self, owner: str, chat_id: str) -> str | None:
         """The newest stream of a chat, as a front's client named it; None for one that is not (any more) known."""
-        found = await self._ask("GET", keys.chat(owner, chat_id))
+        found = await self._ask("GET", self._store.names.chat(owner, chat_id))
         return found.decode() if found else None
 
     async def page(self, stream_id: str, after: int, most: int = PAGE_ENTRIES) -> tuple[int, list[Entry]]:
@@ -96,11 +95,9 @@ class LogReader:
 
     async def last_ids(self, stream_ids: Sequence[str]) -> list[int | None]:
         """The logs' last ids in one round trip; None for a stream whose metadata is gone."""
-        pipe = self._redis.pipeline(transaction=False)
-        for stream_id in stream_ids:
-            pipe.hget(keys.meta(stream_id), "last")
+        asked = [("HGET", keys.meta(stream_id), "last") for stream_id in stream_ids]
         with asking():
-            values = await _values(pipe)
+            values = _values(await self._store.ask_many(asked))
         return [_last_id(stream_id, value) for stream_id, value in zip(stream_ids, values, strict=True)]
 
     async def request_of(self, stream_id: str) -> ChatRequest | None:
@@ -114,29 +111,30 @@ class LogReader:
 
     async def of_owner(self, owner: str) -> list[Description]:
         """The owner's streams that can still be read, newest first, at most `LISTED`."""
-        ids = [raw.decode("ascii", "replace") for raw in await self._ask("ZREVRANGE", keys.owner(owner), 0, LISTED - 1)]
+        ids = [
+            raw.decode("ascii", "replace")
+            for raw in await self._ask("ZREVRANGE", self._store.names.owner(owner), 0, LISTED - 1)
+        ]
         found = await patiently(lambda: self._describe([each for each in ids if keys.is_stream_id(each)]))
         return [item for item in found if item is not None and not item.is_expired and not item.is_deleted]
 
     async def _describe(self, stream_ids: Sequence[str]) -> list[Description | None]:
-        pipe = self._redis.pipeline(transaction=False)
+        asked: list[tuple[str, ...]] = []
         for stream_id in stream_ids:
-            pipe.hmget(keys.meta(stream_id), list(_FIELDS))
-            pipe.exists(keys.log(stream_id))
-        values = await _values(pipe)
+            asked += [("HMGET", keys.meta(stream_id), *_FIELDS), ("EXISTS", keys.log(stream_id))]
+        values = _values(await self._store.ask_many(asked))
         rows = zip(stream_ids, values[::2], values[1::2], strict=True)
         return [None if row is None else _description(stream_id, row, bool(exists)) for stream_id, row, exists in rows]
 
     async def _ask(self, *command: Any) -> Any:
-        return await patiently(lambda: self._redis.execute_command(*command))  # type: ignore[no-untyped-call]
+        return await patiently(lambda: self._store.ask(*command))
 
 
-async def _values(pipe: Pipeline) -> list[Any]:
-    """The answers to a pipeline of reads; None for a key that is of another kind than ours are.
+def _values(values: list[Any]) -> list[Any]:
+    """The answers to reads; None for a key that is of another kind than ours are.
 
     Raises what redis-py does when Redis is away, or in a state that may pass.
     """
-    values: list[Any] = await pipe.execute(raise_on_error=False)
     for value in values:
         if isinstance(value, Exception):
             if not is_about_the_data(value):

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from tokenrelay.protocol.errors import TokenrelayError
@@ -16,8 +15,9 @@ from tokenrelay.protocol.models import circuit, preferences, scripted
 from tokenrelay.protocol.models.catalogue import NEUROSWITCH, Catalogue, Choice, Model
 from tokenrelay.protocol.models.circuit import Record, Vitals
 from tokenrelay.protocol.runtime.outage import Outage
-from tokenrelay.protocol.runtime.redis import describe, pool_place
-from tokenrelay.protocol.store import keys, scripts, worker_registry
+from tokenrelay.protocol.runtime.redis import describe
+from tokenrelay.protocol.runtime.stores.base import Store
+from tokenrelay.protocol.store import keys, partitions, scripts, worker_registry
 from tokenrelay.protocol.store.worker_registry import Offer
 from tokenrelay.protocol.wire.request import ChatRequest, accepting, kinds_of
 from tokenrelay.server.store.redis import UNREACHABLE
@@ -39,10 +39,10 @@ class Models:
     """The catalogue, and what the living workers offer of it."""
 
     def __init__(
-        self, catalogue: Catalogue, redis: Redis, memory_s: float = 0, clock: Callable[[], float] = time.monotonic
+        self, catalogue: Catalogue, store: Store, memory_s: float = 0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._catalogue = catalogue
-        self._redis = redis
+        self._store = store
         self._memory_s = memory_s
         self._clock = clock
         self._offers: list[Offer] = []
@@ -71,15 +71,13 @@ class Models:
                 outage.over()
             except (*UNREACHABLE, RedisError) as error:
                 if outage.failed():
-                    log.warning("offers_unread", redis=pool_place(self._redis), error=describe(error))
+                    log.warning("offers_unread", redis=self._store.place(), error=describe(error))
             await asyncio.sleep(REFRESH_S)
 
     async def refresh(self) -> None:
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.time()
-        pipe.hvals(keys.WORKERS)
-        pipe.hgetall(keys.HEALTH)
-        (seconds, micros), raws, records = await pipe.execute()
+        name = self._store.names.for_all
+        asked = [("TIME",), ("HVALS", name(keys.WORKERS)), ("HGETALL", name(keys.HEALTH))]
+        (seconds, micros), raws, records = await self._store.ask_all(asked, partitions.GLOBAL)
         self._records, self._now = circuit.unpack_all(records), seconds + micros / 1_000_000
         now_ms = seconds * 1000 + micros // 1000
         read = (worker_registry.unpack(raw) for raw in raws)

@@ -9,11 +9,11 @@ from typing import Final
 
 import msgspec
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.protocol.store import keys, scripts
+from tokenrelay.protocol.runtime.stores.base import Store
+from tokenrelay.protocol.store import keys, partitions, scripts
 from tokenrelay.protocol.wire import parts, request
 from tokenrelay.protocol.wire.request import ChatRequest
 from tokenrelay.server.store.redis import asking, run
@@ -58,8 +58,8 @@ class Held:
 class Parts:
     """Where the edge puts them."""
 
-    def __init__(self, redis: Redis, most_bytes: int) -> None:
-        self._redis = redis
+    def __init__(self, store: Store, most_bytes: int) -> None:
+        self._store = store
         self._most_bytes = most_bytes
 
     @contextlib.asynccontextmanager
@@ -73,20 +73,21 @@ class Parts:
             yield held
             return
         asked = scripts.hold(held.name, self._most_bytes, max(1, self._most_bytes // OWNER_SHARE))
-        if not scripts.hold_reply(await run(self._redis, scripts.HOLD, asked)):
+        tag = partitions.tag_of(stream_id)
+        if not scripts.hold_reply(await run(self._store, scripts.HOLD, asked, tag)):
             issue = "too many pictures, files and sounds wait for their answers already; try again later"
             raise TokenrelayError("OVERLOADED", issue, retry_after=5)
         try:
             for number, blob in enumerate(blobs):
                 with asking():
-                    await self._redis.set(keys.part(stream_id, number), blob, px=scripts.HOLD_MS)
+                    await self._store.ask("SET", keys.part(stream_id, number), blob, "PX", scripts.HOLD_MS)
             yield held
         finally:
             if not held.is_taken:
-                await self._drop(held)
+                await self._drop(held, tag)
 
-    async def _drop(self, held: Held) -> None:
+    async def _drop(self, held: Held, tag: str) -> None:
         try:
-            await run(self._redis, scripts.DROP, scripts.drop(held.name))
+            await run(self._store, scripts.DROP, scripts.drop(held.name), tag)
         except (TokenrelayError, RedisError) as error:  # they end by themselves
             log.warning("parts_not_dropped", error=str(error)[:80])

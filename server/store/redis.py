@@ -8,16 +8,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
-from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, BusyLoadingError, DataError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.runtime import redis as runtime
-from tokenrelay.protocol.runtime.address import Tls
-from tokenrelay.protocol.runtime.redis import NO_TLS
+from tokenrelay.protocol.runtime.stores.base import Store
 from tokenrelay.protocol.store.scripts import Argument, Script
 
 MAX_CONNECTIONS: Final = 32
@@ -32,21 +29,11 @@ _FIRST_PAUSE_S: Final = 0.05
 T = TypeVar("T")
 
 
-def open_pool(url: str, tls: Tls = NO_TLS) -> Redis:
-    """A client with a bounded pool. Raises ValueError for a bad address."""
-    return Redis.from_pool(runtime.open_pool(url, MAX_CONNECTIONS, tls))  # closing the client closes the pool
-
-
-def live_connection(redis: Redis) -> AbstractConnection:
-    """A connection of its own, to stay subscribed on."""
-    return runtime.own_connection(redis, socket_timeout=None)
-
-
-async def run(redis: Redis, script: Script, arguments: Sequence[Argument]) -> Any:
+async def run(store: Store, script: Script, arguments: Sequence[Argument], tag: str | None = None) -> Any:
     """Run a script. Raises TokenrelayError SERVICE_UNAVAILABLE when Redis is away or writes nothing now; RedisError:
     our own fault."""
     with asking():
-        return await runtime.run(redis, script, arguments)
+        return await store.run(script, arguments, tag)
 
 
 async def patiently(ask: Callable[[], Awaitable[T]]) -> T:

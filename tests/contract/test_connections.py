@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
-import pytest
 import uvloop
 
-import tokenrelay.server.store.redis
-import tokenrelay.workers.redis
 from tests.fleet import Fleet
+from tests.stores import open_store
 from tokenrelay.protocol.runtime.redis import wire_of
-from tokenrelay.protocol.store import keys
-
-OPENERS: dict[str, Callable[[str], Any]] = {
-    "edge": tokenrelay.server.store.redis.open_pool,
-    "worker": lambda url: tokenrelay.workers.redis.open_pool(url, keys.WAITING),
-}
 
 
-@pytest.mark.parametrize("who", OPENERS)
-def test_a_connection_that_was_cut_while_it_lay_in_the_pool(who: str) -> None:
+def test_a_connection_that_was_cut_while_it_lay_in_the_pool() -> None:
     async def scene(url: str) -> None:
-        redis = OPENERS[who](url)
+        redis = open_store(url).redis
         try:
             await redis.set("name", "value")
             connection = await redis.connection_pool.get_connection()

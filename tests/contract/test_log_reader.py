@@ -9,15 +9,15 @@ import pytest
 
 from tests.contract.store import Store
 from tests.fleet import Fleet
+from tests.stores import open_store
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.store import entries, keys
 from tokenrelay.server.store.log import LogReader
-from tokenrelay.server.store.redis import open_pool
 
 
 def read(fleet: Fleet, scene: Callable[[LogReader], Awaitable[None]]) -> None:
     async def run() -> None:
-        redis = open_pool(fleet.redis_url)
+        redis = open_store(fleet.redis_url)
         try:
             await scene(LogReader(redis))
         finally:
@@ -66,7 +66,7 @@ def test_a_redis_that_is_away_is_said_to_be_and_a_fault_of_ours_is_not(fleet: Fl
     read(fleet, scene)
 
     async def nobody_there() -> None:
-        redis = open_pool("redis://127.0.0.1:1")
+        redis = open_store("redis://127.0.0.1:1")
         with pytest.raises(TokenrelayError, match="cannot be reached"):
             await LogReader(redis).describe("a" * 32)
         await redis.aclose()

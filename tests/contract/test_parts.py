@@ -10,10 +10,10 @@ import pytest
 
 from tests.contract.store import RETENTION_MS, ROOMY, STARTED, Store, token
 from tests.fleet import Fleet
+from tests.stores import open_store
 from tokenrelay.protocol.store import keys, scripts
 from tokenrelay.protocol.store.scripts import Limits, NewStream, StartReply
 from tokenrelay.server.store.log import LogReader
-from tokenrelay.server.store.redis import open_pool
 
 BLOBS = [b"first", b"second"]
 END = token(9)  # whatever it says
@@ -169,7 +169,7 @@ def test_a_chat_leads_to_its_newest_stream(store: Store, fleet: Fleet) -> None:
     assert store.redis.get(name) == b"stream-1"
 
     async def scene() -> None:
-        redis = open_pool(fleet.redis_url)
+        redis = open_store(fleet.redis_url)
         reads = LogReader(redis)
         found = await reads.describe("stream-1")
         assert found is not None

@@ -19,9 +19,9 @@ from redis.exceptions import RedisError
 from tests.contract.conftest import binary
 from tests.fleet import until
 from tests.needs import require
+from tests.stores import open_store
 from tokenrelay.loadtest.fleet import free_port
 from tokenrelay.protocol.runtime.address import Tls
-from tokenrelay.server.store.redis import open_pool
 
 NAMES = ("right", "wrong", "client")
 
@@ -91,9 +91,9 @@ def ports(folder: Path) -> Iterator[dict[str, int]]:
 
 def pings(port: int, tls: Tls) -> bool:
     async def ping() -> bool:
-        redis = open_pool(f"rediss://127.0.0.1:{port}/0", tls)
+        redis = open_store(f"rediss://127.0.0.1:{port}/0", tls)
         try:
-            return bool(await redis.ping())
+            return bool(await redis.ask("PING"))
         finally:
             await redis.aclose()
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.stores import open_store
 from tokenrelay.protocol.store.context import Context
 from tokenrelay.protocol.wire import websocket
 from tokenrelay.server import drain
@@ -18,7 +19,6 @@ from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.edge import Edge
 from tokenrelay.server.net import peer as vanished
 from tokenrelay.server.settings import Settings
-from tokenrelay.server.store.redis import open_pool
 from tokenrelay.server.transports.websocket import Socket
 
 
@@ -98,7 +98,7 @@ class _Peer:
 @pytest.mark.parametrize(("silent_ms", "is_gone"), [(7_000, False), (8_000, True)])
 def test_a_socket_whose_other_end_owes_an_answer_for_half_a_heartbeat_is_dropped(silent_ms: int, is_gone: bool) -> None:
     async def scene() -> None:
-        edge = Edge(Settings(heartbeat_s=15), open_pool("redis://127.0.0.1:1"))
+        edge = Edge(Settings(heartbeat_s=15), open_store("redis://127.0.0.1:1"))
         peer = _Peer(silent_ms)
         Socket(edge, websocket.JSON, Identity("somebody", "nobody"), peer.send, Context()).look()
         assert peer.was_aborted is is_gone
@@ -125,7 +125,7 @@ class Door:
 
 def test_a_drain_sends_one_reader_in_each_slot_and_those_who_wait_last(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene() -> None:
-        edge = Edge(Settings(drain_s=10), open_pool("redis://127.0.0.1:1"))
+        edge = Edge(Settings(drain_s=10), open_store("redis://127.0.0.1:1"))
         delays: dict[bool, list[float]] = {True: [], False: []}
 
         def call_later(delay: float, close_soon: Callable[[], None]) -> None:

@@ -86,13 +86,11 @@ def test_a_setting_that_cannot_be_read_stops_the_start_by_name(
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("scheme", ["redis+cluster", "rediss+cluster"])
-def test_a_cluster_is_refused_with_the_reason(
-    scheme: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("number", ["3", "0", "2048", "256.5"])
+def test_partitions_are_a_power_of_two(
+    number: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = said_in_process("REDIS_URL", f"{scheme}://:{MARK}@h:7000,h:7001", monkeypatch, capsys)
-    assert "Redis Cluster and Valkey Cluster cannot be used" in said
-    assert MARK not in said
+    assert "TOKENRELAY_REDIS_PARTITIONS" in said_in_process("REDIS_PARTITIONS", number, monkeypatch, capsys)
 
 
 def test_keys_that_are_none_do_not_open_the_service_to_the_network() -> None:

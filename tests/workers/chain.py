@@ -16,6 +16,7 @@ from tests.workers.upstream import END, HEAD, Reader, Script, Upstream, Writer, 
 from tokenrelay.loadtest.fleet import free_port
 from tokenrelay.protocol.models import catalogue
 from tokenrelay.protocol.runtime.tracing import Tracing
+from tokenrelay.protocol.store import keys
 from tokenrelay.protocol.store.entries import unpack_entry
 from tokenrelay.protocol.store.scripts import Claim
 from tokenrelay.protocol.wire import event_json, request
@@ -79,17 +80,21 @@ def in_turn(*scripts: Script) -> Script:
 
 
 class Memory:
-    """As much of Redis as keeps echoes."""
+    """As much of a store as keeps echoes."""
+
+    names = keys.ONE_SERVER
 
     def __init__(self) -> None:
         self.held: dict[str, bytes] = {}
 
-    async def set(self, name: str, value: bytes, px: int) -> None:
-        assert px > 0
+    async def ask(self, command: str, *args: Any) -> Any:
+        if command == "MGET":
+            return [self.held.get(name) for name in args]
+        name, value, unit, much = args
+        assert (command, unit) == ("SET", "PX")
+        assert much > 0
         self.held[name] = value
-
-    async def mget(self, names: list[str]) -> list[bytes | None]:
-        return [self.held.get(name) for name in names]
+        return None
 
 
 class Chain:
@@ -99,7 +104,7 @@ class Chain:
         given = {"first_token_timeout_s": 1.0, "first_token_budget_s": 5.0, **settings}
         self.settings = Settings(**given)
         self.metrics = Metrics()
-        self.redis = Memory()
+        self.store = Memory()
         self.health = Circuits(OURS.routing.health, "w", 1.0)
         self.upstreams = {dialect: Upstream(script) for dialect, script in scripts.items() if script is not None}
         self._scripts = scripts
@@ -136,8 +141,8 @@ class Chain:
     def generation(self, append: Callable[[bytes], None], **fields: Any) -> Generation:
         asked = request.from_object({"message": "What is six times seven?", **fields})
         house: Any = SimpleNamespace(
-            settings=self.settings, writer=SimpleNamespace(mark=lambda _: None), catalogue=OURS,
-            providers=self.providers, tools=Toolbox(), circuits=self.health, redis=self.redis,
+            settings=self.settings, writer=SimpleNamespace(mark=lambda _: None, ended=lambda _: None), catalogue=OURS,
+            providers=self.providers, tools=Toolbox(), circuits=self.health, store=self.store,
             metrics=self.metrics, tracing=Tracing(),
         )  # fmt: skip
         claim = Claim("s", 1, 0, 0, asked.model or "neuroswitch", "continue", request.pack(asked))

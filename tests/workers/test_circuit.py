@@ -8,16 +8,16 @@ from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
-from arq import ArqRedis
 
 from tests.fleet import Fleet
+from tests.stores import open_store
 from tokenrelay.protocol.models import circuit as records
 from tokenrelay.protocol.models.catalogue import Choice, Model
 from tokenrelay.protocol.models.circuit import Record
 from tokenrelay.protocol.models.routing_rules import HealthRules
+from tokenrelay.protocol.runtime.stores.one_server import OneServer
 from tokenrelay.protocol.store import keys
 from tokenrelay.workers.circuit import Circuits
-from tokenrelay.workers.redis import open_pool
 
 RULES = HealthRules(open_after_failures=3, open_s=30, open_after_calls=1_000)
 ROW = Model("a", "P", "anthropic", "up-a")
@@ -36,16 +36,16 @@ def _empty(fleet: Fleet) -> None:
 
 
 @asynccontextmanager
-async def workers(fleet: Fleet, number: int) -> AsyncIterator[list[tuple[Circuits, ArqRedis]]]:
-    pools = [open_pool(fleet.redis_url, keys.WAITING) for _ in range(number)]
+async def workers(fleet: Fleet, number: int) -> AsyncIterator[list[tuple[Circuits, OneServer]]]:
+    pools = [open_store(fleet.redis_url) for _ in range(number)]
     try:
         yield [(Circuits(RULES, f"w{at}", 30.0), pool) for at, pool in enumerate(pools)]
     finally:
         for pool in pools:
-            await pool.aclose(close_connection_pool=True)
+            await pool.aclose()
 
 
-def scene(fleet: Fleet, number: int, play: Callable[[list[tuple[Circuits, ArqRedis]]], Awaitable[None]]) -> None:
+def scene(fleet: Fleet, number: int, play: Callable[[list[tuple[Circuits, OneServer]]], Awaitable[None]]) -> None:
     async def run() -> None:
         async with workers(fleet, number) as made:
             await play(made)
@@ -61,7 +61,7 @@ def rested(fleet: Fleet) -> None:
 
 
 def test_failures_of_several_workers_open_one_circuit(fleet: Fleet) -> None:
-    async def play(made: list[tuple[Circuits, ArqRedis]]) -> None:
+    async def play(made: list[tuple[Circuits, OneServer]]) -> None:
         for health, redis in made[:3]:
             health.failed(A)
             assert health.rest_s(A) == 0
@@ -78,7 +78,7 @@ def test_failures_of_several_workers_open_one_circuit(fleet: Fleet) -> None:
 
 
 def test_one_knows_its_own_failures_at_once(fleet: Fleet) -> None:
-    async def play(made: list[tuple[Circuits, ArqRedis]]) -> None:
+    async def play(made: list[tuple[Circuits, OneServer]]) -> None:
         [(health, redis)] = made
         for _ in range(3):
             health.failed(A)
@@ -88,7 +88,7 @@ def test_one_knows_its_own_failures_at_once(fleet: Fleet) -> None:
 
 
 def test_nothing_is_lost_or_counted_twice_when_all_write_at_once(fleet: Fleet) -> None:
-    async def play(made: list[tuple[Circuits, ArqRedis]]) -> None:
+    async def play(made: list[tuple[Circuits, OneServer]]) -> None:
         for _ in range(10):
             for health, _ in made:
                 health.succeeded(A, 100.0)
@@ -101,7 +101,7 @@ def test_nothing_is_lost_or_counted_twice_when_all_write_at_once(fleet: Fleet) -
     assert (stored.calls, round(stored.ttft_ms or 0)) == (80, 100)
 
 
-async def open_it(made: list[tuple[Circuits, ArqRedis]], fleet: Fleet) -> None:
+async def open_it(made: list[tuple[Circuits, OneServer]], fleet: Fleet) -> None:
     health, redis = made[0]
     for _ in range(3):
         health.failed(A)
@@ -112,7 +112,7 @@ async def open_it(made: list[tuple[Circuits, ArqRedis]], fleet: Fleet) -> None:
         assert health.vitals()["a"].circuit == "half_open"
 
 
-async def who_may(made: list[tuple[Circuits, ArqRedis]]) -> list[int]:
+async def who_may(made: list[tuple[Circuits, OneServer]]) -> list[int]:
     """Four generations of each worker ask at once."""
     asked = [(at, health.may_ask(redis, A)) for at, (health, redis) in enumerate(made) for _ in range(4)]
     replies = await asyncio.gather(*(reply for _, reply in asked))
@@ -120,7 +120,7 @@ async def who_may(made: list[tuple[Circuits, ArqRedis]]) -> list[int]:
 
 
 def test_exactly_one_of_all_workers_tries_and_its_success_closes_the_circuit(fleet: Fleet) -> None:
-    async def play(made: list[tuple[Circuits, ArqRedis]]) -> None:
+    async def play(made: list[tuple[Circuits, OneServer]]) -> None:
         await open_it(made, fleet)
         [trying] = await who_may(made)
         assert all(health.rest_s(A) > 0 for health, _ in made)
@@ -130,14 +130,14 @@ def test_exactly_one_of_all_workers_tries_and_its_success_closes_the_circuit(fle
         for health, redis in [made[trying], *made]:
             await health.sync(redis)
             assert health.vitals()["a"].circuit == "closed"
-        assert not await made[0][1].exists(keys.trial("a"))
+        assert not await made[0][1].redis.exists(keys.trial("a"))
         assert len(await who_may(made)) == 4 * len(made)
 
     scene(fleet, 6, play)
 
 
 def test_a_trial_that_fails_rests_longer_and_then_one_may_try_again(fleet: Fleet) -> None:
-    async def play(made: list[tuple[Circuits, ArqRedis]]) -> None:
+    async def play(made: list[tuple[Circuits, OneServer]]) -> None:
         await open_it(made, fleet)
         [trying] = await who_may(made)
         made[trying][0].failed(A)
@@ -154,12 +154,12 @@ def test_a_trial_that_fails_rests_longer_and_then_one_may_try_again(fleet: Fleet
 
 
 def test_a_trial_that_is_given_up_lets_another_try(fleet: Fleet) -> None:
-    async def play(made: list[tuple[Circuits, ArqRedis]]) -> None:
+    async def play(made: list[tuple[Circuits, OneServer]]) -> None:
         await open_it(made, fleet)
         [trying] = await who_may(made)
         made[trying][0].dropped(A)
         await made[trying][0].sync(made[trying][1])
-        assert not await made[0][1].exists(keys.trial("a"))
+        assert not await made[0][1].redis.exists(keys.trial("a"))
         for health, _ in made:
             health._held_off.clear()
         assert len(await who_may(made)) == 1
@@ -168,10 +168,10 @@ def test_a_trial_that_is_given_up_lets_another_try(fleet: Fleet) -> None:
 
 
 def test_a_worker_that_dies_in_its_trial_holds_it_for_a_while_only(fleet: Fleet) -> None:
-    async def play(made: list[tuple[Circuits, ArqRedis]]) -> None:
+    async def play(made: list[tuple[Circuits, OneServer]]) -> None:
         await open_it(made, fleet)
         await who_may(made)
-        assert 0 < await made[0][1].pttl(keys.trial("a")) <= 30_001
+        assert 0 < await made[0][1].redis.pttl(keys.trial("a")) <= 30_001
 
     scene(fleet, 2, play)
 
@@ -181,7 +181,7 @@ UNWATCHED = [Choice(ROW, "up-a-passed-through"), Choice(Model("s", "P", "scripte
 
 @pytest.mark.parametrize("choice", UNWATCHED)
 def test_what_a_caller_can_make_fail_has_no_circuit(fleet: Fleet, choice: Choice) -> None:
-    async def play(made: list[tuple[Circuits, ArqRedis]]) -> None:
+    async def play(made: list[tuple[Circuits, OneServer]]) -> None:
         [(health, redis)] = made
         for _ in range(9):
             health.failed(choice)

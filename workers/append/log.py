@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple, TypeAlias
 
-from tokenrelay.protocol.store import scripts
+from tokenrelay.protocol.store import partitions, scripts
 from tokenrelay.protocol.store.scripts import AppendReply, Argument, Claim
 
 _END_NOT_YET: Final = ""
@@ -31,20 +31,32 @@ Hear: TypeAlias = Callable[[News], None]
 class Log:
     """The appending side, between a generation and the writer: entries go one way, news comes the other way.
 
-    `on_dirty` is called when there is something to write, `on_news` with every reply of Redis."""
+    `on_dirty` is called when there is something to write, `on_news` with every reply of Redis, `on_end` when the end is
+    acknowledged."""
 
-    def __init__(self, claim: Claim, retention_ms: int, on_news: Hear, on_dirty: Callable[[Log], None]) -> None:
+    def __init__(
+        self,
+        claim: Claim,
+        retention_ms: int,
+        on_news: Hear,
+        on_dirty: Callable[[Log], None],
+        on_end: Callable[[Log], None] = lambda item: None,  # noqa: ARG005
+    ) -> None:
         self.stream_id = claim.stream_id
+        self.tag = partitions.tag_of(claim.stream_id)
         self.epoch = claim.epoch
         self._base = claim.last_id  # id of the entry before the first one kept
         self._entries: list[bytes] = []
         self.acked = claim.last_id  # Redis has everything up to here
         self.told_id: int | None = None  # id of the first entry that binds us; None: nobody has been told anything
         self._unacked_bytes = 0
+        self._bytes = 0
         self._end_state = _END_NOT_YET
         self._retention_ms = retention_ms
         self._on_news = on_news
         self._on_dirty = on_dirty
+        self._on_end = on_end
+        self.is_lost = False  # somebody else writes it, or nobody can
         self.is_closed = False  # ended and acknowledged, or no longer ours: nothing is written any more
 
     def __repr__(self) -> str:
@@ -57,6 +69,11 @@ class Log:
     @property
     def unacked_bytes(self) -> int:
         return self._unacked_bytes
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of all that it can send again."""
+        return self._bytes
 
     @property
     def is_awaited(self) -> bool:
@@ -77,6 +94,7 @@ class Log:
             raise RuntimeError("nothing follows the end of a log")
         self._entries.append(entry)
         self._unacked_bytes += len(entry)
+        self._bytes += len(entry)
         self._on_dirty(self)
 
     def tell(self) -> None:
@@ -122,6 +140,7 @@ class Log:
                 self._acknowledge(min(reply.last_id, self.last_id))
                 if reply.outcome == "ok" and self.acked == self.last_id and self.has_end:
                     self.is_closed = True
+                    self._on_end(self)
                 self._on_news(
                     News(
                         is_cancelled=reply.cancel_wanted and not self.has_end,
@@ -137,7 +156,16 @@ class Log:
         self._unacked_bytes += -moved if last_id > self.acked else moved
         self.acked = last_id
 
+    def doubt_end(self) -> bool:
+        """Another server answers for it now, which may lack the end: it is sent again, and what else is missing then.
+        False: it is not ours to write."""
+        if not self.is_closed or not self.has_end or self.is_lost or self.acked < self.last_id:
+            return False
+        self.is_closed = False
+        self._acknowledge(self.last_id - 1)
+        return True
+
     def lose(self) -> None:
         """It cannot be written any more."""
-        self.is_closed = True
+        self.is_closed = self.is_lost = True
         self._on_news(News(is_lost=True))

@@ -1,235 +1,181 @@
-"""The group commit: one connection, one round trip at a time, in it whatever all generations wrote meanwhile. Knows
-no model.
+"""Writes all logs of a process: a lane to each server, each log in the lane of the server that has its partition.
 
-A stream's first words leave at once, and so does everything when the last trip began a while ago. Under load trips
-begin 2 to 10 ms apart (`pace.py`) and batches grow: a trip of one entry costs the worker, Redis and the edge a wake-up
-and a system call each, a trip of twenty costs the same once. redis-py costs about 15 µs a command even in a pipeline;
-packing with hiredis and reading the connection's StreamReader costs about 3 (redis-py is pinned below 6).
+Logs that have ended are kept for a while. A replica that becomes primary may lack what its predecessor acknowledged;
+whatever a failover has cost an ended log is then sent again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
-from collections.abc import Callable, Iterable
-from typing import Any, Final
+from collections import deque
+from typing import Final
 
-import hiredis
-import structlog
-from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection
-
-from tokenrelay.protocol.runtime.redis import describe, is_about_the_data, place_of, run, wire_of
+from tokenrelay.protocol.runtime.stores.base import Store
 from tokenrelay.protocol.store import scripts
+from tokenrelay.workers.append.lane import Lane
 from tokenrelay.workers.append.log import Log
-from tokenrelay.workers.append.pace import Pace
 from tokenrelay.workers.metrics import Metrics
 from tokenrelay.workers.redis import AWAY
 
 RELEASE_S: Final = 1.0
-READ_BYTES: Final = 64 * 1024
-REPLY_TIMEOUT_S: Final = 5.0
-MAX_LOGS_A_TRIP: Final = 256
-MAX_BYTES_A_TRIP: Final = 1024 * 1024
+KEPT_S: Final = 10.0
+"""Ended logs are kept for this long: longer than a failover takes."""
 
-log = structlog.get_logger()
-
-
-class Refused(Exception):
-    """Redis answers, but will not write now (out of memory, read only, loading)."""
+MOST_KEPT: Final = 5_000
+MOST_KEPT_BYTES: Final = 64 * 1024 * 1024
 
 
 class Writer:
-    """Owns the connection that every append of this process takes."""
+    """`run` belongs to the process."""
 
-    def __init__(self, connect: Callable[[], AbstractConnection], metrics: Metrics) -> None:
-        self._connect = connect
+    def __init__(self, store: Store, metrics: Metrics) -> None:
+        self._store = store
         self._metrics = metrics
-        self._dirty: dict[Log, None] = {}  # in the order in which they became so
-        self._loop: asyncio.AbstractEventLoop | None = None  # None before it runs
-        self._go = asyncio.Event()  # the next trip may begin
-        self._timer: asyncio.TimerHandle | None = None  # None unless `_go` is set later
-        self._began_at = 0.0  # the last trip, by the loop's clock
-        self._pace = Pace()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self.connects = 0
-        self.trips = 0
-        self.entries = 0
+        self._lanes: dict[str, Lane] = {}
+        self._lane_of: dict[str, Lane] = {}  # by tag
+        self._homeless: dict[Log, None] = {}  # marked while no server had their partition, or sent away by one
+        self._ended: deque[tuple[float, Log]] = deque()  # with the time of their end, by the loop's clock
+        self._ended_bytes = 0
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None  # None unless it runs
+        store.on_change(self._changed)
+        self._changed()
 
     def __repr__(self) -> str:
-        return f"<Writer {len(self._dirty)} dirty | {self.entries} entries in {self.trips} round trips>"
+        return f"<Writer {self.dirty} dirty | {self.entries} entries in {self.trips} round trips>"
 
     @property
     def dirty(self) -> int:
         """Logs that wait."""
-        return len(self._dirty)
+        return len(self._homeless) + sum(lane.dirty for lane in self._lanes.values())
+
+    @property
+    def trips(self) -> int:
+        return sum(lane.trips for lane in self._lanes.values())
+
+    @property
+    def entries(self) -> int:
+        return sum(lane.entries for lane in self._lanes.values())
 
     def mark(self, item: Log) -> None:
         """This log has something to write. Called for every entry."""
-        if item.is_awaited:
-            self._go.set()
-        elif item in self._dirty:
-            return  # it waits for the next trip already
-        else:
-            self._go_in_time()
-        self._dirty[item] = None
-        self._idle.clear()
-
-    def _go_in_time(self) -> None:
-        if self._timer is not None:
-            return
-        loop = self._loop or asyncio.get_running_loop()
-        due = self._began_at + self._pace.pause_s
-        if loop.time() >= due:
-            self._go.set()
-        else:
-            self._timer = loop.call_at(due, self._go_now)
-
-    def _now(self) -> float:
-        return (self._loop or asyncio.get_running_loop()).time()
-
-    def _go_now(self) -> None:
-        self._timer = None
-        self._go.set()
+        lane = self._lane_of.get(item.tag)
+        if lane is not None and item not in self._homeless:
+            lane.mark(item)
+        elif item not in self._homeless:
+            self._homeless[item] = None
+            self._store.look_again()
 
     async def flushed(self, timeout_s: float) -> bool:
         """True once Redis has everything; False when that took longer."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
+                while self.dirty:
+                    waits = [lane.idle.wait() for lane in self._lanes.values()]
+                    await asyncio.gather(*waits)
+                    if self._homeless:
+                        await asyncio.sleep(0.02)
         except TimeoutError:
             return False
         return True
 
-    async def release(self, redis: Redis, item: Log) -> bool:
+    async def release(self, item: Log) -> bool:
         """Requeue a generation with no output yet, and close its log. False: it has output, or Redis is away."""
         if item.told_id is not None:
             return False
         await self.flushed(RELEASE_S)
         try:
-            item.is_closed = bool(await run(redis, scripts.RELEASE, scripts.release(item.stream_id, item.epoch)))
+            released = await self._store.run(scripts.RELEASE, scripts.release(item.stream_id, item.epoch))
         except AWAY:
             return False
+        item.is_closed = bool(released)
         return item.is_closed
 
     async def run(self) -> None:
         """Owned by the process; ends only by being cancelled."""
-        self._loop = asyncio.get_running_loop()  # asking for it costs a system call (Python 3.11)
-        failures = 0
-        while True:
-            connection = self._connect()
-            try:
-                await connection.connect()  # type: ignore[no-untyped-call]
-                wire = _Wire(connection)
-                [loaded] = await wire.ask([("SCRIPT", "LOAD", scripts.APPEND.text)])
-                if isinstance(loaded, hiredis.ReplyError):
-                    raise Refused(describe(loaded))
-                failures = 0
-                self.connects += 1
-                self._metrics.writer_connects.inc()
-                self._go.set()
-                while True:
-                    await self._go.wait()
-                    self._go.clear()
-                    self._began_at = self._loop.time()
-                    await self._write(wire)
-            except (*AWAY, TimeoutError, hiredis.HiredisError, Refused) as error:
-                failures += 1
-                if failures & (failures - 1) == 0:  # 1, 2, 4, 8…: an outage does not fill the log
-                    place = place_of(connection)
-                    log.warning("writer_lost_redis", redis=place, error=_kind(error), dirty=len(self._dirty))
-            finally:
-                with contextlib.suppress(Exception):
-                    await asyncio.shield(connection.disconnect(nowait=True))
-            await asyncio.sleep(random.uniform(0.02, min(1.0, 0.05 * 2**failures)))  # noqa: S311
-
-    async def _write(self, wire: _Wire) -> None:
-        """One round trip. What fails stays dirty and is sent again: the script knows what it has."""
-        trip = self._next_trip()
-        if trip:
-            await self._send(wire, trip)
-        self._line_up(trip)
-
-    def _next_trip(self) -> dict[Log, tuple[Any, ...]]:
-        """The command of each log that goes along, those that waited longest first."""
-        trip: dict[Log, tuple[Any, ...]] = {}
-        size, had, is_whole = 0, self.entries, True
-        for item in self._dirty:
-            if not item.is_dirty:
-                continue
-            before = item.unacked_bytes
-            arguments, count = item.next_batch()
-            trip[item] = ("EVALSHA", *arguments)
-            self.entries += count
-            size += min(before, scripts.MAX_BATCH_BYTES)
-            if len(trip) >= MAX_LOGS_A_TRIP or size >= MAX_BYTES_A_TRIP:
-                is_whole = False
-                break
-        self._pace.trip(self._began_at, self.entries - had, is_whole=is_whole)
-        if trip:
-            self._metrics.batch.observe(self.entries - had)
-        return trip
-
-    async def _send(self, wire: _Wire, trip: dict[Log, tuple[Any, ...]]) -> None:
-        self.trips += 1
-        refused = ""
-        for item, reply in zip(trip, await wire.ask(list(trip.values())), strict=True):
-            if not isinstance(reply, hiredis.ReplyError):
-                item.take_reply(scripts.append_reply(reply))
-            elif is_about_the_data(reply):
-                log.error("log_unwritable", stream_id=item.stream_id, error=describe(reply))
-                item.lose()
-            else:
-                refused = describe(reply)  # it stays dirty; the others' replies count all the same
-        self._metrics.trip_seconds.observe(self._now() - self._began_at)
-        if refused:
-            raise Refused(refused)
-
-    def _line_up(self, written: Iterable[Log]) -> None:
-        """Who has nothing more leaves the line, who was written and has more goes to its end."""
-        for item in [item for item in self._dirty if not item.is_dirty]:
-            del self._dirty[item]
-        for item in written:
-            if item in self._dirty:
-                del self._dirty[item]
-                self._dirty[item] = None
-        if self._dirty:
-            self._go_in_time()
-        else:
-            self._idle.set()
-
-
-class _Wire:
-    """Commands out in one write, replies in, on a connection that redis-py has opened and authenticated."""
-
-    def __init__(self, connection: AbstractConnection) -> None:
-        self._reader, self._writer = wire_of(connection)
-        self._parser = hiredis.Reader()
-
-    async def ask(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        """The replies, in order, error replies among them. Raises TimeoutError, ConnectionError."""
-        packed = b"".join([hiredis.pack_command(command) for command in commands])
         try:
-            self._writer.write(packed)
-        except RuntimeError as error:  # uvloop's word for a connection that was reset while nobody read from it
-            raise ConnectionError("closed by Redis") from error
-        replies: list[Any] = []
-        async with asyncio.timeout(REPLY_TIMEOUT_S):
-            await self._writer.drain()
-            while len(replies) < len(commands):
-                reply = self._parser.gets()
-                if reply is False:
-                    data = await self._reader.read(READ_BYTES)
-                    if not data:
-                        raise ConnectionError("closed by Redis")
-                    self._parser.feed(data)
-                else:
-                    replies.append(reply)
-        return replies
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                for server in self._lanes:
+                    self._start(server)
+                await asyncio.Event().wait()
+        finally:
+            self._group = None
+            self._tasks.clear()
 
+    # -- logs that have ended ------------------------------------------------------------------------------------------
 
-def _kind(error: BaseException) -> str:
-    """For the log: Redis's own words for a refusal."""
-    return str(error) if isinstance(error, Refused) else describe(error)
+    def ended(self, item: Log) -> None:
+        """Its end is acknowledged."""
+        now = asyncio.get_running_loop().time()
+        self._ended.append((now, item))
+        self._ended_bytes += item.kept_bytes
+        while self._ended and (
+            now - self._ended[0][0] > KEPT_S or len(self._ended) > MOST_KEPT or self._ended_bytes > MOST_KEPT_BYTES
+        ):
+            self._ended_bytes -= self._ended.popleft()[1].kept_bytes
+
+    def _look_at_ends(self, lane: Lane) -> None:
+        """A connection, perhaps to another primary than before: does it have the ends that were acknowledged?"""
+        if lane.connects <= 1 and not self._store.names.is_cluster:
+            return
+        since = asyncio.get_running_loop().time() - KEPT_S
+        ended, self._ended = self._ended, deque()
+        self._ended_bytes = 0
+        for at, item in ended:
+            if at < since:
+                continue
+            if self._lane_of.get(item.tag) is lane and item.doubt_end():
+                self.mark(item)  # it comes back when its end is acknowledged again
+            else:
+                self._ended.append((at, item))
+                self._ended_bytes += item.kept_bytes
+
+    # -- which lane ----------------------------------------------------------------------------------------------------
+
+    def _changed(self) -> None:
+        """Partitions are elsewhere than before."""
+        servers = self._store.servers()
+        for place in servers:
+            if place not in self._lanes:
+                self._lanes[place] = Lane(self._store, place, self._metrics, self._sent_away, self._look_at_ends)
+                self._start(place)
+        before = self._lane_of
+        self._lane_of = {
+            tag: self._lanes[server]
+            for tag in self._store.tags
+            if (server := self._store.server_of(tag)) is not None and server in self._lanes
+        }
+        for lane in self._lanes.values():
+            for item in lane.take_dirty(lambda item, lane=lane: self._lane_of.get(item.tag) is not lane):  # type: ignore[misc]
+                self.mark(item)
+        for item in list(self._homeless):
+            if item.tag in self._lane_of:
+                self._mark_again(item)
+        for lane in {lane for tag, lane in self._lane_of.items() if before.get(tag, lane) is not lane}:
+            self._look_at_ends(lane)
+        for place in [each for each in self._lanes if each not in servers]:
+            del self._lanes[place]
+            if (task := self._tasks.pop(place, None)) is not None:
+                task.cancel()
+
+    def _start(self, server: str) -> None:
+        if self._group is not None and server not in self._tasks:
+            self._tasks[server] = self._group.create_task(self._lanes[server].run())
+
+    def _sent_away(self, item: Log, pause_s: float) -> None:
+        """The server does not write it now: soon again, wherever its partition is by then."""
+        if item in self._homeless:
+            return
+        for lane in self._lanes.values():
+            lane.take_dirty(lambda other: other is item)
+        self._homeless[item] = None
+        asyncio.get_running_loop().call_later(max(pause_s, 0.001), self._mark_again, item)
+
+    def _mark_again(self, item: Log) -> None:
+        if item in self._homeless:
+            if item.tag in self._lane_of:
+                del self._homeless[item]
+                self.mark(item)
+            else:
+                self._store.look_again()

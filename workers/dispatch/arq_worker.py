@@ -21,22 +21,18 @@ from arq import ArqRedis, Worker, func
 from arq.jobs import serialize_job
 
 from tokenrelay.protocol.events import Failure
-from tokenrelay.protocol.runtime.live_feed import LiveFeed
 from tokenrelay.protocol.runtime.outage import Outage
-from tokenrelay.protocol.runtime.redis import describe, own_connection, pool_place, run
-from tokenrelay.protocol.store import entries, keys, scripts
+from tokenrelay.protocol.runtime.redis import describe
+from tokenrelay.protocol.store import entries, keys, partitions, scripts
 from tokenrelay.protocol.store.scripts import Claim
 from tokenrelay.workers.dispatch.leases import Held, Leases
+from tokenrelay.workers.dispatch.partitions import POLL_S, Partitions
 from tokenrelay.workers.redis import AWAY
 
 JOB: Final = "generate"
-POLL_S: Final = 0.25
 UNREADABLE: Final = "what was stored of this request cannot be read"
 CLAIM_AT_ONCE: Final = 16
 """So that a burst is shared by all workers that were woken."""
-
-_WAKE: Final = keys.WAKE.encode()
-_CANCEL: Final = keys.CANCEL.encode()
 
 log = structlog.get_logger()
 
@@ -89,11 +85,10 @@ class LeaseWorker(Worker):
     """arq's worker with claims in place of polling."""
 
     def __init__(self, leases: Leases) -> None:
-        redis, settings = leases.resources.redis, leases.resources.settings
+        settings = leases.resources.settings
         super().__init__(
             functions=[func(self._generate, name=JOB)],
             queue_name=keys.WAITING,
-            redis_pool=redis,
             handle_signals=False,
             max_jobs=settings.max_jobs,
             # arq cancels a job after this; the generation has ended itself before.
@@ -102,46 +97,82 @@ class LeaseWorker(Worker):
             # A restart is a claim with the next epoch, bounded by lifecycle.MAX_ATTEMPTS.
             max_tries=1_000,
             retry_jobs=False,
-            job_deserializer=redis.job_deserializer,
+            job_deserializer=msgpack.unpackb,
             log_results=False,
         )
         self._claims: dict[str, Held] = {}  # by the id that arq knows: the same stream may come again, with an epoch
         self._pool = cast(ArqRedis, _Brought(self._claims))
-        self._redis = redis
         self._leases = leases
+        self._store = leases.resources.store
+        self._partitions = Partitions(leases)
         self._woken = asyncio.Event()
+        self._under_way: dict[str | None, asyncio.Task[None]] = {}  # claims of a cluster's servers
+        self._outage = Outage()
         self.is_claiming = True
 
-    def wake(self) -> None:
+    def wake(self, tag: str | None = None) -> None:
+        """Something waits in this partition; None: somewhere."""
+        self._partitions.heard(tag)
         self._woken.set()
 
     async def main(self) -> None:
         """Claim, start, wait for a word; until cancelled."""
-        outage = Outage()
-        while True:
-            self._woken.clear()
-            try:
-                claimed = await self._claim()
-                outage.over()
-            except AWAY as error:
-                if outage.failed():
-                    log.warning("claim_failed", redis=pool_place(self._redis), error=describe(error))
-                claimed = 0
-            if claimed < CLAIM_AT_ONCE:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_S):
-                        await self._woken.wait()
+        try:
+            while True:
+                self._woken.clear()
+                is_more = await self._look()
+                if not is_more:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(POLL_S):
+                            await self._woken.wait()
+        finally:
+            for task in self._under_way.values():
+                task.cancel()
 
-    async def _claim(self) -> int:
-        """Take what waits, as far as there is room. Gives how many."""
-        room = min(CLAIM_AT_ONCE, self.max_jobs - len(self.tasks))
-        if room <= 0 or not self.is_claiming:
+    async def _look(self) -> bool:
+        """Take what waits, as far as there is room. Gives whether more may be waiting."""
+        if not self._has_room():
+            return False
+        if not self._store.names.is_cluster:
+            return await self._claim_patiently(partitions.ONE_SERVER) >= CLAIM_AT_ONCE
+        await self._partitions.poll()
+        # Each server by itself: one that does not answer holds up no claim elsewhere.
+        for server, tags in self._partitions.take_heard(except_of=self._under_way).items():
+            task = self._under_way[server] = asyncio.create_task(self._claim_from(server, tags))
+            task.add_done_callback(lambda _, server=server: self._looked(server))  # type: ignore[misc]
+        return False
+
+    def _has_room(self) -> bool:
+        return self.is_claiming and len(self.tasks) < self.max_jobs
+
+    def _looked(self, server: str | None) -> None:
+        del self._under_way[server]
+        self._woken.set()
+
+    async def _claim_from(self, server: str | None, tags: list[str]) -> None:  # noqa: ARG002
+        for tag in tags:
+            while self._has_room() and await self._claim_patiently(tag) >= CLAIM_AT_ONCE:
+                pass
+
+    async def _claim_patiently(self, tag: str) -> int:
+        """Gives how many; none while Redis is away."""
+        try:
+            claimed = await self._claim(tag)
+        except AWAY as error:
+            if self._outage.failed():
+                place = self._store.place(self._store.server_of(tag))
+                log.warning("claim_failed", redis=place, error=describe(error))
             return 0
+        self._outage.over()
+        return claimed
+
+    async def _claim(self, tag: str) -> int:
+        room = min(CLAIM_AT_ONCE, self.max_jobs - len(self.tasks))
         unreadable = entries.pack(Failure(int(time.time() * 1000), "INTERNAL_ERROR", UNREADABLE, False))
         retention_ms = self._leases.resources.settings.retention_ms
         models = self._leases.resources.models
         arguments = scripts.claim(room, scripts.LEASE_MS, self._leases.worker_id, unreadable, retention_ms, models)
-        claims = scripts.claim_reply(await run(self._redis, scripts.CLAIM, arguments))
+        claims = scripts.claim_reply(await self._store.run(scripts.CLAIM, arguments, tag))
         for claim in claims:
             self._begin(Held(claim, time.monotonic()))
         return len(claims)
@@ -175,25 +206,3 @@ class LeaseWorker(Worker):
     async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:  # noqa: ARG002  arq's signature
         """arq could not even begin. The lease runs out and the reaper ends it."""
         log.error("job_not_begun", stream_id=job_id)
-
-
-async def listen(leases: Leases, worker: LeaseWorker) -> None:
-    """Words that make things quick: something waits, something is to be stopped. The facts are in Redis either way.
-
-    Owned by the process; ends only by being cancelled.
-    """
-
-    def heard(channel: bytes, data: bytes) -> None:
-        if channel == _CANCEL:
-            leases.cancel(data.decode("ascii", "replace"))
-        else:
-            worker.wake()
-
-    def connected() -> None:
-        leases.resources.metrics.wake_connects.inc()
-        worker.wake()  # what was said meanwhile was not heard
-
-    feed = LiveFeed(lambda: own_connection(leases.resources.redis, socket_timeout=None), heard, connected)
-    feed.want(_WAKE)
-    feed.want(_CANCEL)
-    await feed.run()

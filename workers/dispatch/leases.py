@@ -6,16 +6,16 @@ Knows no queue (`arq_worker`) and no token (`generation`).
 from __future__ import annotations
 
 import asyncio
-import itertools
+import contextlib
 import time
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from collections.abc import Coroutine
+from typing import Any, Final, NamedTuple
 
 import structlog
 
 from tokenrelay.protocol.runtime.lag import Lag
-from tokenrelay.protocol.runtime.redis import describe, pool_place, round_trips, run
-from tokenrelay.protocol.store import keys, scripts, worker_registry
+from tokenrelay.protocol.runtime.redis import describe
+from tokenrelay.protocol.store import keys, partitions, scripts, worker_registry
 from tokenrelay.protocol.store.scripts import Claim
 from tokenrelay.protocol.store.worker_registry import OFFER_MS, Offer
 from tokenrelay.workers.append.log import News
@@ -23,9 +23,11 @@ from tokenrelay.workers.circuit import SYNC_S
 from tokenrelay.workers.generation.generation import Generation
 from tokenrelay.workers.generation.resources import Resources
 from tokenrelay.workers.metrics import Figures
+from tokenrelay.workers.redis import AWAY
 
 TICK_S: Final = 0.5
 RENEW_TIMEOUT_S: Final = 2.0
+LEAVE_TIMEOUT_S: Final = 1.0
 
 log = structlog.get_logger()
 
@@ -45,6 +47,7 @@ class Leases:
         self.worker_id = worker_id
         self.claims: dict[tuple[str, int], Held] = {}  # by stream and epoch: taken from the queue, not begun yet
         self.generations: dict[str, Generation] = {}  # by stream: the newest attempt at it
+        self.workers: tuple[str, ...] = (worker_id,)  # all that live, as of the last renewal
         self.is_leaving = False
         self.lag = Lag(resources.settings.shed_lag_ms / 1000)
         self._lacks = lacks  # changes while a handler is written
@@ -77,9 +80,20 @@ class Leases:
             # A task of its own: stopping it must not look like arq's own cancelling.
             await asyncio.create_task(generation.run())
             await generation.settled()
+            await self._leave_active(held.claim, generation)
         finally:
             if self.generations.get(stream_id) is generation:
                 del self.generations[stream_id]
+
+    async def _leave_active(self, claim: Claim, generation: Generation) -> None:
+        """In a cluster the owner's set of active streams is in another slot than the end. One that is missed counts
+        until a start of its owner looks at it."""
+        store = self.resources.store
+        if not store.names.is_cluster or not generation.log.has_end or generation.log.is_lost:
+            return
+        with contextlib.suppress(*AWAY, TimeoutError):
+            async with asyncio.timeout(LEAVE_TIMEOUT_S):
+                await store.ask("ZREM", store.names.active(claim.owner), claim.stream_id)
 
     def cancel(self, stream_id: str) -> None:
         """A cancel was heard of; the fact itself is in Redis."""
@@ -102,7 +116,7 @@ class Leases:
                 if any(row.id == model for row in using.catalogue.models)  # a record may outlive its row
             },
             append_trips=using.writer.trips,
-            other_trips=round_trips(using.redis),
+            other_trips=using.store.round_trips,
             entries=using.writer.entries,
         )
 
@@ -116,18 +130,16 @@ class Leases:
                 self._check(generation, now)
             if now - self._renewed_at >= scripts.RENEW_EVERY_S:
                 try:
-                    # One that is half open must not cost the lease: give it up while there is time for another.
-                    async with asyncio.timeout(RENEW_TIMEOUT_S):
-                        await self.renew()
+                    await self.renew()
                     self._renewed_at = now
                 except Exception as error:
-                    log.warning("renew_failed", redis=pool_place(self.resources.redis), error=describe(error))
+                    log.warning("renew_failed", redis=self.resources.store.place(), error=describe(error))
             if now - self._synced_at >= SYNC_S:
                 self._synced_at = now
                 try:
-                    await self.resources.circuits.sync(self.resources.redis)
+                    await self.resources.circuits.sync(self.resources.store)
                 except Exception as error:
-                    log.warning("circuit_sync_failed", redis=pool_place(self.resources.redis), error=describe(error))
+                    log.warning("circuit_sync_failed", redis=self.resources.store.place(), error=describe(error))
             await asyncio.sleep(TICK_S)
 
     def _check(self, generation: Generation, now: float) -> None:
@@ -138,39 +150,50 @@ class Leases:
             log.exception("check_failed", stream_id=generation.stream_id)
 
     async def renew(self) -> None:
-        """Say that we live: leases, time to live of what is being written, what we offer. Raises what is in `AWAY`."""
-        retention_ms = self.resources.settings.retention_ms
-        for batch in self._held():
-            arguments = scripts.renew(scripts.LEASE_MS, retention_ms, batch)
-            reply = scripts.renew_reply(await run(self.resources.redis, scripts.RENEW, arguments))
-            for stream_id, epoch in batch:
-                generation = self.generations.get(stream_id)
-                if generation is None or generation.epoch != epoch or generation.log.has_end:
-                    continue  # its end is on the way: what is said of it now may be said because of that
-                is_heard = stream_id in reply.heard
-                generation.hear(News(stream_id in reply.lost, stream_id in reply.cancelled, is_heard))
-        await self._announce()
+        """Say that we live: leases, time to live of what is being written, what we offer. Each server is told by
+        itself, so that one which is away costs no lease elsewhere. Raises what is in `AWAY`, or TimeoutError."""
+        by_server: dict[str | None, list[tuple[str, list[tuple[str, int]]]]] = {}
+        for tag, held in self._held().items():
+            by_server.setdefault(self.resources.store.server_of(tag), []).append((tag, held))
+        told = [_in_time(self._renew_there(batches)) for batches in by_server.values()]
+        for answer in await asyncio.gather(*told, _in_time(self._announce()), return_exceptions=True):
+            if isinstance(answer, BaseException):
+                raise answer
 
-    def _held(self) -> Iterator[list[tuple[str, int]]]:
+    async def _renew_there(self, batches: list[tuple[str, list[tuple[str, int]]]]) -> None:
+        store, retention_ms = self.resources.store, self.resources.settings.retention_ms
+        for tag, held in batches:
+            for start in range(0, len(held), scripts.MAX_BATCH_ENTRIES):
+                batch = held[start : start + scripts.MAX_BATCH_ENTRIES]
+                arguments = scripts.renew(scripts.LEASE_MS, retention_ms, batch)
+                self._heard(batch, scripts.renew_reply(await store.run(scripts.RENEW, arguments, tag)))
+
+    def _heard(self, batch: list[tuple[str, int]], reply: scripts.RenewReply) -> None:
+        for stream_id, epoch in batch:
+            generation = self.generations.get(stream_id)
+            if generation is None or generation.epoch != epoch or generation.log.has_end:
+                continue  # its end is on the way: what is said of it now may be said because of that
+            is_heard = stream_id in reply.heard
+            generation.hear(News(stream_id in reply.lost, stream_id in reply.cancelled, is_heard))
+
+    def _held(self) -> dict[str, list[tuple[str, int]]]:
+        """Stream and epoch of what is ours, by partition."""
         held = list(self.claims)
         held += [(item.stream_id, item.epoch) for item in self.generations.values() if not item.log.is_closed]
-        for start in itertools.count(0, scripts.MAX_BATCH_ENTRIES):
-            batch = held[start : start + scripts.MAX_BATCH_ENTRIES]
-            if not batch:
-                return
-            yield batch
+        by_tag: dict[str, list[tuple[str, int]]] = {}
+        for each in held:
+            by_tag.setdefault(partitions.tag_of(each[0]), []).append(each)
+        return by_tag
 
     async def _announce(self) -> None:
         """What this worker offers, and away with what dead ones offered."""
-        redis = self.resources.redis
-        pipe = redis.pipeline(transaction=False)
-        pipe.time()
-        pipe.hgetall(keys.WORKERS)
-        (seconds, micros), others = await pipe.execute()
+        store = self.resources.store
+        name = store.names.for_all(keys.WORKERS)
+        (seconds, micros), others = await store.ask_all([("TIME",), ("HGETALL", name)], partitions.GLOBAL)
         now_ms = seconds * 1000 + micros // 1000
         dead = [
-            name
-            for name, raw in others.items()
+            worker
+            for worker, raw in others.items()
             if (offer := worker_registry.unpack(raw)) is None or offer.until_ms < now_ms
         ]
         mine = Offer(
@@ -182,13 +205,19 @@ class Leases:
             models=() if self.is_leaving else self.resources.models,
             is_late=self.lag.is_lasting,
         )
-        pipe = redis.pipeline(transaction=False)
-        if dead:
-            pipe.hdel(keys.WORKERS, *dead)
-        pipe.execute_command("HSET", keys.WORKERS, self.worker_id, worker_registry.pack(mine))
-        pipe.pexpire(keys.WORKERS, OFFER_MS)
-        await pipe.execute()
+        living = {worker.decode("ascii", "replace") for worker in others if worker not in dead}
+        self.workers = tuple(sorted(living | {self.worker_id}))
+        commands: list[tuple[Any, ...]] = [("HDEL", name, *dead)] if dead else []
+        commands += [("HSET", name, self.worker_id, worker_registry.pack(mine)), ("PEXPIRE", name, OFFER_MS)]
+        await store.ask_all(commands)
 
     async def withdraw(self) -> None:
         """The offer is void from now on. Raises what is in `AWAY`."""
-        await self.resources.redis.hdel(keys.WORKERS, self.worker_id)  # type: ignore[misc]
+        store = self.resources.store
+        await store.ask("HDEL", store.names.for_all(keys.WORKERS), self.worker_id)
+
+
+async def _in_time(told: Coroutine[Any, Any, None]) -> None:
+    """One that is half open must not cost the lease: it is given up while there is time for another."""
+    async with asyncio.timeout(RENEW_TIMEOUT_S):
+        await told

@@ -81,7 +81,7 @@ class Answer:
         calls = ToolCalls(self._using, self._output, tools, above, are_off=are_off)
         self._handler = HandlerOutput(self._output, calls)
         turns = asked.conversation
-        blobs = await fetch(self._using.redis, self._stream_id, [turn.content for turn in turns])
+        blobs = await fetch(self._using.store, self._stream_id, [turn.content for turn in turns])
         self._messages = await self._echoes.put_back([_message(turn, blobs) for turn in turns])
         for number in range(MAX_ROUNDS):
             opened_at = time.monotonic()

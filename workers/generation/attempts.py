@@ -93,7 +93,7 @@ class Attempts:
                 raise self._given_up()
             if isinstance(step, float):
                 await asyncio.sleep(step)
-            elif await self._using.circuits.may_ask(self._using.redis, step):
+            elif await self._using.circuits.may_ask(self._using.store, step):
                 self.choice = step
                 self._first_asked = self._first_asked or step
                 began_at = time.monotonic()

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import msgspec
 import structlog
-from arq import ArqRedis
 
+from tokenrelay.protocol.runtime.stores.base import Store
 from tokenrelay.protocol.store import keys
 from tokenrelay.workers.conversation import Echo, Message, ToolUse
 from tokenrelay.workers.redis import AWAY
@@ -39,8 +39,8 @@ class Kept(msgspec.Struct, frozen=True):
 class Echoes:
     """Those of one owner."""
 
-    def __init__(self, redis: ArqRedis, owner: str, retention_ms: int) -> None:
-        self._redis = redis
+    def __init__(self, store: Store, owner: str, retention_ms: int) -> None:
+        self._store = store
         self.owner = owner
         self._retention_ms = retention_ms
 
@@ -52,7 +52,7 @@ class Echoes:
             return
         try:
             async with asyncio.timeout(WAIT_S):
-                await self._redis.set(keys.echo(self.owner, uses[0].call_id), raw, px=self._retention_ms)
+                await self._store.ask("SET", keys.echo(self.owner, uses[0].call_id), raw, "PX", self._retention_ms)
         except (*AWAY, TimeoutError) as error:
             log.warning("echo_not_kept", error=type(error).__name__)
 
@@ -65,7 +65,7 @@ class Echoes:
         raws: list[bytes | None] = []
         with contextlib.suppress(*AWAY, TimeoutError):
             async with asyncio.timeout(WAIT_S):
-                raws = await self._redis.mget(names)
+                raws = await self._store.ask("MGET", *names)
         known = {at: echo for at, raw in zip(turns, raws, strict=False) if (echo := _echo(raw, messages[at]))}
         return [
             msgspec.structs.replace(message, echo=known[at]) if at in known else message

@@ -49,7 +49,7 @@ class Generation:
     def __init__(self, resources: Resources, claim: Claim, now: float, taken_at: float | None = None) -> None:
         self.stream_id = claim.stream_id
         self.epoch = claim.epoch
-        self.log = Log(claim, resources.settings.retention_ms, self.hear, resources.writer.mark)
+        self.log = Log(claim, resources.settings.retention_ms, self.hear, resources.writer.mark, resources.writer.ended)
         self.context = context.unpack(claim.context)
         self._using = resources
         self._claim = claim
@@ -144,7 +144,7 @@ class Generation:
         using, asked = self._using, request.unpack(self._claim.request)
         route = routing.route(asked, using.catalogue, using.providers.keys(), using.circuits.vitals())
         self._output.label = route.label
-        echoes = Echoes(using.redis, self._claim.owner, using.settings.retention_ms)
+        echoes = Echoes(using.store, self._claim.owner, using.settings.retention_ms)
         caller = self._caller(asked)
         self._answer = Answer(caller, asked, route, using, self._output, self._timing, self.context, echoes)
         if not self.log.last_id:  # an attempt before this one may have said so already
@@ -271,4 +271,4 @@ class Generation:
 
     async def _requeued(self) -> bool:
         """Another worker may start it again if nobody has been told anything. False: it must be ended here."""
-        return await self._using.writer.release(self._using.redis, self.log)
+        return await self._using.writer.release(self.log)

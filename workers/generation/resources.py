@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from arq import ArqRedis
-
 from tokenrelay.protocol.models.catalogue import Catalogue
-from tokenrelay.protocol.runtime.redis import own_connection
+from tokenrelay.protocol.runtime.stores.base import Store
 from tokenrelay.protocol.runtime.tracing import Tracing
 from tokenrelay.workers.append.writer import Writer
 from tokenrelay.workers.circuit import Circuits
@@ -23,7 +21,7 @@ class Resources:
     """`providers` by source: a dialect, or a server of the catalogue."""
 
     settings: Settings
-    redis: ArqRedis
+    store: Store
     catalogue: Catalogue
     providers: Mapping[str, Provider]
     tools: Toolbox
@@ -40,7 +38,7 @@ class Resources:
 
 def open_resources(
     settings: Settings,
-    redis: ArqRedis,
+    store: Store,
     catalogue: Catalogue,
     providers: Mapping[str, Provider],
     worker_id: str,
@@ -51,12 +49,12 @@ def open_resources(
     metrics = Metrics()
     return Resources(
         settings=settings,
-        redis=redis,
+        store=store,
         catalogue=catalogue,
         providers=providers,
         tools=tools or Toolbox(),
         circuits=Circuits(catalogue.routing.health, worker_id, settings.first_token_timeout_s),
-        writer=Writer(lambda: own_connection(redis), metrics),
+        writer=Writer(store, metrics),
         metrics=metrics,
         tracing=tracing or Tracing(),
     )

@@ -1,7 +1,7 @@
 """The Lua scripts as data, one module each: text, arguments, replies. Callers with a Redis connection run them.
 
-Each script is one atomic step of `lifecycle.TRANSITIONS`. They build key names from ids, so they need one
-Redis primary, not a cluster; see `keys`.
+Each script is one atomic step of `lifecycle.TRANSITIONS`. They build key names from ids: one server's, or those of the
+slot of a cluster that their first key is in; see `keys` and `script`.
 """
 
 from typing import Final
@@ -23,6 +23,15 @@ from tokenrelay.protocol.store.scripts.notifying import (
 from tokenrelay.protocol.store.scripts.reaping import REAP, ReapReply, reap, reap_reply
 from tokenrelay.protocol.store.scripts.releasing import RELEASE, release
 from tokenrelay.protocol.store.scripts.renewing import RENEW, RenewReply, renew, renew_reply
+from tokenrelay.protocol.store.scripts.reserving import (
+    RESERVE,
+    RETURN,
+    ReserveReply,
+    give_back,
+    owner_tag,
+    reserve,
+    reserve_reply,
+)
 from tokenrelay.protocol.store.scripts.script import (
     LEASE_MS,
     LIVE_MS,
@@ -37,9 +46,21 @@ from tokenrelay.protocol.store.scripts.script import (
     Script,
 )
 from tokenrelay.protocol.store.scripts.sharing import SHARE, Share, share, share_reply
-from tokenrelay.protocol.store.scripts.starting import START, Limits, NewStream, StartReply, start, start_reply
+from tokenrelay.protocol.store.scripts.starting import (
+    START,
+    START_RESERVED,
+    Limits,
+    NewStream,
+    StartReply,
+    start,
+    start_reply,
+    start_reserved,
+)
 
 ALL: Final = (HOLD, START, DROP, CLAIM, APPEND, RENEW, RELEASE, CANCEL, REAP, SHARE, FORGET, DUE, NOTIFIED)
+IN_CLUSTER: Final = (RESERVE, START_RESERVED, RETURN)
+"""In place of START."""
+
 
 __all__ = [
     "ALL",
@@ -51,6 +72,7 @@ __all__ = [
     "FORGET",
     "HOLD",
     "HOLD_MS",
+    "IN_CLUSTER",
     "LEASE_MS",
     "LIVE_MS",
     "MAX_BATCH_BYTES",
@@ -62,8 +84,11 @@ __all__ = [
     "RELEASE",
     "RENEW",
     "RENEW_EVERY_S",
+    "RESERVE",
+    "RETURN",
     "SHARE",
     "START",
+    "START_RESERVED",
     "SUSPICION_MS",
     "TOMBSTONE_MS",
     "AppendReply",
@@ -75,6 +100,7 @@ __all__ = [
     "NewStream",
     "ReapReply",
     "RenewReply",
+    "ReserveReply",
     "Script",
     "Share",
     "StartReply",
@@ -87,18 +113,23 @@ __all__ = [
     "due",
     "due_reply",
     "forget",
+    "give_back",
     "held_parts",
     "hold",
     "hold_reply",
     "needs",
     "notified",
+    "owner_tag",
     "reap",
     "reap_reply",
     "release",
     "renew",
     "renew_reply",
+    "reserve",
+    "reserve_reply",
     "share",
     "share_reply",
     "start",
     "start_reply",
+    "start_reserved",
 ]

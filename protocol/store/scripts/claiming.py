@@ -82,7 +82,7 @@ for n, row in ipairs(oldest(tonumber(ARGV[1]))) do
     m[2] = redis.call('HINCRBY', meta, 'epoch', 1)
     redis.call('HSET', meta, 'state', 'running', 'worker', ARGV[3], 'told', 0)
     redis.call('ZADD', '{keys.LEASES}', now + lease, id)
-    local job = redis.pcall('GET', '{keys.ARQ_JOB}' .. id)
+    local job = redis.pcall('GET', arq_job(id))
     claims[#claims + 1] = {{id, now, job and not job.err and job or '', unpack(m, 2, {len(_CLAIM_FIELDS) + 1})}}
   end
 end

@@ -41,7 +41,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', '{keys.WAITING}', '-inf', now - 
     leave_queue(id)
   end
 end
-return {{lost, again, late}}
+return {{lost, again, late, over}}
 """,
 )
 
@@ -53,12 +53,16 @@ def reap(most: int, lost: bytes, late: bytes, max_wait_ms: int, retention_ms: in
 
 
 class ReapReply(msgspec.Struct, frozen=True):
-    """How many were ended as lost, are waiting again, were ended as late."""
+    """How many were ended as lost, are waiting again, were ended as late. `over`, in a cluster: the ended streams, each
+    with the name of the set of active streams that it is still in."""
 
     lost: int
     again: int
     late: int
+    over: tuple[tuple[str, str], ...] = ()
 
 
 def reap_reply(reply: Any) -> ReapReply:
-    return ReapReply(*map(int, reply))
+    lost, again, late, *over = reply
+    told = [item.decode() for item in over[0]] if over else []
+    return ReapReply(int(lost), int(again), int(late), tuple(zip(told[::2], told[1::2], strict=True)))

@@ -25,7 +25,7 @@ for i = 3, #ARGV, 2 do
     redis.call('PEXPIRE', meta, retention + {TOMBSTONE_MS})
     keep_log(id, retention)
     if m[3] then cancelled[#cancelled + 1] = id end
-    local listeners = redis.pcall('PUBSUB', 'NUMSUB', name(id, 'live'))
+    local listeners = redis.pcall('PUBSUB', NUMSUB, name(id, 'live'))
     if listeners.err or listeners[2] > 0 then heard[#heard + 1] = id end
   end
 end

@@ -1,11 +1,16 @@
-"""The parts of every Lua script: the text, its digest, and the functions that all texts begin with.
+"""The parts of every Lua script: its two texts, their digests, and the functions that all texts begin with.
 
-All use Redis's clock, so that the clocks of hosts may differ.
+All use Redis's clock, so that the clocks of hosts may differ. A script is written once, with the names of one server;
+the text for a cluster is made of it. That one begins with `#!lua`, so that a slot of another server is refused and not
+only in the end; it takes the slot from its first key, and the last of its keys never exists: while its slot is moved
+key by key, a script one of whose keys is missing is refused as a whole before it runs. A script that failed midway
+would keep what it wrote. Redis 6.2 does not know `#!lua`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final, TypeAlias
 
@@ -44,27 +49,59 @@ MAX_BATCH_BYTES: Final = 256 * 1024
 
 
 class Script(msgspec.Struct, frozen=True):
-    """A Lua text and its SHA-1 as EVALSHA wants it (https://redis.io/docs/latest/commands/evalsha/)."""
+    """A Lua text and its SHA-1 as EVALSHA wants it (https://redis.io/docs/latest/commands/evalsha/); the same for a
+    cluster."""
 
     name: str
     text: str
     sha: str
+    cluster_text: str = ""
+    cluster_sha: str = ""
 
     def arguments(self, key_names: Sequence[str], args: Iterable[Argument]) -> list[Argument]:
         """What follows EVALSHA (or, with the text in place of the sha, EVAL)."""
         return [self.sha, len(key_names), *key_names, *args]
 
+    def in_cluster(self, arguments: Sequence[Argument], tag: str) -> list[Argument]:
+        """What the arguments for one server are in a slot of a cluster."""
+        count = int(arguments[1])
+        names, args = arguments[2 : 2 + count], arguments[2 + count :]
+        return [self.cluster_sha, count + 1, *names, keys.never(tag), *args]
+
+
+_OF_ONE_SERVER: Final = f"""
+local PUBLISH, NUMSUB = 'PUBLISH', 'NUMSUB'
+local function name(id, part) return '{keys.STREAM}{{' .. id .. '}}:' .. part end
+local function arq_job(id) return '{keys.ARQ_JOB}' .. id end
+-- Of whom a set of active streams is, by its name.
+local function whose(active) return string.match(active, '^{keys.ACTIVE}(.+)$') end
+local over = {{}}  -- empty here, see below
+local function leave_active(active, id) redis.pcall('ZREM', active, id) end
+"""
+
+_OF_A_CLUSTER: Final = """#!lua
+local AT = string.match(KEYS[1], '^tr:{[^}]*}:')
+local PUBLISH, NUMSUB = 'SPUBLISH', 'SHARDNUMSUB'
+local function name(id, part) return AT .. id .. ':' .. part end
+local function arq_job(id) return AT .. id .. ':job' end
+local function whose(active) return string.match(active, '^tr:{o:(.+)}:active$') end
+-- The owner's set is in another slot: whoever asked takes the stream out of it, told by `over` where it cannot know.
+local over = {}
+local function leave_active(active, id)
+  over[#over + 1] = id
+  over[#over + 1] = active
+end
+"""
 
 _PRELUDE: Final = f"""
 local function now_ms()
   local t = redis.call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
-local function name(id, part) return '{keys.STREAM}{{' .. id .. '}}:' .. part end
 local function keep_log(id, retention) redis.call('PEXPIRE', name(id, 'log'), math.max(retention, {LIVE_MS})) end
 -- Nobody must be left with half a script because one channel is closed to us: who listens finds it in the log.
 local function publish(channel, message)
-  return tonumber(redis.pcall('PUBLISH', channel, message)) or 0
+  return tonumber(redis.pcall(PUBLISH, channel, message)) or 0
 end
 -- Fields of a generation's metadata; nil where something else stands under its name.
 local function fields(id, ...)
@@ -82,7 +119,7 @@ end
 -- What waits, in numbers: bytes of all, and number and bytes of each owner. START begins anew when nothing waits.
 local function count_waiting(id, by)
   local m = fields(id, 'active')
-  local who = m and m[1] and string.match(m[1], '^{keys.ACTIVE}(.+)$')
+  local who = m and m[1] and whose(m[1])
   if not who then return end
   local size = redis.call('HSTRLEN', name(id, 'meta'), 'request')
   local function count(field, much)
@@ -119,7 +156,7 @@ end
 local function leave_queue(id)
   leave_waiting(id)
   redis.call('ZREM', '{keys.LEASES}', id)
-  redis.call('DEL', '{keys.ARQ_JOB}' .. id)
+  redis.call('DEL', arq_job(id))
 end
 -- Parts of a request, as `holding.held_parts` names them: bytes, number, owner, id; nil where it is no such name.
 local function parts_of(held)
@@ -157,7 +194,7 @@ local function settle(id, state, retention)
   leave_waiting(id)
   redis.call('HSET', meta, 'state', state, 'ended', now_ms())
   local left_over = redis.call('HMGET', meta, 'active', 'parts', 'notify', 'deleted')
-  if left_over[1] then redis.pcall('ZREM', left_over[1], id) end
+  if left_over[1] then leave_active(left_over[1], id) end
   if left_over[2] then drop_parts(left_over[2]) end
   redis.call('HDEL', meta, 'request', 'active', 'context', 'parts', 'told', 'needs')
   -- Written anew: a hash that once had a long value keeps the large form, for the day it lives on.
@@ -202,7 +239,15 @@ end
 """
 
 
+_NAME: Final = re.compile(r"'tr:([a-z:]+)'")
+
+
 def script(name: str, body: str) -> Script:
-    """The script of that name; its text is the prelude and `body`."""
-    text = _PRELUDE + body
-    return Script(name, text, hashlib.sha1(text.encode()).hexdigest())  # noqa: S324  Redis names scripts by SHA-1
+    """The script of that name; its texts are the prelude and `body`."""
+    text = _OF_ONE_SERVER + _PRELUDE + body
+    cluster_text = _OF_A_CLUSTER + _NAME.sub(r"(AT .. '\1')", _PRELUDE + body)
+    return Script(name, text, _sha(text), cluster_text, _sha(cluster_text))
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha1(text.encode()).hexdigest()  # noqa: S324  Redis names scripts by SHA-1

@@ -40,9 +40,12 @@ class Share(msgspec.Struct, frozen=True):
     ends_trial: bool = False
 
 
-def share(worker_id: str, kept_ms: int, shares: Iterable[Share]) -> list[Argument]:
+def share(worker_id: str, kept_ms: int, shares: Iterable[Share], names: keys.Names = keys.ONE_SERVER) -> list[Argument]:
     """Arguments of SHARE."""
-    rows = ((item.model, item.old, item.new, keys.trial(item.model) if item.ends_trial else "") for item in shares)
+    rows = (
+        (item.model, item.old, item.new, names.for_all(keys.trial(item.model)) if item.ends_trial else "")
+        for item in shares
+    )
     return SHARE.arguments([], [worker_id, kept_ms, *(field for row in rows for field in row)])
 
 

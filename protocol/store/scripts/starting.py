@@ -12,24 +12,14 @@ from tokenrelay.protocol.store.scripts.script import TOMBSTONE_MS, Argument, scr
 LOOKED_AT: Final = 16
 """Streams of a key at its limit that a refused start looks at: are they still under way?"""
 
-START: Final = script(
-    "start",
-    f"""
-local meta, owner, active, rate, idem, chat = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local id, fingerprint, max_waiting, retention = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local most_active, per_minute, held = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
+_IS_NEW: Final = """
 -- The edge asks again when the reply was lost on the way: what it made must not be made anew under a running worker.
-if redis.call('EXISTS', meta) == 1 then return {{'started', id, -1, 0}} end
+if redis.call('EXISTS', meta) == 1 then return {'started', id, -1, 0} end
 -- A Redis without memory refuses commands that need some, but only until a script has written: ask it first, by a
 -- command that needs memory and changes nothing (https://redis.io/docs/latest/commands/setrange/).
 redis.call('SETRANGE', meta, 0, '')
-if idem ~= '' then
-  local known = redis.call('HMGET', idem, 'id', 'fingerprint')
-  if known[1] and redis.call('EXISTS', name(known[1], 'meta')) == 1 then
-    if known[2] == fingerprint then return {{'existing', known[1]}} end
-    return {{'conflict', known[1]}}
-  end
-end
+"""
+_HAS_ROOM: Final = f"""
 local _, parts = parts_of(held)
 for n = 0, (parts or 0) - 1 do
   if redis.call('EXISTS', name(id, 'part:' .. n)) == 0 then return {{'lost', id}} end
@@ -38,7 +28,7 @@ local waiting = redis.call('ZCARD', '{keys.WAITING}')
 if waiting >= max_waiting then return {{'overloaded', waiting}} end
 if waiting < 1 then redis.call('DEL', '{keys.QUEUED}') end  -- what was counted for streams that Redis lost
 local most_bytes, share, size = tonumber(ARGV[10]), ARGV[11] / 100, tonumber(ARGV[12])
-local who = string.match(active, '^{keys.ACTIVE}(.+)$')
+local who = whose(active)
 local queued = redis.call('HMGET', '{keys.QUEUED}', 'bytes', who .. ':n', who .. ':bytes')
 if most_bytes > 0 and waiting > 0 and (queued[1] or 0) + size > most_bytes then return {{'overloaded', waiting}} end
 if share < 1 and queued[2] then
@@ -47,6 +37,60 @@ if share < 1 and queued[2] then
     return {{'share', tonumber(queued[2])}}
   end
 end
+"""
+RATE: Final = """
+-- The generic cell rate algorithm (ITU-T I.371): `due` is when the bucket would be full again; a minute's worth may
+-- come at once.
+local remaining, reset = -1, 0
+if per_minute > 0 then
+  local step = 60000 / per_minute
+  local due = math.max(tonumber(redis.call('GET', rate) or now), now) + step
+  if due - now > 60000 + 0.001 then return {'limited', per_minute, math.ceil(due - now - 60000)} end
+  redis.call('SET', rate, string.format('%.3f', due), 'PX', math.ceil(due - now))
+  remaining, reset = math.floor((60000 - (due - now)) / step + 0.001), math.ceil(due - now)
+end
+"""
+ENLIST: Final = f"""
+redis.call('ZADD', active, now, id)
+redis.call('PEXPIRE', active, retention + {TOMBSTONE_MS})
+if chat ~= '' then redis.call('SET', chat, id, 'PX', retention + {TOMBSTONE_MS}) end
+redis.call('ZADD', owner, now, id)
+redis.call('ZREMRANGEBYRANK', owner, 0, -1001)
+redis.call('PEXPIRE', owner, retention + {TOMBSTONE_MS})
+if idem ~= '' then
+  redis.call('HSET', idem, 'id', id, 'fingerprint', fingerprint)
+  redis.call('PEXPIRE', idem, retention + {TOMBSTONE_MS})
+end
+"""
+_QUEUE: Final = f"""
+redis.call('HSET', meta, 'state', 'queued', 'epoch', 0, 'last', 0, 'created', now, 'active', active, unpack(ARGV, 13))
+redis.call('PEXPIRE', meta, retention + {TOMBSTONE_MS})
+if parts then
+  redis.call('HSET', meta, 'parts', held)
+  redis.call('ZADD', '{keys.PARTS}', now + retention + {TOMBSTONE_MS}, held)
+  for n = 0, parts - 1 do redis.call('PEXPIRE', name(id, 'part:' .. n), retention + {TOMBSTONE_MS}) end
+end
+redis.call('SET', arq_job(id), ARGV[5], 'PX', ARGV[6])
+wait(id, now)
+redis.call('PEXPIRE', '{keys.QUEUED}', retention + {TOMBSTONE_MS})
+publish('{keys.WAKE}', '')
+"""
+
+START: Final = script(
+    "start",
+    f"""
+local meta, owner, active, rate, idem, chat = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local id, fingerprint, max_waiting, retention = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local most_active, per_minute, held = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
+{_IS_NEW}
+if idem ~= '' then
+  local known = redis.call('HMGET', idem, 'id', 'fingerprint')
+  if known[1] and redis.call('EXISTS', name(known[1], 'meta')) == 1 then
+    if known[2] == fingerprint then return {{'existing', known[1]}} end
+    return {{'conflict', known[1]}}
+  end
+end
+{_HAS_ROOM}
 local now = now_ms()
 if most_active > 0 and redis.call('ZCARD', active) >= most_active then
   -- Before refusing: those that Redis lost or that expired without an end do not count. A few are looked at each time,
@@ -62,40 +106,26 @@ if most_active > 0 and redis.call('ZCARD', active) >= most_active then
   end
   if redis.call('ZCARD', active) >= most_active then return {{'busy', most_active}} end
 end
--- The generic cell rate algorithm (ITU-T I.371): `due` is when the bucket would be full again; a minute's worth may
--- come at once.
-local remaining, reset = -1, 0
-if per_minute > 0 then
-  local step = 60000 / per_minute
-  local due = math.max(tonumber(redis.call('GET', rate) or now), now) + step
-  if due - now > 60000 + 0.001 then return {{'limited', per_minute, math.ceil(due - now - 60000)}} end
-  redis.call('SET', rate, string.format('%.3f', due), 'PX', math.ceil(due - now))
-  remaining, reset = math.floor((60000 - (due - now)) / step + 0.001), math.ceil(due - now)
-end
-redis.call('ZADD', active, now, id)
-redis.call('PEXPIRE', active, retention + {TOMBSTONE_MS})
-redis.call('HSET', meta, 'state', 'queued', 'epoch', 0, 'last', 0, 'created', now, 'active', active, unpack(ARGV, 13))
-redis.call('PEXPIRE', meta, retention + {TOMBSTONE_MS})
-if parts then
-  redis.call('HSET', meta, 'parts', held)
-  redis.call('ZADD', '{keys.PARTS}', now + retention + {TOMBSTONE_MS}, held)
-  for n = 0, parts - 1 do redis.call('PEXPIRE', name(id, 'part:' .. n), retention + {TOMBSTONE_MS}) end
-end
-if chat ~= '' then redis.call('SET', chat, id, 'PX', retention + {TOMBSTONE_MS}) end
-redis.call('ZADD', owner, now, id)
-redis.call('ZREMRANGEBYRANK', owner, 0, -1001)
-redis.call('PEXPIRE', owner, retention + {TOMBSTONE_MS})
-if idem ~= '' then
-  redis.call('HSET', idem, 'id', id, 'fingerprint', fingerprint)
-  redis.call('PEXPIRE', idem, retention + {TOMBSTONE_MS})
-end
-redis.call('SET', '{keys.ARQ_JOB}' .. id, ARGV[5], 'PX', ARGV[6])
-wait(id, now)
-redis.call('PEXPIRE', '{keys.QUEUED}', retention + {TOMBSTONE_MS})
-publish('{keys.WAKE}', '')
+{RATE}
+{ENLIST}
+{_QUEUE}
 return {{'started', id, remaining, reset}}
 """,
 )
+
+START_RESERVED: Final = script(
+    "start_reserved",
+    f"""
+local meta, active = KEYS[1], ARGV[7]
+local id, max_waiting, retention, held = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[9]
+{_IS_NEW}
+{_HAS_ROOM}
+local now = now_ms()
+{_QUEUE}
+return {{'started', id, -1, 0}}
+""",
+)
+"""In a cluster, after `reserving.RESERVE`: the part of START that is not the owner's."""
 
 
 class NewStream(msgspec.Struct, frozen=True):
@@ -135,7 +165,21 @@ def start(new: NewStream, limits: Limits, *, job: bytes, job_ttl_ms: int, retent
     owner = new.owner
     chat = keys.chat(owner, new.chat_id) if new.chat_id is not None else ""
     names = [keys.meta(new.stream_id), keys.owner(owner), keys.active(owner), keys.rate(owner), idem, chat]
-    fields: list[Argument] = ["owner", owner, "model", new.model, "request", new.request]
+    bounds: list[Argument] = [limits.max_active, limits.per_minute]
+    return START.arguments(names, _queued(new, limits, bounds, job, job_ttl_ms, retention_ms))
+
+
+def start_reserved(new: NewStream, limits: Limits, *, job: bytes, job_ttl_ms: int, retention_ms: int) -> list[Argument]:
+    """Arguments of START_RESERVED."""
+    bounds: list[Argument] = [keys.CLUSTER.active(new.owner), 0]
+    rest = _queued(new, limits, bounds, job, job_ttl_ms, retention_ms)
+    return START_RESERVED.arguments([keys.meta(new.stream_id)], rest)
+
+
+def _queued(
+    new: NewStream, limits: Limits, bounds: list[Argument], job: bytes, job_ttl_ms: int, retention_ms: int
+) -> list[Argument]:
+    fields: list[Argument] = ["owner", new.owner, "model", new.model, "request", new.request]
     fields += ["on_disconnect", new.on_disconnect]
     if new.context:
         fields += ["context", new.context]
@@ -147,10 +191,9 @@ def start(new: NewStream, limits: Limits, *, job: bytes, job_ttl_ms: int, retent
         fields += ["metadata", new.metadata]
     if new.must_notify:
         fields += ["notify", 0]
-    bounds: list[Argument] = [limits.max_active, limits.per_minute]
     queue: list[Argument] = [limits.max_bytes, limits.share_percent, len(new.request)]
     first: list[Argument] = [new.stream_id, new.fingerprint, limits.max_waiting, retention_ms, job, job_ttl_ms]
-    return START.arguments(names, [*first, *bounds, new.parts, *queue, *fields])
+    return [*first, *bounds, new.parts, *queue, *fields]
 
 
 class StartReply(msgspec.Struct, frozen=True):

@@ -8,12 +8,12 @@ from pathlib import Path
 import jwt
 import pytest
 
+from tests.stores import open_store
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.server.access import api_keys, watched_file
 from tokenrelay.server.access.api_keys import KeyLimits
 from tokenrelay.server.access.auth import ANYBODY, Auth, Identity, check_files
 from tokenrelay.server.settings import Refused, Settings, check_exposure
-from tokenrelay.server.store.redis import open_pool
 
 SECRET = "an operator's secret of 32 letters"
 
@@ -23,7 +23,7 @@ def settings(**given: object) -> Settings:
 
 
 def auth(**given: object) -> Auth:
-    return Auth(settings(**given), open_pool("unix:///nowhere/redis.sock"))
+    return Auth(settings(**given), open_store("unix:///nowhere/redis.sock"))
 
 
 def token(subject: str = "ann") -> str:

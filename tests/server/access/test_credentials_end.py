@@ -18,13 +18,13 @@ import jwt
 import pytest
 
 from tests.fleet import Fleet
+from tests.stores import open_store
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.server.access import api_keys, watched_file
 from tokenrelay.server.access.api_keys import ApiKeys, BadKeys
 from tokenrelay.server.access.auth import Auth, Identity
 from tokenrelay.server.edge import Edge
 from tokenrelay.server.settings import Settings
-from tokenrelay.server.store.redis import open_pool
 
 ROOT = Path(__file__).resolve().parents[3]
 SECRET, OTHER = "s" * 40, "o" * 40
@@ -54,7 +54,7 @@ def test_a_ticket_made_with_a_secret_that_was_changed_opens_nothing(
     fleet: Fleet, before: dict[str, Any], after: dict[str, Any], bearer: Callable[[], str]
 ) -> None:
     async def scene() -> None:
-        redis = open_pool(fleet.redis_url)
+        redis = open_store(fleet.redis_url)
         old, same, new = (Auth(Settings.model_validate(given), redis) for given in (before, before, after))
         ticket = await old.ticket(old.identify(f"Bearer {bearer()}"), None)
         opened = await same.identify_with_ticket(None, ticket)
@@ -186,7 +186,7 @@ def test_a_file_that_is_gone_is_told_of_and_locks_nobody_out(tmp_path: Path, mon
     monkeypatch.setattr(watched_file, "LOOK_AGAIN_S", 0.0)
     file = tmp_path / "keys"
     secret = keyed(file, "a")["a"]
-    auth = Auth(Settings(keys_file=file), open_pool("unix:///nowhere/redis.sock"))
+    auth = Auth(Settings(keys_file=file), open_store("unix:///nowhere/redis.sock"))
     file.unlink()
     assert isinstance(auth.identify(f"Bearer {secret}"), Identity)
     assert auth.trouble == ["TOKENRELAY_KEYS_FILE"]
@@ -199,7 +199,7 @@ def test_a_file_that_cannot_be_read_is_told_by_a_metric_while_that_lasts(
     file = tmp_path / "keys"
     secret = keyed(file, "a")["a"]
     good = file.read_bytes()
-    edge = Edge(Settings(keys_file=file), open_pool("redis://127.0.0.1:1"))
+    edge = Edge(Settings(keys_file=file), open_store("redis://127.0.0.1:1"))
     told = []
     for raw in (good, b"\xff\xfe", good):
         file.write_bytes(raw)

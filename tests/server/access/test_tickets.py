@@ -9,14 +9,14 @@ from typing import Any
 
 import jwt
 import pytest
-from redis.asyncio import Redis
 
 from tests.fleet import Fleet
+from tests.stores import open_store
 from tokenrelay.protocol.errors import TokenrelayError
+from tokenrelay.protocol.runtime.stores.one_server import OneServer
 from tokenrelay.protocol.store import keys
 from tokenrelay.server.access import tickets as passes
 from tokenrelay.server.access.tickets import TicketClaims, Tickets
-from tokenrelay.server.store.redis import open_pool
 
 ROTATE_S = 3600
 GRANTED = TicketClaims("ann", None, None)
@@ -28,11 +28,11 @@ def fleet() -> Iterator[Fleet]:
         yield started
 
 
-def play(fleet: Fleet, scene: Callable[[Redis], Coroutine[Any, Any, None]]) -> None:
+def play(fleet: Fleet, scene: Callable[[OneServer], Coroutine[Any, Any, None]]) -> None:
     async def main() -> None:
-        redis = open_pool(fleet.redis_url)
+        redis = open_store(fleet.redis_url)
         try:
-            await redis.flushall()
+            await redis.redis.flushall()
             await scene(redis)
         finally:
             await redis.aclose()
@@ -62,11 +62,11 @@ async def refused(edge: Tickets, ticket: str) -> None:
 
 
 def test_what_one_edge_writes_another_reads(fleet: Fleet) -> None:
-    async def scene(redis: Redis) -> None:
+    async def scene(redis: OneServer) -> None:
         first, second = Tickets(redis, ROTATE_S), Tickets(redis, ROTATE_S)
         for granted in (GRANTED, TicketClaims("jwt:bob", "0" * 32, time.time() + 5)):
             assert await second.read(await first.write(granted)) == granted
-        ages = [await redis.ttl(name) for name in await redis.keys("tr:secret:*")]
+        ages = [await redis.redis.ttl(name) for name in await redis.redis.keys("tr:secret:*")]
         assert len(ages) == 1
         assert 0 < ages[0] <= 3 * ROTATE_S
 
@@ -76,7 +76,7 @@ def test_what_one_edge_writes_another_reads(fleet: Fleet) -> None:
 def test_a_ticket_outlives_a_change_of_the_secret_and_no_second_one(
     fleet: Fleet, periods: Callable[[int], None]
 ) -> None:
-    async def scene(redis: Redis) -> None:
+    async def scene(redis: OneServer) -> None:
         first, second = Tickets(redis, ROTATE_S), Tickets(redis, ROTATE_S)
         ticket = await first.write(GRANTED)
         periods(1)
@@ -85,7 +85,7 @@ def test_a_ticket_outlives_a_change_of_the_secret_and_no_second_one(
         for edge in (first, second, Tickets(redis, ROTATE_S)):
             assert await edge.read(ticket) == GRANTED
             assert await edge.read(fresh) == GRANTED
-        secrets = {await redis.get(name) for name in await redis.keys("tr:secret:*")}
+        secrets = {await redis.redis.get(name) for name in await redis.redis.keys("tr:secret:*")}
         assert len(secrets) == 2
         periods(1)
         await refused(first, ticket)
@@ -97,7 +97,7 @@ def test_a_ticket_outlives_a_change_of_the_secret_and_no_second_one(
 def test_an_edge_whose_clock_is_behind_takes_a_ticket_of_the_next_period(
     fleet: Fleet, periods: Callable[[int], None]
 ) -> None:
-    async def scene(redis: Redis) -> None:
+    async def scene(redis: OneServer) -> None:
         edge = Tickets(redis, ROTATE_S)
         periods(1)
         ticket = await edge.write(GRANTED)
@@ -110,10 +110,10 @@ def test_an_edge_whose_clock_is_behind_takes_a_ticket_of_the_next_period(
 def test_no_fresh_ticket_is_refused_whatever_was_asked_before(fleet: Fleet) -> None:
     """Forged ones made the second edge look for a secret that nobody had made yet, and again after Redis forgot it."""
 
-    async def scene(redis: Redis) -> None:
+    async def scene(redis: OneServer) -> None:
         first, second = Tickets(redis, ROTATE_S), Tickets(redis, ROTATE_S)
         for _ in range(3):
-            await redis.flushall()
+            await redis.redis.flushall()
             await refused(second, forged(int(time.time() // ROTATE_S)))
             ticket = await first.write(GRANTED)
             assert await second.read(ticket) == GRANTED
@@ -124,7 +124,7 @@ def test_no_fresh_ticket_is_refused_whatever_was_asked_before(fleet: Fleet) -> N
 
 def test_a_ticket_that_does_not_fit_while_redis_is_away_is_not_refused_for_good() -> None:
     async def main() -> None:
-        nowhere = open_pool("unix:///nowhere/redis.sock")
+        nowhere = open_store("unix:///nowhere/redis.sock")
         try:
             edge = Tickets(nowhere, ROTATE_S)
             tickets = [edge.read(forged(int(time.time() // ROTATE_S))) for _ in range(20)]
@@ -143,7 +143,7 @@ def forged(kid: object) -> str:
 
 
 def test_forged_tickets_cost_redis_next_to_nothing(fleet: Fleet) -> None:
-    async def scene(redis: Redis) -> None:
+    async def scene(redis: OneServer) -> None:
         edge, other = Tickets(redis, ROTATE_S), Tickets(redis, ROTATE_S)
         await edge.write(GRANTED)
         period = int(time.time() // ROTATE_S)
@@ -160,7 +160,7 @@ def test_forged_tickets_cost_redis_next_to_nothing(fleet: Fleet) -> None:
 
 
 def test_a_forged_ticket_waits_for_its_turn_to_be_looked_up(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scene(redis: Redis) -> None:
+    async def scene(redis: OneServer) -> None:
         edge, period = Tickets(redis, ROTATE_S), int(time.time() // ROTATE_S)
         good = await edge.write(GRANTED)
         await refused(edge, forged(period))
@@ -179,17 +179,17 @@ def test_a_forged_ticket_waits_for_its_turn_to_be_looked_up(fleet: Fleet, monkey
     play(fleet, scene)
 
 
-async def reads(redis: Redis) -> int:
-    """Of the secrets, because of tickets, since Redis began."""
-    return int((await redis.info("commandstats")).get("cmdstat_mget", {"calls": 0})["calls"])
+async def reads(redis: OneServer) -> int:
+    """Of the secrets, because of tickets, since OneServer began."""
+    return int((await redis.redis.info("commandstats")).get("cmdstat_mget", {"calls": 0})["calls"])
 
 
 @pytest.mark.parametrize("changes", [{"exp": 1}, {"exp": None}, {"aud": "another"}, {"aud": None}, {"sub": None}])
 def test_what_a_ticket_says_must_hold(fleet: Fleet, changes: dict[str, Any]) -> None:
-    async def scene(redis: Redis) -> None:
+    async def scene(redis: OneServer) -> None:
         edge = Tickets(redis, ROTATE_S)
         kid = jwt.get_unverified_header(await edge.write(GRANTED))["kid"]
-        secret = await redis.get(keys.secret(int(kid)))
+        secret = await redis.redis.get(keys.secret(int(kid)))
         said = {"sub": "ann", "aud": "tokenrelay", "exp": int(time.time()) + 60, **changes}
         said = {name: value for name, value in said.items() if value is not None}
         await refused(edge, jwt.encode(said, secret, "HS256", headers={"kid": kid}))

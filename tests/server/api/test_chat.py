@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from tests.stores import open_store
 from tokenrelay.protocol.store.scripts import StartReply
 from tokenrelay.server.api import chat
 from tokenrelay.server.edge import Edge
 from tokenrelay.server.http import Call, Endpoint
 from tokenrelay.server.live.channel import Channel
 from tokenrelay.server.settings import Settings
-from tokenrelay.server.store.redis import open_pool
 from tokenrelay.server.transports import wait_for_end
 
 
@@ -53,7 +53,7 @@ class Client:
 
 def edge_without_redis(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Edge:
     """One on which every generation starts at once and writes nothing."""
-    edge = Edge(Settings(**settings), open_pool("redis://127.0.0.1:1"))
+    edge = Edge(Settings(**settings), open_store("redis://127.0.0.1:1"))
 
     async def create() -> Channel:
         channel = Channel("0" * 32, time.monotonic(), is_new=True)

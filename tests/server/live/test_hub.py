@@ -14,6 +14,7 @@ import pytest
 
 from tests.contract.store import STARTED, Store, token
 from tests.fleet import Fleet
+from tests.stores import open_store
 from tokenrelay.protocol.events import Completion, Token
 from tokenrelay.protocol.reading.session import STUCK_S, Session, Step
 from tokenrelay.protocol.store import keys
@@ -25,7 +26,6 @@ from tokenrelay.server.live.channel import Channel
 from tokenrelay.server.live.hub import Hub
 from tokenrelay.server.metrics import Metrics
 from tokenrelay.server.store.log import LogReader
-from tokenrelay.server.store.redis import open_pool
 
 END = pack(Completion(1, "m", "m", "p", "stop", 0, 0, 0.0))
 PATIENCE_S = 20
@@ -83,7 +83,7 @@ def play(fleet: Fleet, scene: Scene, reads_of: Callable[[Any], LogReader] = LogR
         store.redis.flushall()
         store.start()
         store.claim()
-        redis = open_pool(fleet.redis_url)
+        redis = open_store(fleet.redis_url)
         reads = reads_of(redis)
         hub = Hub(redis, reads, Metrics())
         try:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from tokenrelay.protocol.runtime.live_feed import LiveFeed
+from tokenrelay.protocol.runtime.feeds import Feeds
 from tokenrelay.protocol.store import keys
 from tokenrelay.server.live import presubscribed
 from tokenrelay.server.live.presubscribed import Presubscribed
@@ -24,6 +24,12 @@ class Live:
         self.answers = True
         self.wanted: set[bytes] = set()
 
+    def want(self, channel: bytes) -> None:
+        self.wanted.add(channel)
+
+    def mark(self, channel: bytes) -> tuple[str, int] | None:
+        return ("", self.connects) if channel in self.wanted and self.is_connected else None
+
     async def subscribe(self, channel: bytes) -> None:
         self.wanted.add(channel)
         await asyncio.sleep(0)
@@ -36,7 +42,7 @@ class Live:
 
 def play(scene: Callable[[Live, Presubscribed], Coroutine[Any, Any, None]]) -> None:
     live, numbers = Live(), itertools.count()
-    asyncio.run(scene(live, Presubscribed(cast(LiveFeed, live), lambda: f"{next(numbers):032x}")))
+    asyncio.run(scene(live, Presubscribed(cast(Feeds, live), lambda: f"{next(numbers):032x}", lambda _: True)))
 
 
 def test_each_is_taken_once_and_stays_subscribed() -> None:
@@ -86,6 +92,7 @@ def test_what_is_not_acknowledged_is_given_up(goes_away: bool) -> None:
     async def scene(live: Live, some: Presubscribed) -> None:
         live.answers = goes_away
         filling = asyncio.create_task(some.fill())
+        await asyncio.sleep(0)
         await asyncio.sleep(0)
         if goes_away:
             live.connects = 2

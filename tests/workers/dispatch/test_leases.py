@@ -35,7 +35,7 @@ def test_a_requeued_stream_that_comes_back_is_held_until_its_own_end() -> None:
         earlier.log.lose()  # as Redis says of its next append: it is fenced
         await asyncio.wait_for(first, 5)
         assert leases.generations == {"stream-1": newest}
-        assert [pair for batch in leases._held() for pair in batch] == [("stream-1", 2)]
+        assert leases._held() == {"": [("stream-1", 2)]}
         newest.log.take_reply(AppendReply("ok", newest.log.last_id, 1, cancel_wanted=False))
         await asyncio.wait_for(second, 5)
         assert leases.generations == {}
@@ -50,4 +50,4 @@ def test_a_claim_is_held_until_it_is_run_or_let_go() -> None:
     leases.hold(one)
     leases.hold(two)
     leases.let_go(one)
-    assert [pair for batch in leases._held() for pair in batch] == [("stream-1", 2)]
+    assert leases._held() == {"": [("stream-1", 2)]}

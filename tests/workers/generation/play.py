@@ -25,6 +25,9 @@ Step: TypeAlias = Piece | float | ProviderError | None
 """A piece, a pause in seconds, a failure; None: silence for ever."""
 
 
+NO_WRITER = SimpleNamespace(mark=lambda _: None, ended=lambda _: None)
+
+
 class Player:
     """Each round (or each attempt) plays the next of `rounds`; the last one again and again."""
 
@@ -54,15 +57,15 @@ class Player:
 
 
 class Stage:
-    """What generations use; `redis` and `metrics` outlive each of them."""
+    """What generations use; `store` and `metrics` outlive each of them."""
 
     def __init__(self, settings: Settings | None = None, **players: Player) -> None:
-        self.redis = Memory()
+        self.store = Memory()
         self.metrics = Metrics()
         self.circuits = Circuits(OURS.routing.health, "w", 1.0)
         self.resources: Any = SimpleNamespace(
-            settings=settings or Settings(), writer=SimpleNamespace(mark=lambda _: None), catalogue=OURS,
-            providers=players, tools=Toolbox(), circuits=self.circuits, redis=self.redis, metrics=self.metrics,
+            settings=settings or Settings(), writer=NO_WRITER, catalogue=OURS,
+            providers=players, tools=Toolbox(), circuits=self.circuits, store=self.store, metrics=self.metrics,
             tracing=Tracing(),
         )  # fmt: skip
         self.times: list[float] = []  # when each event was told, from the start

@@ -29,7 +29,7 @@ def test_within_an_answer_the_echo_stands_on_its_turn() -> None:
         stage = Stage(anthropic=player)
         await stage.told(stage.generation(enable_tools=True))
         assert [message.echo for message in player.heard[1].messages] == [None, ECHO, None]
-        assert not stage.redis.held  # nobody needs it after the answer
+        assert not stage.store.held  # nobody needs it after the answer
 
     asyncio.run(scene())
 
@@ -74,14 +74,11 @@ def test_between_answers_it_comes_back_to_the_same_calls_of_the_same_owner(
 def test_without_redis_the_answer_goes_on_without_it() -> None:
     async def scene() -> None:
         class Away:
-            async def mget(self, _: list[str]) -> None:
-                raise ConnectionError
-
-            async def set(self, *_: Any, **__: Any) -> None:
+            async def ask(self, *_: Any) -> None:
                 raise ConnectionError
 
         stage = Stage(anthropic=Player([WEATHER, CALLED]))
-        stage.resources.redis = Away()
+        stage.resources.store = Away()
         events = await stage.told(stage.generation(message=None, messages=history(WEATHER), tools=OWN))
         assert events[-1]["finish_reason"] == "tool_calls"
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
+from tests.workers.generation.play import NO_WRITER
 from tests.workers.generation.test_tool_calls import OURS
 from tokenrelay.protocol.runtime.tracing import Tracing
 from tokenrelay.protocol.store import entries
@@ -44,7 +45,7 @@ class Writes:
 def test_a_full_buffer_is_no_silence_of_the_model() -> None:
     settings = Settings(buffer_bytes=65_536, between_tokens_timeout_s=5)
     house: Any = SimpleNamespace(
-        settings=settings, writer=SimpleNamespace(mark=lambda _: None), catalogue=OURS, redis=None, metrics=Metrics(),
+        settings=settings, writer=NO_WRITER, catalogue=OURS, store=None, metrics=Metrics(),
         tracing=Tracing(),
         providers={"anthropic": Writes()}, tools=Toolbox(), circuits=Circuits(OURS.routing.health, "w", 1.0),
     )  # fmt: skip

@@ -62,9 +62,9 @@ def told(caller: Caller, **fields: Any) -> list[dict[str, Any]]:
 
     async def scene() -> list[dict[str, Any]]:
         house: Any = SimpleNamespace(
-            settings=Settings(), writer=SimpleNamespace(mark=lambda _: None), catalogue=OURS,
+            settings=Settings(), writer=SimpleNamespace(mark=lambda _: None, ended=lambda _: None), catalogue=OURS,
             providers={"anthropic": caller}, tools=Toolbox(),
-            circuits=Circuits(OURS.routing.health, "w", 1.0), redis=Memory(),
+            circuits=Circuits(OURS.routing.health, "w", 1.0), store=Memory(),
             metrics=Metrics(), tracing=Tracing(),
         )  # fmt: skip
         entries: list[bytes] = []

@@ -1,0 +1,1 @@
+"""What keeps the logs: one server (also behind Sentinel) or a cluster, behind one interface."""

@@ -1,0 +1,85 @@
+"""In which partitions this worker looks for work, and when. Claims nothing itself."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Container
+from typing import Final
+
+import structlog
+from redis.exceptions import RedisError
+
+from tokenrelay.protocol.runtime.redis import describe
+from tokenrelay.protocol.store import keys
+from tokenrelay.workers.dispatch.homes import homes
+from tokenrelay.workers.dispatch.leases import Leases
+
+POLL_S: Final = 0.25
+"""One server is asked, and one foreign partition of a cluster, this often without a word."""
+
+HOMES_POLL_S: Final = 1.0
+"""A cluster's partitions that are ours, each by its length."""
+
+log = structlog.get_logger()
+
+
+class Partitions:
+    """Those that something was heard of, and those that are due to be looked at."""
+
+    def __init__(self, leases: Leases) -> None:
+        self._leases = leases
+        self._store = leases.resources.store
+        self._heard: dict[str, None] = {}  # in the order in which words came
+        self._polled_at = 0.0  # the homes, by the monotonic clock
+        self._strayed_at = 0.0  # a foreign one
+        self._homes: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())  # the workers it was drawn for, and the result
+
+    def __repr__(self) -> str:
+        return f"<Partitions {len(self.homes)} homes | {len(self._heard)} heard of>"
+
+    @property
+    def homes(self) -> tuple[str, ...]:
+        workers = self._leases.workers
+        if self._homes[0] != workers:
+            self._homes = workers, homes(self._leases.worker_id, workers, self._store.tags)
+        return self._homes[1]
+
+    def heard(self, tag: str | None) -> None:
+        """Something waits there; None: somewhere, so all of ours are to be looked at."""
+        if tag is None:
+            self._polled_at = 0.0
+        else:
+            self._heard[tag] = None
+
+    async def poll(self) -> None:
+        """Once in a while: what waits at home, and one partition elsewhere."""
+        now = time.monotonic()
+        if now - self._strayed_at >= POLL_S:
+            self._strayed_at = now
+            ours = set(self.homes)
+            foreign = [tag for tag in self._store.tags if tag not in ours]
+            if foreign:
+                self.heard(random.choice(foreign))  # noqa: S311
+        if now - self._polled_at < HOMES_POLL_S:
+            return
+        self._polled_at = now
+        tags = [tag for tag in self.homes if self._store.server_of(tag) is not None]
+        try:
+            counts = await self._store.ask_many([("ZCARD", keys.within(tag, keys.WAITING)) for tag in tags])
+        except (RedisError, OSError) as error:
+            log.warning("homes_not_polled", error=describe(error))
+            return
+        for tag, count in zip(tags, counts, strict=True):
+            if isinstance(count, int) and count:
+                self.heard(tag)
+
+    def take_heard(self, except_of: Container[str | None]) -> dict[str | None, list[str]]:
+        """What was heard of, by server, but for these servers."""
+        taken: dict[str | None, list[str]] = {}
+        for tag in list(self._heard):
+            server = self._store.server_of(tag)
+            if server not in except_of:
+                del self._heard[tag]
+                taken.setdefault(server, []).append(tag)
+        return taken
