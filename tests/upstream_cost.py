@@ -1,11 +1,11 @@
-"""What a chunk from a model's maker costs us, beside the makers' own SDKs in the same run.
+"""What a chunk from a provider costs us, beside the providers' own SDKs in the same run.
 
     python -m tests.upstream_cost                # 500 streams at once of every dialect, about two minutes
     python -m tests.upstream_cost --streams 50 --chunks 20 responses
 
-One process is the makers: it speaks each wire (a transcript's first text delta, again and again, each in a write of its
-own). Each reader is a process of its own, under uvloop as a worker is. It reads one answer to be warm (SDKs import at
-first use), then counts its CPU time from the first request to the last byte: connections, parsing and all. A reader
+One process is the providers: it speaks each wire (a transcript's first text delta, again and again, each in a write of
+its own). Each reader is a process of its own, under uvloop as a worker is. It reads one answer to be warm (SDKs import
+at first use), then counts its CPU time from the first request to the last byte: connections, parsing and all. A reader
 that did not get every delta of every stream has no figure.
 """
 
@@ -58,7 +58,7 @@ def wire_of(dialect: str) -> Wire:
     return Wire(b"".join(frames[:first]), frames[first], b"".join(frames[last:]))
 
 
-# -- the makers --------------------------------------------------------------------------------------------------------
+# -- the providers -----------------------------------------------------------------------------------------------------
 
 
 def serve(dialect: str, chunks: int, said: Any) -> None:
@@ -170,14 +170,14 @@ class Row(msgspec.Struct, frozen=True):
 def measure(dialect: str, streams: int, chunks: int) -> Row:
     context = multiprocessing.get_context("spawn")
     hears, says = context.Pipe(duplex=False)
-    maker = context.Process(target=serve, args=(dialect, chunks, says), daemon=True)
-    maker.start()
+    provider = context.Process(target=serve, args=(dialect, chunks, says), daemon=True)
+    provider.start()
     try:
         roots = _heard(hears)
         costs = [_cost(context, kind, dialect, roots, streams, chunks) for kind in ("ours", "sdk")]
     finally:
-        maker.kill()
-        maker.join()
+        provider.kill()
+        provider.join()
     return Row(dialect, *costs)
 
 
@@ -212,7 +212,7 @@ def table(rows: list[Row]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="CPU per chunk from a model's maker, beside the makers' own SDKs.")
+    parser = argparse.ArgumentParser(description="CPU per chunk from a provider, beside the providers' own SDKs.")
     parser.add_argument("dialects", nargs="*", choices=[*DIALECTS, []], help="all, if none is named")
     parser.add_argument("--streams", type=int, default=500, help="at once (500)")
     parser.add_argument("--chunks", type=int, default=40, help="text deltas of each stream (40)")

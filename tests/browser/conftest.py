@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.maker import Maker
+from tests.browser.fake_provider import FakeProvider
 from tests.browser.site import Site
 from tests.browser.stage import KEY, PATIENCE_MS, choose_transport
 from tests.fleet import Fleet
@@ -47,22 +47,22 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="package")
-def one_maker(browser: Browser) -> Iterator[Maker]:
-    with Maker() as started:
+def one_provider(browser: Browser) -> Iterator[FakeProvider]:
+    with FakeProvider() as started:
         yield started
 
 
 @pytest.fixture
-def maker(one_maker: Maker) -> Maker:
+def provider(one_provider: FakeProvider) -> FakeProvider:
     """Of the models that are not scripted; a test says what they write."""
-    one_maker.reset()
-    return one_maker
+    one_provider.reset()
+    return one_provider
 
 
 @pytest.fixture(scope="package")
-def fleet(one_maker: Maker) -> Iterator[Fleet]:
+def fleet(one_provider: FakeProvider) -> Iterator[Fleet]:
     """One edge, to be broken and mended, for who needs no key."""
-    with Fleet(edges=1, workers=1, env=one_maker.env) as started:
+    with Fleet(edges=1, workers=1, env=one_provider.env) as started:
         yield started
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from tests.browser.conftest import ARGUMENTS
-from tests.browser.maker import Maker
+from tests.browser.fake_provider import FakeProvider
 from tests.fleet import Fleet
 from tests.wire import words
 
@@ -77,9 +77,9 @@ def _fleet(options: argparse.Namespace) -> Iterator[tuple[Fleet, str, str]]:
         return
     length = options.tokens * CHARACTERS_PER_TOKEN
     blocks = "".join(BLOCKS[number % len(BLOCKS)] % number for number in range(length // 40))[:length]
-    with Maker(blocks) as maker:
-        maker.chunk, maker.pause_s = CHARACTERS_PER_TOKEN, 1 / options.rate
-        with Fleet(edges=1, workers=1, env=maker.env) as fleet:
+    with FakeProvider(blocks) as provider:
+        provider.chunk, provider.pause_s = CHARACTERS_PER_TOKEN, 1 / options.rate
+        with Fleet(edges=1, workers=1, env=provider.env) as fleet:
             yield fleet, "gpt-6.2-sol", blocks
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.browser import react_package
-from tests.browser.maker import Maker
+from tests.browser.fake_provider import FakeProvider
 from tests.browser.stage import ask, open_page, wait_for_some, wait_for_the_end, wait_for_words
 from tests.fleet import ROOT, Fleet
 from tests.needs import require
@@ -81,8 +81,10 @@ def assert_fit(page: Page, axe: str) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], name
 
 
-def test_axe_finds_nothing_from_the_welcome_to_the_failure(page: Page, fleet: Fleet, maker: Maker, axe: str) -> None:
-    maker.text = ANSWER
+def test_axe_finds_nothing_from_the_welcome_to_the_failure(
+    page: Page, fleet: Fleet, provider: FakeProvider, axe: str
+) -> None:
+    provider.text = ANSWER
     open_page(page, fleet, "neuroswitch")
     page.wait_for_function("() => document.querySelector('select').options.length > 3")
     assert_fit(page, axe)
@@ -173,7 +175,7 @@ def test_the_scroll_follows_the_answer_until_its_reader_scrolls_up(page: Page, f
 # -- pictures --------------------------------------------------------------------------------------------------------
 
 
-def test_the_pictures_in_the_docs(page: Page, fleet: Fleet, maker: Maker, tmp_path: Path) -> None:
+def test_the_pictures_in_the_docs(page: Page, fleet: Fleet, provider: FakeProvider, tmp_path: Path) -> None:
     """Draws each; keeps it when asked to (`make screenshots`). What the docs link to must be there."""
 
     def draw(name: str) -> None:
@@ -184,7 +186,7 @@ def test_the_pictures_in_the_docs(page: Page, fleet: Fleet, maker: Maker, tmp_pa
         assert path.stat().st_size < 200_000
         assert (SCREENSHOTS / path.name).exists()
 
-    maker.text = ANSWER
+    provider.text = ANSWER
     dress(page, "light", DESKTOP)
     open_page(page, fleet, "neuroswitch")
     page.wait_for_function("() => document.querySelector('select').options.length > 3")

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.browser.maker import Maker
+from tests.browser.fake_provider import FakeProvider
 from tests.browser.stage import ask, open_page, wait_for_the_end
 from tests.fleet import Fleet
 
@@ -68,8 +68,8 @@ def length(river: str) -> int:
 """
 
 
-def answer(page: Page, fleet: Fleet, maker: Maker, written: str, model: str = "gpt-6.2-sol") -> None:
-    maker.text = written
+def answer(page: Page, fleet: Fleet, provider: FakeProvider, written: str, model: str = "gpt-6.2-sol") -> None:
+    provider.text = written
     open_page(page, fleet, model)
     ask(page, "Which rivers are the longest?")
     wait_for_the_end(page)
@@ -78,12 +78,14 @@ def answer(page: Page, fleet: Fleet, maker: Maker, written: str, model: str = "g
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 10_000])
-def test_hostile_markdown_runs_nothing_and_loads_nothing(page: Page, fleet: Fleet, maker: Maker, chunk: int) -> None:
+def test_hostile_markdown_runs_nothing_and_loads_nothing(
+    page: Page, fleet: Fleet, provider: FakeProvider, chunk: int
+) -> None:
     asked: set[str] = set()
     page.on("request", lambda request: asked.add(urlsplit(request.url).netloc))
     page.on("dialog", lambda dialog: pytest.fail(dialog.message))
-    maker.chunk = chunk
-    answer(page, fleet, maker, HOSTILE)
+    provider.chunk = chunk
+    answer(page, fleet, provider, HOSTILE)
     article = page.get_by_role("article")
     kinds = set(article.evaluate("(article) => [...article.querySelectorAll('*')].map((made) => made.localName)"))
     assert kinds <= {
@@ -105,9 +107,9 @@ def test_hostile_markdown_runs_nothing_and_loads_nothing(page: Page, fleet: Flee
     assert asked <= {urlsplit(fleet.urls[0]).netloc, ""}
 
 
-def test_markdown_is_shown_as_what_it_means(page: Page, fleet: Fleet, maker: Maker) -> None:
-    maker.chunk = 3
-    answer(page, fleet, maker, NICE)
+def test_markdown_is_shown_as_what_it_means(page: Page, fleet: Fleet, provider: FakeProvider) -> None:
+    provider.chunk = 3
+    answer(page, fleet, provider, NICE)
     article = page.get_by_role("article")
     assert article.get_by_role("heading", name="Rivers").count() == 1
     assert article.get_by_role("link", name="their lengths").get_attribute("href") == "https://rivers.example/"
@@ -173,9 +175,9 @@ def test_what_has_settled_is_not_drawn_again(page: Page, fleet: Fleet) -> None:
     assert touched == [301, 0]
 
 
-def test_neuroswitch_says_why_it_chose(page: Page, fleet: Fleet, maker: Maker) -> None:
-    maker.chunk = 30
-    answer(page, fleet, maker, NICE, "neuroswitch")
+def test_neuroswitch_says_why_it_chose(page: Page, fleet: Fleet, provider: FakeProvider) -> None:
+    provider.chunk = 30
+    answer(page, fleet, provider, NICE, "neuroswitch")
     card = page.locator("details.chosen")
     assert (card.locator("summary").text_content() or "").startswith("NeuroSwitch chose ")
     card.locator("summary").click()

@@ -1,7 +1,7 @@
 """One real stack that lived through everything, and what it told of it: metrics, traces, logs, timings, Prometheus.
 
-An edge, a worker, Redis; three makers on loopback (one answers, one fails, one says nothing), a receiver of traces, and
-Prometheus itself where this machine has it.
+An edge, a worker, Redis; three providers on loopback (one answers, one fails, one says nothing), a receiver of traces,
+and Prometheus itself where this machine has it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from tests.end_to_end.test_makers import ANTHROPIC, KEYS
+from tests.end_to_end.test_providers import ANTHROPIC, KEYS
 from tests.fleet import Fleet, until
 from tests.wire import EventPair, Sse, Ws, call, start
 from tokenrelay.loadtest.fleet import free_port
@@ -43,7 +43,7 @@ class Observed:
     worker: str = ""
     logs: str = ""
     spans: list[dict[str, Any]] = field(default_factory=list)
-    asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)  # path and headers that the makers got
+    asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)  # path and headers that the providers got
     ends: dict[str, dict[str, Any]] = field(default_factory=dict)  # last events, by what was tried
     prometheus: str | None = None  # address; None: this machine has none
 
@@ -62,12 +62,12 @@ class Observed:
 
 
 class World:
-    """The makers and the receiver of traces, on one port."""
+    """The providers and the receiver of traces, on one port."""
 
     def __init__(self, seen: Observed) -> None:
         self._seen = seen
 
-    async def maker(self, request: web.Request) -> web.StreamResponse:
+    async def provider(self, request: web.Request) -> web.StreamResponse:
         self._seen.asked.append((request.path, {name.lower(): value for name, value in request.headers.items()}))
         if "responses" in request.path:
             return web.json_response({"error": {"message": "no"}}, status=503)
@@ -96,7 +96,7 @@ class World:
     async def running(self) -> AsyncIterator[str]:
         app = web.Application()
         app.router.add_post("/v1/traces", self.traces)
-        app.router.add_post("/{path:.*}", self.maker)
+        app.router.add_post("/{path:.*}", self.provider)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         port = free_port()

@@ -1,5 +1,5 @@
-"""Makers on loopback that judge what they are asked by the request types of their own SDKs; knows nothing of ours but
-the names of its dialects. What is not right is kept in `faults` and refused with 400."""
+"""Providers on loopback that judge what they are asked by the request types of their own SDKs; knows nothing of ours
+but the names of its dialects. What is not right is kept in `faults` and refused with 400."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ RESULTS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 class Reference:
-    """All makers on one port. Answers by a tool call where a calculator is offered and nothing has come of it yet."""
+    """All providers on one port. Answers by a tool call where a calculator is offered and has given nothing yet."""
 
     def __init__(self) -> None:
         self.asked: list[Ask] = []
@@ -95,7 +95,7 @@ class Reference:
 
 
 def dialect_of(path: str) -> str | None:
-    """By the addresses of the makers' references."""
+    """By the addresses of the providers' references."""
     if path == "/v1/responses":
         return "responses"
     if path == "/v1/messages":
@@ -106,7 +106,7 @@ def dialect_of(path: str) -> str | None:
 
 
 def fault_of(ask: Ask) -> str | None:
-    """What its maker would refuse it for: a field that is not theirs or of the wrong type, or rules no type tells."""
+    """What its provider would refuse it for: a field that is not theirs or of another type, or rules no type tells."""
     try:
         kept = judged(ask.dialect, ask.body)
     except pydantic.ValidationError as error:
@@ -123,7 +123,7 @@ def fault_of(ask: Ask) -> str | None:
 
 
 def results_without_calls(ask: Ask) -> set[str]:
-    """Every maker refuses those. By the call's id; Google goes by the name."""
+    """Every provider refuses those. By the call's id; Google goes by the name."""
     parts = list(_objects(ask.body))
     match ask.dialect:
         case "chat_completions":

@@ -79,7 +79,7 @@ def ended(guarded: Fleet, session: requests.Session) -> str:
 load_all_checks()
 # Not meant: some operations need no key, and a key that is sent along is never "ignored"; whether data that break the
 # schema are refused is the one thing a lenient reader and the document may see differently (unknown query parameters).
-# And without a maker's key 503 is the right answer; 500 never is.
+# And without a provider's key 503 is the right answer; 500 never is.
 UNMEANT = {
     "not_a_server_error",
     "ignored_auth",

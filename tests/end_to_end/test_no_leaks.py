@@ -15,7 +15,7 @@ import jwt
 from aiohttp import web
 from websockets.exceptions import InvalidStatus
 
-from tests.end_to_end.test_makers import sse
+from tests.end_to_end.test_providers import sse
 from tests.fleet import Fleet, until
 from tests.raw import Raw, frame, handshake
 from tests.wire import PATIENCE_S, Sse, Ws, call, start, text_of
@@ -52,7 +52,7 @@ TOOL = sse(
 REFUSED = json.dumps({"type": "error", "error": {"type": "invalid_request_error", "message": f"sk-{MARK}: {PROMPT}"}})
 
 
-class Maker:
+class FakeProvider:
     """Anthropic's wire, in a different trouble each time. What it says of it holds the mark."""
 
     def __init__(self) -> None:
@@ -139,15 +139,15 @@ async def strangers(url: str, heard: Heard) -> None:
         await socket.connection.send(MARK.encode())
 
 
-async def answers(url: str, maker: Maker, heard: Heard) -> None:
-    """Every way in which a maker answers or fails; errors must not repeat what it said of them."""
-    while maker.ways:
-        before = len(maker.ways)
+async def answers(url: str, provider: FakeProvider, heard: Heard) -> None:
+    """Every way in which a provider answers or fails; errors must not repeat what it said of them."""
+    while provider.ways:
+        before = len(provider.ways)
         async with Sse.post(
             url, {"message": PROMPT, "model": "claude-sonnet-5-5", "enable_tools": True}, ALICE
         ) as stream:
             events = await stream.take()
-        assert len(maker.ways) < before
+        assert len(provider.ways) < before
         if "error" in events[-1][1]:
             heard.texts.append(json.dumps(events[-1][1]))
         else:
@@ -231,7 +231,7 @@ def processes(fleet: Fleet) -> list[str]:
 
 
 def test_no_secret_and_no_text_is_where_it_does_not_belong() -> None:
-    maker, heard, port, metrics_port = Maker(), Heard(), free_port(), free_port()
+    provider, heard, port, metrics_port = FakeProvider(), Heard(), free_port(), free_port()
     env = {
         "TOKENRELAY_API_KEYS": f"alice:{KEY}",
         "TOKENRELAY_JWT_SECRET": SECRET,
@@ -244,13 +244,13 @@ def test_no_secret_and_no_text_is_where_it_does_not_belong() -> None:
 
     async def scene(fleet: Fleet) -> None:
         application = web.Application()
-        application.router.add_post("/{path:.*}", maker.answer)
+        application.router.add_post("/{path:.*}", provider.answer)
         runner = web.AppRunner(application)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port).start()
         try:
             await strangers(fleet.urls[0], heard)
-            await answers(fleet.urls[0], maker, heard)
+            await answers(fleet.urls[0], provider, heard)
             await vanish(fleet.urls[0], heard)
             heard.texts += processes(fleet)
             await metrics(heard, fleet.urls[0], f"http://127.0.0.1:{metrics_port}")

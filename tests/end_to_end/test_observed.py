@@ -204,7 +204,7 @@ def test_a_span_takes_as_long_as_what_it_stands_for(seen: Observed) -> None:
     assert len(slow) >= 4
 
 
-def test_the_id_goes_from_the_request_to_the_maker(seen: Observed) -> None:
+def test_the_id_goes_from_the_request_to_the_provider(seen: Observed) -> None:
     [path, headers] = next(item for item in seen.asked if item[1].get("x-request-id") == "from-the-caller")
     assert "messages" in path
     assert headers["traceparent"].split("-")[1] == TRACE

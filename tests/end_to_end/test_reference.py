@@ -1,4 +1,4 @@
-"""Every name a model answers to, with every shape of request, through the whole stack: it reaches the right maker,
+"""Every name a model answers to, with every shape of request, through the whole stack: it reaches the right provider,
 where its SDK would ask, with a body that its own request types take whole."""
 
 from __future__ import annotations
@@ -95,14 +95,14 @@ LEFT_OUT: dict[str, dict[str, list[str]]] = {
 
 
 def spellings(name: str) -> Iterator[str]:
-    """In any case; but a maker's own id is what it is."""
+    """In any case; but a provider's own id is what it is."""
     is_ours = name.lower() in {row[0].lower() for row in TABLE} | {"qwen", "qwen-far"}
     return itertools.cycle([name, name.upper(), name.title(), name.swapcase()] if is_ours else [name])
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
-    """An edge's address, and the port where all makers are to be."""
+    """An edge's address, and the port where all providers are to be."""
     for dialect in set(DIALECTS.values()):
         sdks.sdk(dialect)
     port = free_port()
@@ -123,12 +123,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]
 
 def play(stack: tuple[str, int], scene: Callable[[str, Reference], Awaitable[None]]) -> None:
     async def whole() -> None:
-        makers = Reference()
-        await makers.open(stack[1])
+        providers = Reference()
+        await providers.open(stack[1])
         try:
-            await scene(stack[0], makers)
+            await scene(stack[0], providers)
         finally:
-            await makers.close()
+            await providers.close()
 
     asyncio.run(whole())
 
@@ -139,34 +139,34 @@ async def asks(url: str, name: str, shape: str) -> dict[str, Any]:
     return dict(answer)
 
 
-async def every_name(url: str, makers: Reference) -> None:
-    for name, maker, upstream in NAMES:
+async def every_name(url: str, providers: Reference) -> None:
+    for name, provider, upstream in NAMES:
         for shape, spelled in zip(SHAPES, spellings(name), strict=False):
-            makers.asked.clear()
+            providers.asked.clear()
             answer = await asks(url, spelled, shape)
-            assert not makers.faults
-            assert {(ask.dialect, ask.model) for ask in makers.asked} == {(DIALECTS[maker], upstream)}, spelled
-            assert (answer["response"], answer["provider"], answer["model"]) == ("Hello!", maker, spelled)
-            assert answer.get("left_out", []) == LEFT_OUT.get(maker, {}).get(shape, [])
+            assert not providers.faults
+            assert {(ask.dialect, ask.model) for ask in providers.asked} == {(DIALECTS[provider], upstream)}, spelled
+            assert (answer["response"], answer["provider"], answer["model"]) == ("Hello!", provider, spelled)
+            assert answer.get("left_out", []) == LEFT_OUT.get(provider, {}).get(shape, [])
             runs_a_tool = shape in ("tools", "own tool")
-            assert [ask.results for ask in makers.asked] == ([0, 1] if runs_a_tool else [2 * ("round" in shape)])
+            assert [ask.results for ask in providers.asked] == ([0, 1] if runs_a_tool else [2 * ("round" in shape)])
             assert [use["tool_result"] for use in answer["tool_calls"]] == ["42"] * runs_a_tool
-    makers.asked.clear()
+    providers.asked.clear()
     _, far, _ = await call("POST", f"{url}/api/chat", {"message": "hi", "model": "QWEN3:8b", "provider": "vllm"})
     assert far["provider"] == "vLLM"
     for name in ("neuroswitch", "NeuroSwitch/Mix", "NEUROSWITCH"):
         for shape in SHAPES:
-            makers.asked.clear()
+            providers.asked.clear()
             answer = await asks(url, name, shape)
-            assert {ask.dialect for ask in makers.asked} == {DIALECTS[answer["provider"]]}
-            assert not makers.faults
+            assert {ask.dialect for ask in providers.asked} == {DIALECTS[answer["provider"]]}
+            assert not providers.faults
     _, listing, _ = await call("GET", f"{url}/api/models")
     rows = {row["id"]: row for row in listing["models"]}
     assert rows["qwen"]["available"]
     assert rows["qwen-locked"]["unavailable_because"] == "NOBODYS_KEY is not set"
 
 
-def test_every_name_reaches_its_maker_with_a_body_that_is_taken(stack: tuple[str, int]) -> None:
+def test_every_name_reaches_its_provider_with_a_body_that_is_taken(stack: tuple[str, int]) -> None:
     play(stack, every_name)
 
 
@@ -175,25 +175,25 @@ def test_every_name_reaches_its_maker_with_a_body_that_is_taken(stack: tuple[str
 ASKED = {"OpenAI": "openai", "Anthropic": "claude", "Google": "gemini", "vLLM": "qwen-far"}
 
 
-def test_the_address_and_the_headers_are_those_of_the_makers_sdk(
+def test_the_address_and_the_headers_are_those_of_the_providers_sdk(
     stack: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable in ("HTTP_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
         monkeypatch.delenv(variable, raising=False)
 
-    async def scene(url: str, makers: Reference) -> None:
-        for maker, name in ASKED.items():
+    async def scene(url: str, providers: Reference) -> None:
+        for provider, name in ASKED.items():
             await asks(url, name, "plain")
-            ours = makers.asked[-1]
-            root = makers.root + (COMPATIBLE if ours.dialect == "chat_completions" else "")
+            ours = providers.asked[-1]
+            root = providers.root + (COMPATIBLE if ours.dialect == "chat_completions" else "")
             sdk = sdks.client(ours.dialect, root)
             try:
                 await sdks.read(ours.dialect, sdk)
             finally:
                 await sdks.close(ours.dialect, sdk)
-            theirs = makers.asked[-1]
+            theirs = providers.asked[-1]
             assert theirs is not ours
-            assert ours.headers == theirs.headers, maker
+            assert ours.headers == theirs.headers, provider
             assert ours.address == theirs.address
 
     play(stack, scene)

@@ -1,5 +1,5 @@
 """A server of one's own: a real compatible one (llama.cpp), told of in the catalogue and nowhere else, answers through
-the whole stack; and a stop closes the call to it, and to every other maker, within a second."""
+the whole stack; and a stop closes the call to it, and to every other provider, within a second."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.reference import transcript
-from tests.end_to_end.test_makers import KEYS
+from tests.end_to_end.test_providers import KEYS
 from tests.fleet import ROOT, Fleet
 from tests.needs import require
 from tests.wire import Sse, call, text_of
@@ -88,12 +88,12 @@ def test_a_real_compatible_server_answers_under_its_row(tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
-MAKERS = [("openai", "responses"), ("claude", "anthropic"), ("gemini", "gemini"), ("small", "chat_completions")]
+PROVIDERS = [("openai", "responses"), ("claude", "anthropic"), ("gemini", "gemini"), ("small", "chat_completions")]
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """An edge's address and a port on which all makers are to be."""
+    """An edge's address and a port on which all providers are to be."""
     port = free_port()
     base = f"http://127.0.0.1:{port}"
     env = {
@@ -109,7 +109,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("model", "dialect", "how"), [*((*maker, "cancel") for maker in MAKERS), (*MAKERS[0], "nobody reads it")]
+    ("model", "dialect", "how"),
+    [*((*provider, "cancel") for provider in PROVIDERS), (*PROVIDERS[0], "nobody reads it")],
 )
 def test_a_stop_closes_the_call(stack: tuple[str, int], model: str, dialect: str, how: str) -> None:
     url, port = stack

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from tokenrelay_client import SyncClient
 
-from tests.browser.maker import Maker
+from tests.browser.fake_provider import FakeProvider
 from tests.end_to_end.screen import PATIENCE_S, Terminal, chat
 from tests.fleet import Fleet
 from tests.wire import call, start, words
@@ -65,15 +65,15 @@ CALLED = '⚙ calculator {"expression": "6*7"}\n⚙ calculator gave \'42\''
 
 
 @pytest.fixture(scope="module")
-def maker() -> Iterator[Maker]:
-    with Maker(ANSWER) as started:
+def provider() -> Iterator[FakeProvider]:
+    with FakeProvider(ANSWER) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def fleet(maker: Maker) -> Iterator[Fleet]:
+def fleet(provider: FakeProvider) -> Iterator[Fleet]:
     """One edge, to be broken."""
-    with Fleet(edges=1, workers=1, env=maker.env) as started:
+    with Fleet(edges=1, workers=1, env=provider.env) as started:
         yield started
 
 
@@ -118,8 +118,8 @@ def test_markdown_is_drawn_with_one_blank_line_between_its_blocks(fleet: Fleet) 
         assert (terminal.title, terminal.is_as_it_was) == ("", True)
 
 
-def test_it_is_drawn_while_it_is_written(fleet: Fleet, maker: Maker) -> None:
-    maker.pause_s = 0.02
+def test_it_is_drawn_while_it_is_written(fleet: Fleet, provider: FakeProvider) -> None:
+    provider.pause_s = 0.02
     try:
         with open_chat(fleet, "--model", "gpt-4-turbo", "rivers?") as terminal:
             terminal.wait_for("Nile")  # a row of a table that is not whole
@@ -130,7 +130,7 @@ def test_it_is_drawn_while_it_is_written(fleet: Fleet, maker: Maker) -> None:
             assert SEEN in terminal.everything
             assert "writing" not in terminal.everything
     finally:
-        maker.pause_s = 0.0
+        provider.pause_s = 0.0
 
 
 def test_who_answers_and_what_is_called_stand_where_they_happened(fleet: Fleet) -> None:

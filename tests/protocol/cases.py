@@ -58,7 +58,7 @@ MORE_INPUT: Final = ToolInput(AT, "m", "call_0", "", 'ession"')
 CALL: Final = ToolCall(AT, "m", "call_0", "calculator", {"expression": "6*7"})
 RESULT: Final = ToolResult(AT, "m", "call_0", "calculator", {"expression": "6*7"}, "42")
 DATA: Final = Data(AT, "m", "step", {"node": "search"})
-COMPLETION: Final = Completion(AT, "m", "up", "Maker", "stop", 3, 4, 0.5)
+COMPLETION: Final = Completion(AT, "m", "up", "Acme", "stop", 3, 4, 0.5)
 FAILURE: Final = Failure(AT, "TIMEOUT", "it fell silent", True, 5)
 
 

@@ -184,7 +184,7 @@ def test_a_row_of_a_server_speaks_its_dialect() -> None:
     assert found.servers["there"].key_env == "THERE_KEY"
 
 
-def test_an_upstream_id_of_two_makers_means_the_first_or_the_one_that_is_named() -> None:
+def test_an_upstream_id_of_two_providers_means_the_first_or_the_one_that_is_named() -> None:
     found = catalogue.parse(SERVED)
     assert found.find("LLAMA-4").model.id == "llama"
     assert found.find("llama-4", "vllm").model.id == "llama-far"

@@ -34,7 +34,7 @@ def completion(
     reason: str = "stop", tokens: tuple[int, int] = (1, 1), response_time_s: float = 1.0
 ) -> Completion:  # fmt: skip
     given: FinishReason = reason  # type: ignore[assignment]
-    return Completion(AT, "m", "up", "Maker", given, *tokens, response_time_s)
+    return Completion(AT, "m", "up", "Acme", given, *tokens, response_time_s)
 
 
 def call(name: str = "clock", call_id: str = "c", **tool_input: object) -> ToolCall:

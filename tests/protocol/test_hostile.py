@@ -80,7 +80,7 @@ def is_whole(asked: ChatRequest) -> None:
     assert request.pack(request.unpack(packed)) == packed
     assert asked.fingerprint() == request.unpack(packed).fingerprint()
     assert asked.conversation
-    json.dumps(msgspec.to_builtins(asked), allow_nan=False).encode()  # a maker's API takes JSON only
+    json.dumps(msgspec.to_builtins(asked), allow_nan=False).encode()  # a provider's API takes JSON only
 
 
 def try_body(raw: bytes) -> None:

@@ -96,7 +96,7 @@ FAULTS: list[tuple[str, str, int, str]] = [
     ("a server that is not there", SERVER + ROW + 'server = "y"\n', 8, "there is no [servers.y]"),
     ("a server of another dialect", SERVER + ROW + 'server = "x"\n', 6, "[servers.x] speaks chat_completions"),
     ("no server", ROW.replace('"local"', '"chat_completions"'), 4, "names its server"),
-    ("an upstream of the same maker", SERVER + ROW + OTHER.replace("up-b", "up-a"), 12, "'up-a' of model 'b' is taken"),
+    ("its provider's upstream", SERVER + ROW + OTHER.replace("up-b", "up-a"), 12, "'up-a' of model 'b' is taken"),
     ("a sign", ROW + '[[routing.sign]]\nkind = "code"\n[[routing.sign]]\nkind = "maths"\npatterns = ["("]\n', 8,
      "'(' is not a regular expression"),
 ]  # fmt: skip

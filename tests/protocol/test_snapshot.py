@@ -57,7 +57,7 @@ def test_tool_calls_are_told_with_what_they_gave(events: list[Event], calls: lis
 def test_a_whole_answer() -> None:
     made = folded(STARTED, token("He"), CALL, RESULT, token("llo"), COMPLETION)
     assert made.answer(STREAM) == {
-        "response": "Hello", "model": "m", "resolved_model": "up", "provider": "Maker", "finish_reason": "stop",
+        "response": "Hello", "model": "m", "resolved_model": "up", "provider": "Acme", "finish_reason": "stop",
         "total_tokens": 7, "input_tokens": 3, "output_tokens": 4, "response_time": 0.5, "stream_id": STREAM,
         "tool_calls": [{**CALLED, "tool_result": "42"}],
         "usage": {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7},
@@ -79,7 +79,7 @@ STATES: list[tuple[str, list[Event], str, dict[str, Any]]] = [
      {"text": "ab", "last_event_id": 3, "tool_calls": [], **NOTHING_YET}),
     ("whole", [STARTED, token("a"), COMPLETION], "completed",
      {"text": "a", "last_event_id": 3, "tool_calls": [], "finish_reason": "stop", "resolved_model": "up",
-      "provider": "Maker", "response_time": 0.5, "error": None,
+      "provider": "Acme", "response_time": 0.5, "error": None,
       "usage": {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}}),
     ("failed", [STARTED, token("a"), FAILURE], "failed",
      {"text": "a", "last_event_id": 3, "tool_calls": [], **NOTHING_YET,

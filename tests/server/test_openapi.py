@@ -296,9 +296,9 @@ EVENTS: list[tuple[str, events.Event]] = [
     ("ToolResultEvent", events.ToolResult(0, "m", "c", "calculator", CALL, "no", True)),
     ("DataEvent", events.Data(0, "m", "step", {"node": 1})),
     ("DataEvent", events.Data(0, "m", "step", None)),
-    ("CompletionEvent", events.Completion(0, "m", "m-1", "Maker", "stop", 1, 2, 0.5)),
+    ("CompletionEvent", events.Completion(0, "m", "m-1", "Acme", "stop", 1, 2, 0.5)),
     ("CompletionEvent", events.Completion(
-        0, "m", "m-1", "Maker", "stop", 1, 2, 0.5, usage=events.usage(1, 2, reasoning_tokens=1), cost_usd=0.5
+        0, "m", "m-1", "Acme", "stop", 1, 2, 0.5, usage=events.usage(1, 2, reasoning_tokens=1), cost_usd=0.5
     )),
     ("ErrorEvent", events.Failure(0, "WORKER_LOST", "gone", True, usage=events.usage(1, 2), cost_usd=0)),
     ("ErrorEvent", events.Failure(0, "WORKER_LOST", "gone", True)),

@@ -1,4 +1,4 @@
-"""Three makers on loopback, each speaking its own wire, each to be broken in its own way; one generation over them."""
+"""Three providers on loopback, each with its own wire, each to be broken in its own way; one generation over them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from tests.end_to_end.test_makers import ANTHROPIC, GEMINI, RESPONSES
+from tests.end_to_end.test_providers import ANTHROPIC, GEMINI, RESPONSES
 from tests.workers.upstream import END, HEAD, Reader, Script, Upstream, Writer, chunked, hangs, says
 from tokenrelay.loadtest.fleet import free_port
 from tokenrelay.protocol.models import catalogue
@@ -35,12 +35,12 @@ OURS: Final = catalogue.parse(CATALOGUE.read_text(encoding="utf-8"))
 DIALECTS: Final = ("responses", "anthropic", "gemini")
 BODIES: Final = {"responses": RESPONSES, "anthropic": ANTHROPIC, "gemini": GEMINI}
 KINDS: Final = {"responses": Responses, "anthropic": Anthropic, "gemini": Gemini}
-MAKERS: Final = {"responses": "OpenAI", "anthropic": "Anthropic", "gemini": "Google"}
+PROVIDERS: Final = {"responses": "OpenAI", "anthropic": "Anthropic", "gemini": "Google"}
 TRANSCRIPTS: Final = Path(__file__).parent / "oracle" / "transcripts"
 
 
 def refuses(status: int, error: dict[str, Any] | None = None, *headers: str) -> Script:
-    """An answer with this status; a body in words that all three makers use."""
+    """An answer with this status; a body in words that all three providers use."""
     body = json.dumps({"error": error or {"message": "a secret"}}).encode()
     head = "".join(f"{line}\r\n" for line in (f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *headers))
     return says(head.encode() + b"\r\n" + body)
@@ -128,7 +128,7 @@ class Chain:
         await self._stack.aclose()
 
     def asked(self, dialect: str) -> list[dict[str, Any]]:
-        """The bodies this maker got."""
+        """The bodies this provider got."""
         upstream = self.upstreams.get(dialect)
         return [] if upstream is None else [json.loads(body) for _, _, body in upstream.requests]
 

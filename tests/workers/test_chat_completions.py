@@ -185,7 +185,7 @@ IDS = [name for name, _, _ in ROWS]
 
 
 def told(error: ProviderError) -> tuple[str, bool]:
-    """What a client learns; never the maker's own words, nor where it lives."""
+    """What a client learns; never the provider's own words, nor where it lives."""
     assert not {"secret", "127.0.0.1"} & set(error.message.replace(":", " ").split())
     return error.code, error.retryable
 
@@ -355,7 +355,7 @@ def with_upstream(
     async def run() -> T:
         async with Upstream(script) as upstream, aiohttp.ClientSession() as session:
             provider = ChatCompletions(
-                name="Maker", base_url=upstream.base_url, session=session, api_key="k-1", timeouts=timeouts
+                name="Acme", base_url=upstream.base_url, session=session, api_key="k-1", timeouts=timeouts
             )
             async with asyncio.timeout(20):
                 return await use(provider, upstream)
@@ -431,7 +431,7 @@ def test_nobody_listens() -> None:
         async with Upstream(says()) as upstream:
             url = upstream.base_url
         async with aiohttp.ClientSession() as session:
-            return (await collect(ChatCompletions(name="Maker", base_url=url, session=session)))[1]
+            return (await collect(ChatCompletions(name="Acme", base_url=url, session=session)))[1]
 
     error = asyncio.run(run())
     assert error is not None
@@ -507,10 +507,8 @@ def test_keep_alives_are_signs_of_life() -> None:
 def test_a_connection_that_cannot_be_made_in_time() -> None:
     async def use(provider: ChatCompletions, upstream: Upstream) -> None:
         busy = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1))
-        slow = ChatCompletions(
-            name="Maker", base_url=upstream.base_url, session=busy, timeouts=Timeouts(connect_s=0.02)
-        )
-        patient = ChatCompletions(name="Maker", base_url=upstream.base_url, session=busy)
+        slow = ChatCompletions(name="Acme", base_url=upstream.base_url, session=busy, timeouts=Timeouts(connect_s=0.02))
+        patient = ChatCompletions(name="Acme", base_url=upstream.base_url, session=busy)
         holds = patient.stream(ModelRequest("m", []))
         await anext(holds)
         _, error = await collect(slow)
@@ -564,7 +562,7 @@ def test_a_base_url_may_have_to_be_waited_for() -> None:
             return upstream.base_url + "/"
 
         async with aiohttp.ClientSession() as session:
-            lazy = ChatCompletions(name="Maker", base_url=base_url, session=session)
+            lazy = ChatCompletions(name="Acme", base_url=base_url, session=session)
             assert (await collect(lazy))[1] is None
         assert upstream.requests[0][0] == "POST /v1/chat/completions HTTP/1.1"
         assert "authorization" not in upstream.requests[0][1]

@@ -1,4 +1,4 @@
-"""What a generation may rely on, whoever the maker is: one suite over every provider that is asked over HTTP, and the
+"""What a generation may rely on, whoever is asked: one suite over every provider that is asked over HTTP, and the
 scripted one where it has the same duty."""
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def provider_of(dialect: str, root: str, session: aiohttp.ClientSession, timeout
     if dialect == "responses":
         return Responses(api_key=KEY, base_url=f"{root}/v1", session=session, timeouts=timeouts)
     return ChatCompletions(
-        name="Maker", api_key=KEY, base_url=f"{root}/v1/", session=session, timeouts=timeouts, accepts=Accepts()
+        name="Acme", api_key=KEY, base_url=f"{root}/v1/", session=session, timeouts=timeouts, accepts=Accepts()
     )
 
 
@@ -84,7 +84,7 @@ async def collect(provider: Provider, request: ModelRequest = HI) -> tuple[list[
 
 
 def check(error: ProviderError) -> None:
-    """A client is told a row of the table, and never the maker's own words, nor where it lives."""
+    """A client is told a row of the table, and never the provider's own words, nor where it lives."""
     assert error.code in TABLE
     assert not {"secret", KEY, "127.0.0.1"} & set(error.message.replace(":", " ").split())
 
@@ -187,7 +187,7 @@ def test_closing_a_provider_twice_leaves_the_shared_session_open(dialect: str) -
     with_upstream(dialect, answer(dialect, "text"), use)
 
 
-# -- what goes back to the maker ---------------------------------------------------------------------------------------
+# -- what goes back to the provider ------------------------------------------------------------------------------------
 
 ECHOES: Final = [
     ("responses", "thinking_then_tool_call", "gAAAAB"),
@@ -223,7 +223,7 @@ def test_sealed_thoughts_go_back_with_the_result_and_to_nobody_else(dialect: str
 
 
 @every_dialect
-def test_a_tools_name_is_made_fit_for_the_maker_and_comes_back_as_it_was(dialect: str) -> None:
+def test_a_tools_name_is_made_fit_for_the_provider_and_comes_back_as_it_was(dialect: str) -> None:
     body = case_of(dialect, "one_tool_call").body.replace(b'"calculator"', b'"my_server_sum"')
     tools = [
         ToolSpec("my.server.sum", "adds", {"type": "object"}),

@@ -1,4 +1,4 @@
-"""A maker's server for tests: says exactly these bytes, and keeps what it was asked."""
+"""A provider's server for tests: says exactly these bytes, and keeps what it was asked."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Upstream:
         self.connections = 0
         self.gone = asyncio.Event()  # the other side has closed a connection
         self.root = ""
-        self.base_url = ""  # with the version that some makers have in theirs
+        self.base_url = ""  # with the version that some providers have in theirs
 
     async def __aenter__(self) -> Upstream:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, backlog=1024)

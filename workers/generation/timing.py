@@ -22,7 +22,7 @@ class Timing:
         self._set("queue", waited_s)
 
     def answered(self, opened_at: float, asked_at: float, now: float) -> None:
-        """A round's first piece came; makers were asked from `opened_at` on, the one that answered at `asked_at`."""
+        """A round's first piece came; providers were asked from `opened_at` on, the one that answered at `asked_at`."""
         if self._piece_at is None:
             self._piece_at = now
             self._set("pickup", opened_at - self._taken_at)

@@ -1,4 +1,4 @@
-"""JSON that models and their makers write, and text cut anywhere, made safe to keep; knows no dialect."""
+"""JSON that models and their providers write, and text cut anywhere, made safe to keep; knows no dialect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bundled local model: starts its engine at first use and speaks to it as to any maker; refuses to know llama.cpp.
+"""The bundled local model: starts its engine at first use and speaks to it as to any provider; knows no llama.cpp.
 
 The engine is one child process of this worker (`local_engine.py`). It goes when the worker goes, however that happens.
 """

@@ -67,7 +67,7 @@ def load(spec: dict[str, Any]) -> Any:
     # Between two batches it looks who has left, and the others get their tokens: after half a second of a prompt, not
     # all of it (1,200 tokens in one batch held both up for ten seconds; batches of 64 take a quarter longer in all).
     params.n_batch = params.n_ubatch = 64
-    # What the makers of SmolLM2 advise, for requests that say nothing: it wanders off at llama.cpp's 0.8.
+    # What the authors of SmolLM2 advise, for requests that say nothing: it wanders off at llama.cpp's 0.8.
     params.sampling.temp, params.sampling.top_p = 0.2, 0.9
     return xllamacpp.Server(params)
 

@@ -108,7 +108,7 @@ def _meant(catalogue: Catalogue, names: Sequence[str], field: str) -> Collection
     for number, name in enumerate(names):
         meant = catalogue.meant(name)
         if not meant:
-            raise preferences.fault(f"{field}[{number}]", f"no model and no maker is called {name[:80]!r}")
+            raise preferences.fault(f"{field}[{number}]", f"no model and no provider is called {name[:80]!r}")
         ids.update(meant)
     return ids
 

@@ -298,7 +298,7 @@ describe("either way", () => {
     });
 
     test(`the failure of an answer over ${transport} keeps its text`, async () => {
-      const end = { error: "the maker failed", error_code: "PROVIDER_ERROR", retryable: false };
+      const end = { error: "the provider failed", error_code: "PROVIDER_ERROR", retryable: false };
       const { client, clock, edge } = set(transport, TOKENS, { end });
       const stream = client.chat("hi");
       await assert.rejects(whole(stream, clock), { code: "PROVIDER_ERROR", status: 502, retryable: false });

@@ -1,4 +1,4 @@
-"""Failover: what fails before its first token is seen by nobody; the next maker gets the whole history."""
+"""Failover: what fails before its first token is seen by nobody; the next provider gets the whole history."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.workers.chain import (
     BODIES,
     BREAKS,
     DIALECTS,
-    MAKERS,
     OURS,
+    PROVIDERS,
     Chain,
     answers,
     in_turn,
@@ -58,14 +58,14 @@ def test_the_third_answers_when_the_first_two_are_broken(name: str, first: str, 
     end = events[-1]
     assert text_of(events) == "Hello there", end
     assert [event["status"] for event in events if "status" in event] == ["started"]
-    assert (end["provider"], end["finish_reason"]) == (MAKERS[three], "stop")
+    assert (end["provider"], end["finish_reason"]) == (PROVIDERS[three], "stop")
     assert end["resolved_model"] == {"responses": "gpt-6.2-sol", "anthropic": "claude-sonnet-5-5"}.get(
         three, "gemini-3.8-flash"
     )
     assert end["model"] in IDS.values()
     assert {event["model"] for event in events if event["token"]} == {end["model"]}
     tried = [(attempt["provider"], attempt["error_code"]) for attempt in end["attempts"]]
-    assert tried == [(MAKERS[one], BREAKS[first][1]), (MAKERS[two], BREAKS[second][1])]
+    assert tried == [(PROVIDERS[one], BREAKS[first][1]), (PROVIDERS[two], BREAKS[second][1])]
     assert len(asked[three]) == 1
     assert "What is six times seven?" in json.dumps(asked[three])
     assert "secret" not in json.dumps(events)
@@ -112,7 +112,7 @@ def test_the_time_is_bounded_too() -> None:
     assert (events[-1]["error_code"], len(events[-1]["attempts"])) == ("TIMEOUT", 1)
 
 
-def test_what_the_maker_asks_for_is_waited_if_it_fits() -> None:
+def test_what_the_provider_asks_for_is_waited_if_it_fits() -> None:
     limited = refuses(429, None, "Retry-After: 1")
     scripts = {**all_well(), "anthropic": in_turn(limited, answers(BODIES["anthropic"]))}
     began_at = time.monotonic()
@@ -139,7 +139,7 @@ def test_what_is_the_requests_own_fault_goes_to_nobody_else(how: str) -> None:
     assert chain.health.vitals() == {}
 
 
-def test_a_key_that_is_refused_speaks_against_all_models_of_its_maker() -> None:
+def test_a_key_that_is_refused_speaks_against_all_models_of_its_provider() -> None:
     scripts = {**all_well(), "anthropic": refuses(403), "responses": refuses(401)}
     with capture_logs() as logs:
         events, asked, _ = run(scripts, {"max_attempts": 9}, message="code: x")
@@ -191,7 +191,7 @@ def test_one_that_rests_is_not_asked() -> None:
 
 @pytest.mark.parametrize("caller", DIALECTS)
 @pytest.mark.parametrize("answerer", DIALECTS)
-def test_another_maker_goes_on_from_the_first_ones_tool_calls(caller: str, answerer: str) -> None:
+def test_another_provider_goes_on_from_the_first_ones_tool_calls(caller: str, answerer: str) -> None:
     """Round one is `caller`'s: text and three calls. Then it breaks, and `answerer` gets all of it in its own words."""
     first = answers(transcript(caller, "parallel_tool_calls"))
     scripts: dict[str, Script | None] = {dialect: refuses(500) for dialect in DIALECTS}
@@ -200,7 +200,7 @@ def test_another_maker_goes_on_from_the_first_ones_tool_calls(caller: str, answe
     events, asked, _ = run(scripts, model=NAMED[caller], tools=["current_time"])
     end = events[-1]
     assert text_of(events) == "Two at once.\n\nHello there", end
-    assert (end["provider"], end["finish_reason"]) == (MAKERS[answerer], "stop")
+    assert (end["provider"], end["finish_reason"]) == (PROVIDERS[answerer], "stop")
     calls = [event for event in events if "tool_name" in event]
     assert [event["tool_name"] for event in calls] == [*("weather", "weather", "now"), *("weather", "weather", "now")]
     assert bool(end.get("attempts")) == (caller != answerer)
@@ -268,7 +268,7 @@ HISTORY = [
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_results_of_the_callers_own_functions_are_told_in_each_makers_words(dialect: str) -> None:
+def test_results_of_the_callers_own_functions_are_told_in_each_providers_words(dialect: str) -> None:
     events, asked, _ = run(all_well(), message=None, messages=HISTORY, model=NAMED[dialect])
     assert text_of(events) == "Hello there", events[-1]
     body = asked[dialect][-1]

@@ -1,6 +1,6 @@
-"""The transcripts: what each maker's server says, byte for byte, and what is to be understood; and how a wire cuts it.
+"""The transcripts: what each provider's server says, byte for byte, what is to be understood, and how a wire cuts it.
 
-`transcripts/{dialect}/{name}.sse` is a body, written from the maker's event reference; the `.json` beside it is the
+`transcripts/{dialect}/{name}.sse` is a body, written from the provider's event reference; the `.json` beside it is the
 answer: text, calls, usage and finish reason, or the error; `cut` means that the connection breaks where the file ends.
 """
 
@@ -109,4 +109,4 @@ WIRES: Final[Mapping[str, Callable[[bytes], list[bytes]]]] = {
 }
 
 NO_COMMENTS: Final = {"gemini"}
-"""Whose own SDK takes a comment for an answer: that maker sends none."""
+"""Whose own SDK takes a comment for an answer: that provider sends none."""

@@ -1,4 +1,4 @@
-"""The makers' own SDKs as readers: each reads a stream from a server and tells what it understood. Never a guess of
+"""The providers' own SDKs as readers: each reads a stream from a server and tells what it understood. Never a guess of
 ours: where an SDK adds up an answer itself, its sum is taken."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PACKAGES: Final[Mapping[str, str]] = {"openai": "openai", "anthropic": "anthropi
 
 
 def sdk(dialect: str) -> Any:
-    """The SDK of that dialect's maker; skips the test when it is not installed."""
+    """The SDK of that dialect's provider; skips the test when it is not installed."""
     name = MODULES[dialect]
     require(_is_there(name), f"package {PACKAGES[name]}")
     return quietly(name)

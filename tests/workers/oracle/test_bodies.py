@@ -1,4 +1,4 @@
-"""What we ask, judged by the makers' own SDKs: every field is one of theirs, of their type, at their address.
+"""What we ask, judged by the providers' own SDKs: every field is one of theirs, of their type, at their address.
 
 Two judges each: the SDK's types take our body and lose nothing of it, and the SDK itself, asked for the same, sends the
 same bytes' worth of JSON to the same path.
@@ -85,7 +85,7 @@ def requests(dialect: str) -> Iterator[tuple[str, ModelRequest]]:
     yield "two rounds", ModelRequest("m-1", [*silent, *rounds[1:], Message("user", "thanks")], tools=TOOLS)
     foreign = tuple(ToolUse(f"x.{use.call_id}", use.name, use.arguments) for use in CALLS)
     others = [Message("tool", "ok", tool_call_id=f"x.c{number}") for number in range(2)]
-    yield "another maker's calls", ModelRequest("m-1", [hi, Message("assistant", "", foreign), *others], tools=TOOLS)
+    yield "another provider's calls", ModelRequest("m-1", [hi, Message("assistant", "", foreign), *others], tools=TOOLS)
 
 
 ROWS: Final = [(dialect, name, request) for dialect in DIALECTS for name, request in requests(dialect)]
@@ -109,7 +109,7 @@ def asked(dialect: str, request: ModelRequest, accepts: Accepts | None = None) -
 
 
 def asked_by_sdk(dialect: str, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """What the maker's SDK sends when it is asked for the same."""
+    """What the provider's SDK sends when it is asked for the same."""
 
     async def run() -> tuple[str, dict[str, Any]]:
         async with Upstream(NO) as upstream:
@@ -187,14 +187,14 @@ def _whole(value: Any) -> Any:
 
 
 @pytest.mark.parametrize(("dialect", "name", "request_"), ROWS, ids=IDS)
-def test_the_makers_types_take_it(dialect: str, name: str, request_: ModelRequest) -> None:
+def test_the_providers_types_take_it(dialect: str, name: str, request_: ModelRequest) -> None:
     sdks.sdk(dialect)
     _, body = asked(dialect, request_)
     assert judged(dialect, body) == body
 
 
 @pytest.mark.parametrize(("dialect", "name", "request_"), ROWS, ids=IDS)
-def test_the_makers_sdk_asks_the_same(
+def test_the_providers_sdk_asks_the_same(
     dialect: str, name: str, request_: ModelRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sdks.sdk(dialect)

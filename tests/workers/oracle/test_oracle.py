@@ -1,4 +1,4 @@
-"""The makers' own SDKs and our dialects read the same bytes from the same server, cut up in hostile ways: same text,
+"""The providers' own SDKs and our dialects read the same bytes from the same server, cut up in hostile ways: same text,
 same calls, same usage, same end."""
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def test_over_http_it_is_understood_as_well(case: Case) -> None:
 
 @pytest.mark.filterwarnings("ignore:Inheritance class:DeprecationWarning")  # Google's SDK, of aiohttp's session
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_the_makers_own_sdk_understands_the_same(case: Case) -> None:
+def test_the_providers_own_sdk_understands_the_same(case: Case) -> None:
     sdks.sdk(case.dialect)
 
     async def run() -> None:

@@ -1,4 +1,4 @@
-"""The parsers where no transcript of a maker's own goes: rubbish, floods, halves of characters, cuts at any byte."""
+"""The parsers where no transcript of a provider's own goes: rubbish, floods, halves of characters, cuts at any byte."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def read(dialect: str, wire: bytes) -> list[Any]:
 
 
 def told(error: ProviderError) -> tuple[str, bool]:
-    """What a client learns; never the maker's own words."""
+    """What a client learns; never the provider's own words."""
     assert "secret" not in error.message
     return error.code, error.retryable
 
@@ -118,7 +118,7 @@ RUBBISH: Final = [
 
 @every_dialect
 @pytest.mark.parametrize(("name", "wire", "end"), RUBBISH, ids=[name for name, _, _ in RUBBISH])
-def test_rubbish_is_a_failure_of_the_maker(dialect: str, name: str, wire: bytes, end: tuple[str, bool]) -> None:
+def test_rubbish_is_a_failure_of_the_provider(dialect: str, name: str, wire: bytes, end: tuple[str, bool]) -> None:
     assert read(dialect, wire) == [end]
 
 

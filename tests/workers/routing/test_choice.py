@@ -191,9 +191,9 @@ WISHES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("weights", {"strategy": "weighted", "weights": {"quality": 1, "cost": 0.1}}, ["smart", "cheap", "quick"]),
     ("weights alone", {"weights": {"speed": 5}}, ["quick", "cheap", "smart"]),
     ("avoid", {"strategy": "quality", "avoid": ["SMART"]}, ["cheap", "quick"]),
-    ("avoid a maker", {"strategy": "quality", "avoid": ["q"]}, ["cheap", "quick"]),
+    ("avoid a provider", {"strategy": "quality", "avoid": ["q"]}, ["cheap", "quick"]),
     ("prefer", {"strategy": "quality", "prefer": ["quick"]}, ["quick", "smart", "cheap"]),
-    ("prefer a maker", {"strategy": "cost", "prefer": ["Q"]}, ["smart", "cheap", "quick"]),
+    ("prefer a provider", {"strategy": "cost", "prefer": ["Q"]}, ["smart", "cheap", "quick"]),
     ("what nobody knows", {"strategy": "speed", "mood": "sad"}, ["quick", "cheap", "smart"]),
 ]
 
@@ -345,9 +345,9 @@ def test_only_who_can_be_spoken_to_is_chosen() -> None:
     assert route.choice.model.id == "local"
     assert route.routing is not None
     assert "the only one available" in route.routing["reasons"]
-    maker = routing.route(asks("x", provider="google"), OURS, ALL)
-    assert maker.choice.model.provider == "Google"
-    assert [choice.model.provider for choice in maker.others] == ["Google"]
+    provider = routing.route(asks("x", provider="google"), OURS, ALL)
+    assert provider.choice.model.provider == "Google"
+    assert [choice.model.provider for choice in provider.others] == ["Google"]
 
 
 NOBODY: list[tuple[ChatRequest, list[str]]] = [

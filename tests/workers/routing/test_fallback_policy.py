@@ -48,7 +48,7 @@ def test_each_is_asked_once_before_anybody_waits() -> None:
     assert names(policy(*THREE))[:8] == ["a", "b", "c", f"+{BASE_S:g}", "a", "b", "c", "+1"]
 
 
-def test_other_makers_come_before_other_models_of_one_that_failed() -> None:
+def test_other_providers_come_before_other_models_of_one_that_failed() -> None:
     assert names(policy(A, choice("a2"), choice("a3"), B))[:4] == ["a", "b", "a2", "a3"]
 
 

@@ -1,4 +1,4 @@
-"""A maker that hangs, over its own wire: at the connection, before the first word, between two words, for ever."""
+"""A provider that hangs, over its own wire: at the connection, before the first word, between two words, for ever."""
 
 from __future__ import annotations
 

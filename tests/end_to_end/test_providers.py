@@ -1,4 +1,4 @@
-"""A key is set and its maker answers: through edge, queue and worker, over the maker's own wire on loopback."""
+"""A key is set and its provider answers: through edge, queue and worker, over the provider's own wire on loopback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEYS = {
 
 
 def sse(*events: dict[str, Any], named: bool = True) -> bytes:
-    """Events as a maker sends them; with `event:` lines where it has them."""
+    """Events as a provider sends them; with `event:` lines where it has them."""
     lines = [f"event: {event['type']}\n" if named else "" for event in events]
     return "".join(f"{line}data: {json.dumps(event)}\n\n" for line, event in zip(lines, events, strict=True)).encode()
 
@@ -63,7 +63,7 @@ GEMINI = sse(
 )
 
 
-class Makers:
+class Providers:
     """The three of them on one port; remembers who was asked for what, with which key."""
 
     def __init__(self) -> None:
@@ -87,8 +87,8 @@ ROWS = [
 ]
 
 
-def test_with_their_keys_set_each_maker_answers_under_the_names_of_the_table() -> None:
-    makers, port = Makers(), free_port()
+def test_with_their_keys_set_each_provider_answers_under_the_names_of_the_table() -> None:
+    providers, port = Providers(), free_port()
     base = f"http://127.0.0.1:{port}"
     env = {
         **KEYS,
@@ -99,20 +99,20 @@ def test_with_their_keys_set_each_maker_answers_under_the_names_of_the_table() -
 
     async def scene(fleet: Fleet) -> None:
         application = web.Application()
-        application.router.add_post("/{path:.*}", makers.answer)
+        application.router.add_post("/{path:.*}", providers.answer)
         runner = web.AppRunner(application)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port).start()
         try:
-            for model, maker, upstream, path, key in ROWS:
+            for model, provider, upstream, path, key in ROWS:
                 async with Sse.post(fleet.urls[0], {"message": "hello", "model": model}) as stream:
                     events = await stream.take()
                 end = events[-1][1]
                 assert text_of(events) == "Hello there", end
-                assert (end["provider"], end["resolved_model"], end["model"]) == (maker, upstream, model)
+                assert (end["provider"], end["resolved_model"], end["model"]) == (provider, upstream, model)
                 assert (end["input_tokens"], end["output_tokens"], end["finish_reason"]) == (3, 2, "stop")
-                assert makers.asked[-1][0].endswith(path)
-                assert makers.asked[-1][1] == key
+                assert providers.asked[-1][0].endswith(path)
+                assert providers.asked[-1][1] == key
             _, listing, _ = await call("GET", f"{fleet.urls[0]}/api/models")
             available = {row["id"] for row in listing["models"] if row["available"]}
             assert {"gpt-4-turbo", "claude-3-sonnet", "gemini-1.5-pro", "neuroswitch"} <= available

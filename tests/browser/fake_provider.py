@@ -1,4 +1,4 @@
-"""A maker of models on loopback that speaks OpenAI's Responses API and writes what a test wants it to write."""
+"""A provider on loopback that speaks OpenAI's Responses API and writes what a test wants it to write."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def _frame(event: dict[str, Any]) -> bytes:
     return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
 
 
-class Maker:
-    """`with Maker() as maker: maker.text = "…"`. `env` makes a fleet ask this one."""
+class FakeProvider:
+    """`with FakeProvider() as provider: provider.text = "…"`. `env` makes a fleet ask this one."""
 
     def __init__(self, text: str = "") -> None:
         self.reset(text)
-        maker = self
+        provider = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
@@ -27,9 +27,9 @@ class Maker:
                 self.send_response(200)
                 self.send_header("Content-Type", "text/event-stream")
                 self.end_headers()
-                for event in maker.events():
+                for event in provider.events():
                     self.wfile.write(_frame(event))
-                    maker.stopped.wait(maker.pause_s)
+                    provider.stopped.wait(provider.pause_s)
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
                 pass
@@ -55,7 +55,7 @@ class Maker:
         end = {"id": "r", "model": MODEL, "status": "completed", "output": [], "usage": usage}
         return [head, *deltas, {"type": "response.completed", "response": end}]
 
-    def __enter__(self) -> Maker:
+    def __enter__(self) -> FakeProvider:
         self._thread.start()
         return self
 

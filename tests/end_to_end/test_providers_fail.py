@@ -1,4 +1,4 @@
-"""Makers fail, the answer comes: edge, queue, two worker processes, three makers on loopback; one circuit for all."""
+"""Providers fail, the answer comes: edge, queue, two workers, three providers on loopback; one circuit for all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from tests.end_to_end.test_makers import ANTHROPIC, GEMINI, KEYS, RESPONSES
+from tests.end_to_end.test_providers import ANTHROPIC, GEMINI, KEYS, RESPONSES
 from tests.fleet import Fleet
 from tests.wire import Sse, call, text_of
 from tokenrelay.loadtest.fleet import free_port
@@ -19,7 +19,7 @@ CATALOGUE = catalogue.parse(OURS.read_text(encoding="utf-8"))
 CROWD = 8
 
 
-class Makers:
+class Providers:
     """Three on one port. `broken` refuse with 503; `held` say nothing until they are let go."""
 
     def __init__(self) -> None:
@@ -30,15 +30,15 @@ class Makers:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         path = request.path
-        maker = "OpenAI" if "responses" in path else "Anthropic" if "messages" in path else "Google"
-        self.asked.append(maker)
-        if maker in self.held:
+        provider = "OpenAI" if "responses" in path else "Anthropic" if "messages" in path else "Google"
+        self.asked.append(provider)
+        if provider in self.held:
             await self.let_go.wait()
-        if maker in self.broken:
+        if provider in self.broken:
             return web.json_response({"error": {"message": "overloaded just now"}}, status=503)
         stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await stream.prepare(request)
-        await stream.write({"OpenAI": RESPONSES, "Anthropic": ANTHROPIC, "Google": GEMINI}[maker])
+        await stream.write({"OpenAI": RESPONSES, "Anthropic": ANTHROPIC, "Google": GEMINI}[provider])
         return stream
 
 
@@ -61,9 +61,9 @@ async def until_circuit(fleet: Fleet, state: str) -> dict[str, Any]:
     return found
 
 
-async def story(fleet: Fleet, makers: Makers) -> None:
+async def story(fleet: Fleet, providers: Providers) -> None:
     # The first two of three are broken: the answer arrives whole, and says who wrote it and what was tried.
-    makers.broken = {"Anthropic", "OpenAI"}
+    providers.broken = {"Anthropic", "OpenAI"}
     end = await ask(fleet, model="claude")
     assert (end["text"], end["provider"], end["model"]) == ("Hello there", "Google", "gemini-1.5-pro"), end
     assert [attempt["model"] for attempt in end["attempts"]] == ["claude-3-sonnet", "gpt-4-turbo"]
@@ -81,25 +81,25 @@ async def story(fleet: Fleet, makers: Makers) -> None:
         while True:
             fleet.kill_worker(-1)
             fleet.start_worker()
-            before = makers.asked.count("Anthropic")
+            before = providers.asked.count("Anthropic")
             end = await ask(fleet, model="claude-sonnet-5-5")
             if end["error_code"] != "PROVIDER_ERROR":
                 break
             # The start took longer than the circuit stayed open. It is open again, for twice as long.
-    assert (end["error_code"], end["retryable"], makers.asked.count("Anthropic")) == (
+    assert (end["error_code"], end["retryable"], providers.asked.count("Anthropic")) == (
         "SERVICE_UNAVAILABLE", True, before,
     )  # fmt: skip
     assert end["retry_after"] >= 1
     # The rest is over, and of a crowd over two workers exactly one asks; the others are answered by somebody else.
     fleet.start_worker()
-    makers.broken, makers.held = set(), {"Anthropic"}
+    providers.broken, providers.held = set(), {"Anthropic"}
     await until_circuit(fleet, "half_open")
     crowd = [asyncio.create_task(ask(fleet, model="claude")) for _ in range(CROWD)]
     async with asyncio.timeout(40):
-        while sum(task.done() for task in crowd) < CROWD - 1 or makers.asked.count("Anthropic") == before:
+        while sum(task.done() for task in crowd) < CROWD - 1 or providers.asked.count("Anthropic") == before:
             await asyncio.sleep(0.02)
-    assert makers.asked.count("Anthropic") == before + 1
-    makers.let_go.set()
+    assert providers.asked.count("Anthropic") == before + 1
+    providers.let_go.set()
     ends = await asyncio.gather(*crowd)
     assert sum(end["provider"] == "Anthropic" for end in ends) == 1  # OpenAI is half open as well: one trial there, too
     assert {end["text"] for end in ends} == {"Hello there"}
@@ -113,8 +113,8 @@ async def story(fleet: Fleet, makers: Makers) -> None:
             answered_by = {end["provider"] for end in ends}
 
 
-def test_the_next_maker_answers_and_all_workers_know_who_rests(tmp_path: Path) -> None:
-    makers, port = Makers(), free_port()
+def test_the_next_provider_answers_and_all_workers_know_who_rests(tmp_path: Path) -> None:
+    providers, port = Providers(), free_port()
     base = f"http://127.0.0.1:{port}"
     rules = tmp_path / "catalogue.toml"
     text = OURS.read_text(encoding="utf-8")
@@ -130,14 +130,14 @@ def test_the_next_maker_answers_and_all_workers_know_who_rests(tmp_path: Path) -
 
     async def scene(fleet: Fleet) -> None:
         application = web.Application()
-        application.router.add_post("/{path:.*}", makers.answer)
+        application.router.add_post("/{path:.*}", providers.answer)
         runner = web.AppRunner(application)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port).start()
         try:
-            await story(fleet, makers)
+            await story(fleet, providers)
         finally:
-            makers.let_go.set()
+            providers.let_go.set()
             await runner.cleanup()
         said = fleet.logs()
         assert "overloaded just now" in said  # the provider's own words, which quote nothing of the request
