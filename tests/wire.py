@@ -1,4 +1,4 @@
-"""Clients of the wire for tests: one per door, both giving (id, data), both to be dropped without a goodbye."""
+"""Clients of the wire for tests: one for each transport, both giving (id, data), both dropped without a goodbye."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker's one door: `GET /metrics`, on a port of its own. Knows no metric."""
+"""A worker's only HTTP endpoint, `GET /metrics`, on a port of its own. Knows no metric."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ function check(address, options) {
   }
 }
 
-/** In Node.js only: what a page's bundle took from there is nobody's wish. */
+/** In Node.js only: what a page's bundle took from there nobody asked for. */
 function fromEnvironment(...names) {
   if (globalThis.location !== undefined) return undefined;
   const { env = {} } = globalThis.process ?? {};

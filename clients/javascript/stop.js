@@ -1,5 +1,5 @@
 /**
- * A stop: a wish of its own, which lives until the server knows it, whatever becomes of the stream's reader.
+ * A stop, which is tried again until the server knows it, whatever becomes of the stream's reader.
  */
 
 import { TokenrelayError, wordsOf } from "./errors.js";

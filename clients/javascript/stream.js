@@ -108,7 +108,7 @@ export class Stream {
   }
 
   /**
-   * Stops the generation for good, for all who read it. Resolves once the server knows. The wish lives on when the
+   * Stops the generation for good, for all who read it. Resolves once the server knows. The stop lives on when the
    * stream is detached, and a start that is not answered yet is stopped when it is.
    * @throws {TokenrelayError}
    */

@@ -96,7 +96,7 @@ export class ChatView {
   stop = () => {
     const stream = this.#stream;
     if (stream === null || stream.isOver) return;
-    // The wish stands, also once nobody watches: a stream whose start is not answered yet is stopped when it is.
+    // The stop stands, also once nobody watches: a stream whose start is not answered yet is stopped when it is.
     const timer = setTimeout(() => this.#leave(stream, "done", null), STOP_MS);
     stream.done.catch(() => {}).finally(() => clearTimeout(timer));
     stream.cancel().catch((error) => {

@@ -15,7 +15,7 @@ MAX_NAMES: Final = 32
 Names = Annotated[list[Annotated[str, msgspec.Meta(min_length=1, max_length=200)]], msgspec.Meta(max_length=MAX_NAMES)]
 
 
-class Wishes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class WeightPreferences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`preferences.weights`: what is left out comes from the catalogue."""
 
     quality: Weight | None = None
@@ -28,13 +28,13 @@ class Preferences(msgspec.Struct, frozen=True):
     """`avoid` and `prefer` hold names of models or providers."""
 
     strategy: Strategy | None = None
-    weights: Wishes | None = None
+    weights: WeightPreferences | None = None
     avoid: Names = []
     prefer: Names = []
 
 
 def parse(value: Mapping[str, Any] | None) -> Preferences:
-    """Raises TokenrelayError VALIDATION_ERROR, field `preferences.…`. Unknown wishes are not looked at."""
+    """Raises TokenrelayError VALIDATION_ERROR, field `preferences.…`. Unknown fields are not looked at."""
     if not value:
         return Preferences()
     try:

@@ -26,7 +26,7 @@ STUCK_S: Final = 1.0
 
 
 class Step(Enum):
-    """What a session's door does next."""
+    """What a session's transport does next."""
 
     TAKE = "write what the window has"
     READ_LOG = "it stands before the window: read a page of the log"

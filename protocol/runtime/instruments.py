@@ -20,7 +20,7 @@ State: TypeAlias = dict[str, list[tuple[Labels, list[float]]]]
 the sum."""
 
 LATENCY_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-"""Bounds in seconds: from what one hop costs to the longest patience with a model."""
+"""Bounds in seconds: from what one hop costs to the longest timeout of a model."""
 
 
 class Row(msgspec.Struct, frozen=True):

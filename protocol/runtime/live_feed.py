@@ -76,7 +76,7 @@ class LiveFeed:
     async def subscribe(self, channel: bytes) -> None:
         """Returns when Redis has acknowledged; what is published from then on arrives.
 
-        Raises TimeoutError when that takes longer than `ACK_TIMEOUT_S`; the wish stays until `unsubscribe`.
+        Raises TimeoutError when that takes longer than `ACK_TIMEOUT_S`; it stays wanted until `unsubscribe`.
         """
         self._wanted.add(channel)
         ack: asyncio.Future[None] = asyncio.get_running_loop().create_future()

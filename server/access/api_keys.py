@@ -33,7 +33,7 @@ _LIMIT: Final = re.compile(r"([a-z_]+)=([0-9]{1,9})\Z", re.ASCII)
 
 
 class BadKeys(ValueError):
-    """A file of keys, or a wish to change it, that cannot be; the text shows no secret."""
+    """A file of keys, or a change of it, that is not valid; the text shows no secret."""
 
 
 class KeyLimits(msgspec.Struct, frozen=True):

@@ -110,7 +110,7 @@ async def cancel(call: Call) -> None:
     if not found.has_ended:
         await call.edge.jobs.cancel(found)
         found = await find(call.edge, identity, found.stream_id)
-    await _send(call, found, unless_ended="cancelled")  # the wish is a fact by now; the end follows
+    await _send(call, found, unless_ended="cancelled")  # the cancel is stored by now; the end follows
 
 
 async def delete(call: Call) -> None:

@@ -16,7 +16,7 @@ MOST_QUIET_S: Final = 15.0
 
 
 class Reader(Protocol):
-    """One who reads: a door's end of a session."""
+    """One who reads: a transport's end of a session."""
 
     session: Session
 

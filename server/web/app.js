@@ -226,7 +226,7 @@ for (const choice of document.querySelectorAll("input[name=transport]")) {
 let lastTop = 0; // of what is seen
 log.addEventListener("scroll", () => {
   const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < FOLLOW_PX;
-  if (isAtEnd || log.scrollTop < lastTop) isFollowing = isAtEnd; // what grows below is no wish to stay
+  if (isAtEnd || log.scrollTop < lastTop) isFollowing = isAtEnd; // what grows below is no reason to stay
   lastTop = log.scrollTop;
 }, { passive: true });
 addEventListener("online", report);

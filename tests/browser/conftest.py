@@ -61,7 +61,7 @@ def provider(one_provider: FakeProvider) -> FakeProvider:
 
 @pytest.fixture(scope="package")
 def fleet(one_provider: FakeProvider) -> Iterator[Fleet]:
-    """One edge, to be broken and mended, for who needs no key."""
+    """One edge, to be broken and repaired; needs no key."""
     with Fleet(edges=1, workers=1, env=one_provider.env) as started:
         yield started
 

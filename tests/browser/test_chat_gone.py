@@ -46,7 +46,7 @@ def test_with_the_server_gone_nobody_is_stuck(page: Page, fleet: Fleet, transpor
         assert status(page) == "Ready"
     finally:
         fleet.restart_edge(0)
-    wait_for_state(fleet, name, "cancelled")  # the wish lived on
+    wait_for_state(fleet, name, "cancelled")  # the cancel outlived the page
 
 
 def test_retry_now_waits_for_nothing_and_new_chat_always_works(page: Page, fleet: Fleet) -> None:

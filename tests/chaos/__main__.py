@@ -139,13 +139,13 @@ def check_processes(fleet: Fleet, tally: Tally, fds: int, mib: int) -> None:
             tally.faults.append(f"process {pid} holds {resident_mib(pid)} MiB, it began with {mib}")
 
 
-async def scene(fleet: Fleet, doors: list[Proxy], store: Proxy, seed: int, seconds: float, clients: int) -> Tally:
+async def scene(fleet: Fleet, proxies: list[Proxy], store: Proxy, seed: int, seconds: float, clients: int) -> Tally:
     dice, tally = random.Random(seed), Tally()
     fds = max(map(descriptors, living(fleet)))
     mib = max(map(resident_mib, living(fleet)))
-    storm = Storm(fleet, doors, store, random.Random(dice.random()))
+    storm = Storm(fleet, proxies, store, random.Random(dice.random()))
     raging = asyncio.create_task(storm.rage(seconds))
-    finished = await crowd([door.url for door in doors], dice, clients, seconds, tally)
+    finished = await crowd([proxy.url for proxy in proxies], dice, clients, seconds, tally)
     await raging
     await asyncio.to_thread(fleet.wait_until_ready)
     await compare(fleet, finished, dice, tally)
@@ -167,8 +167,8 @@ def run(seed: int, seconds: float, clients: int) -> Tally:
         fleet = Fleet(edges=EDGES, workers=WORKERS, env=env)
         store.target = fleet.redis_path
         stack.enter_context(fleet)
-        doors = [stack.enter_context(Proxy(port)) for port in fleet.ports]
-        tally = asyncio.run(scene(fleet, doors, store, seed, seconds, clients))
+        proxies = [stack.enter_context(Proxy(port)) for port in fleet.ports]
+        tally = asyncio.run(scene(fleet, proxies, store, seed, seconds, clients))
         if tally.faults:
             print(fleet.tracebacks() or fleet.logs())
         return tally

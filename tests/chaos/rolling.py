@@ -30,7 +30,7 @@ ENDLESS = 1_000_000
 """Streams outlast both drains, however slow the machine; then they are stopped."""
 
 
-class Patient:
+class Viewer:
     """A client that does as it is told."""
 
     def __init__(self, urls: list[str], number: int, interval_ms: int, dice: random.Random) -> None:
@@ -39,7 +39,7 @@ class Patient:
         self._is_sse = number // len(urls) % 2 == 0
         self._dice = dice
         self._body = {"message": "hello", "model": f"scripted?tokens={ENDLESS}&interval_ms={interval_ms}"}
-        self._key = f"patient-{number}"
+        self._key = f"viewer-{number}"
         self._cursor = 0
         self._advice_s = 0.5
         self.stream_id = ""
@@ -50,7 +50,7 @@ class Patient:
         self.tries = 0
 
     def __repr__(self) -> str:
-        return f"<Patient {self._key} {self.stream_id} at {self._cursor}>"
+        return f"<Viewer {self._key} {self.stream_id} at {self._cursor}>"
 
     async def run(self) -> None:
         while not self.end:
@@ -123,12 +123,12 @@ class Patient:
 class Outcome:
     """What it came to."""
 
-    def __init__(self, patients: list[Patient], drains: list[float]) -> None:
-        self.faults = [repr(one) for one in patients if not one.is_whole]
-        self.clients = len(patients)
+    def __init__(self, viewers: list[Viewer], drains: list[float]) -> None:
+        self.faults = [repr(one) for one in viewers if not one.is_whole]
+        self.clients = len(viewers)
         self.drains = drains
-        self.reconnects = sorted(at for one in patients for at in one.came[1:])
-        self.refused = sum(one.tries - len(one.came) for one in patients)
+        self.reconnects = sorted(at for one in viewers for at in one.came[1:])
+        self.refused = sum(one.tries - len(one.came) for one in viewers)
 
     def after(self, index: int) -> list[float]:
         """Seconds from a drain's beginning to each coming back, up to the next drain."""
@@ -154,15 +154,15 @@ class Outcome:
 
 async def scene(fleet: Fleet, clients: int, interval_ms: int, coming_s: float) -> Outcome:
     dice = random.Random(1)
-    patients = [Patient(fleet.urls, number, interval_ms, random.Random(number)) for number in range(clients)]
+    viewers = [Viewer(fleet.urls, number, interval_ms, random.Random(number)) for number in range(clients)]
 
-    async def come(patient: Patient) -> None:
+    async def come(viewer: Viewer) -> None:
         await asyncio.sleep(dice.uniform(0, coming_s))
-        await patient.run()
+        await viewer.run()
 
-    crowd = asyncio.gather(*(come(patient) for patient in patients))
+    crowd = asyncio.gather(*(come(viewer) for viewer in viewers))
     await asyncio.sleep(coming_s)
-    while not all(patient.came for patient in patients):
+    while not all(viewer.came for viewer in viewers):
         await asyncio.sleep(0.05)
     drains = []
     for index in range(len(fleet.edges)):
@@ -171,12 +171,12 @@ async def scene(fleet: Fleet, clients: int, interval_ms: int, coming_s: float) -
         assert fleet.edges[index].returncode == 0, fleet.logs()
         fleet.start_edge(index)
         await asyncio.to_thread(fleet.wait_until_ready)
-    while any(len(patient.came) < 2 for patient in patients):
+    while any(len(viewer.came) < 2 for viewer in viewers):
         await asyncio.sleep(0.05)
-    for patient in patients:
-        await call("DELETE", f"{fleet.urls[0]}/api/streams/{patient.stream_id}")
+    for viewer in viewers:
+        await call("DELETE", f"{fleet.urls[0]}/api/streams/{viewer.stream_id}")
     await crowd
-    return Outcome(patients, drains)
+    return Outcome(viewers, drains)
 
 
 def run(clients: int, drain_s: float, interval_ms: int, coming_s: float) -> Outcome:

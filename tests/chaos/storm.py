@@ -19,7 +19,7 @@ ZOMBIE_S = 9.0
 
 
 FORGOTTEN_S = 12.0
-"""Longer than every patience with a connection that is silent."""
+"""Longer than every timeout for a connection that is silent."""
 
 
 RUBBISH = (b"", b"\xc1", b"\xff" * 40, b"9" * 30, b"nan", b"\x93\xa1t\x01", b"9\n\x93\xa1t\x01", b"[[", b"{}" * 999)
@@ -29,9 +29,9 @@ RUBBISH = (b"", b"\xc1", b"\xff" * 40, b"9" * 30, b"nan", b"\x93\xa1t\x01", b"9\
 class Storm:
     """Draws one trouble after the other until it is told to stop; leaves everything running."""
 
-    def __init__(self, fleet: Fleet, doors: list[Proxy], store: Proxy, dice: random.Random) -> None:
+    def __init__(self, fleet: Fleet, proxies: list[Proxy], store: Proxy, dice: random.Random) -> None:
         self._fleet = fleet
-        self._doors = doors  # between clients and edges
+        self._proxies = proxies  # between clients and edges
         self._store = store  # between edges, workers and Redis
         self._dice = dice
         self._pending: set[asyncio.Task[None]] = set()
@@ -149,18 +149,18 @@ class Storm:
     # -- the network between clients and edges -------------------------------------------------------------------------
 
     async def reset_clients(self) -> None:
-        self._dice.choice(self._doors).reset(self._some(0.5))
+        self._dice.choice(self._proxies).reset(self._some(0.5))
 
     async def stall_clients(self) -> None:
-        door = self._dice.choice(self._doors)
-        door.silence()
-        self._later(self._dice.uniform(0.5, 4.0), door.flow)
+        proxy = self._dice.choice(self._proxies)
+        proxy.silence()
+        self._later(self._dice.uniform(0.5, 4.0), proxy.flow)
 
     async def forget_clients(self) -> None:
         """Half open: neither side hears of it. Long after that the network forgets them for good."""
-        door, some = self._dice.choice(self._doors), self._some(0.3)
-        door.silence(some, and_new_ones=False)
-        self._later(FORGOTTEN_S, lambda: door.reset(some))
+        proxy, some = self._dice.choice(self._proxies), self._some(0.3)
+        proxy.silence(some, and_new_ones=False)
+        self._later(FORGOTTEN_S, lambda: proxy.reset(some))
 
     # -- the network between edges, workers and Redis ------------------------------------------------------------------
 

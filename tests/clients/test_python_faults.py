@@ -58,7 +58,7 @@ def paths(service: Service) -> list[str]:
     return [path for _, path, _ in service.asked]
 
 
-# -- a stop is a wish of its own ---------------------------------------------------------------------------------------
+# -- a stop outlives its reader ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("order", ["stop, then left", "left, then stop", "left with its block"])

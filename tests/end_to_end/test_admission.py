@@ -164,8 +164,8 @@ def test_fifty_equal_starts_at_once_over_three_edges_and_all_doors_are_one_gener
             return stream_id, text_of(await socket.take(stream_id))
 
     async def scene(fleet: Fleet) -> None:
-        doors = (over_sse, over_sse, over_json, over_ws)
-        asked = (doors[number % 4](fleet.urls[number % 3]) for number in range(50))
+        ways = (over_sse, over_sse, over_json, over_ws)
+        asked = (ways[number % 4](fleet.urls[number % 3]) for number in range(50))
         answers = await asyncio.gather(*asked)
         assert len(answers) == 50
         assert len({stream_id for stream_id, _ in answers}) == 1

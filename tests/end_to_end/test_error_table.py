@@ -1,6 +1,6 @@
-"""Every row of the error table, provoked for real at every door. A row without a provocation is a failure here.
+"""Every row of the error table, provoked for real over every transport. A row without a provocation is a failure here.
 
-The doors: plain HTTP (an answer as JSON), SSE (`stream: true`, or an EventSource's GET), WebSocket.
+The transports: plain HTTP (an answer as JSON), SSE (`stream: true`, or an EventSource's GET), WebSocket.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ Provocation: TypeAlias = Callable[[Fleet], Awaitable[Told]]
 
 
 class NoSuch(msgspec.Struct, frozen=True):
-    """Why a row cannot be met at a door."""
+    """Why a row cannot be met over a transport."""
 
     reason: str
 
 
-# -- how one asks at each door
+# -- how one asks over each transport
 # -------------------------------------------------------------------------------------------
 
 
@@ -273,7 +273,7 @@ PROVOKED: Final[dict[str, tuple[Provocation | NoSuch, Provocation | NoSuch, Prov
     ),
 }  # fmt: skip
 ELSEWHERE: Final = {"WORKER_LOST", "OVERLOADED", "TIMEOUT"}
-DOORS: Final = ("http", "sse", "ws")
+TRANSPORTS: Final = ("http", "sse", "ws")
 
 FIELDS: Final[dict[str, set[str]]] = {
     "INVALID_CURSOR": {"field"}, "CURSOR_AHEAD": {"last_event_id"}, "PAYLOAD_TOO_LARGE": {"max_bytes"},
@@ -325,10 +325,10 @@ def test_every_row_is_provoked_here() -> None:
     assert PROVOKED.keys() | ELSEWHERE == {row.code for row in ROWS}
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("code", PROVOKED)
-def test_a_row_is_met_as_the_table_says(guarded: Fleet, code: str, door: str) -> None:
-    provocation = PROVOKED[code][DOORS.index(door)]
+def test_a_row_is_met_as_the_table_says(guarded: Fleet, code: str, transport: str) -> None:
+    provocation = PROVOKED[code][TRANSPORTS.index(transport)]
     if isinstance(provocation, NoSuch):
         assert provocation.reason
         return
@@ -340,7 +340,7 @@ def test_a_row_is_met_as_the_table_says(guarded: Fleet, code: str, door: str) ->
 
 
 def at_all_doors(fleet: Fleet, model: str, code: str) -> None:
-    """The same question at three doors at once."""
+    """The same question over three transports at once."""
 
     async def scene() -> None:
         body = {"message": "a", "model": model}
@@ -351,7 +351,7 @@ def at_all_doors(fleet: Fleet, model: str, code: str) -> None:
     asyncio.run(scene())
 
 
-def test_a_worker_that_is_gone_is_told_at_every_door(guarded: Fleet) -> None:
+def test_a_worker_that_is_gone_is_told_over_every_transport(guarded: Fleet) -> None:
     async def scene() -> None:
         model = "scripted?tokens=2000&interval_ms=20"
         body = {"message": "a", "model": model}
@@ -382,14 +382,14 @@ def idle() -> Iterator[Fleet]:
         yield fleet
 
 
-def test_what_waits_too_long_is_told_at_every_door(idle: Fleet) -> None:
+def test_what_waits_too_long_is_told_over_every_transport(idle: Fleet) -> None:
     at_all_doors(idle, "scripted", "TIMEOUT")
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_a_full_queue_is_told_at_every_door(idle: Fleet, door: str) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_full_queue_is_told_over_every_transport(idle: Fleet, transport: str) -> None:
     body = {"message": "a", "model": "scripted"}
-    ask = {"http": http("POST", CHAT, body), "sse": sse(body), "ws": start_ws("scripted")}[door]
+    ask = {"http": http("POST", CHAT, body), "sse": sse(body), "ws": start_ws("scripted")}[transport]
 
     async def scene() -> Told:
         while True:  # the queue empties by itself, a second later

@@ -102,16 +102,16 @@ def test_a_failover_to_a_replica_short_of_a_tail_loses_nothing() -> None:
         async with Sse.post(url, body) as stream:
             return await stream.take()
 
-    async def scene(house: Replicated, fleet: Fleet) -> None:
+    async def scene(sentinels: Replicated, fleet: Fleet) -> None:
         viewers = [asyncio.create_task(viewer(fleet.urls[number // 2 % 2], number)) for number in range(12)]
         await asyncio.sleep(2)
-        primary, replica, _ = house.processes
+        primary, replica, _ = sentinels.processes
         replica.send_signal(signal.SIGSTOP)
-        house.client(0).client_kill_filter(_type="slave")  # Redis 6 has no newer word
+        sentinels.client(0).client_kill_filter(_type="slave")  # Redis 6 has no newer word
         await asyncio.sleep(0.7)  # what is written now, the readers have and the replica will never have
         primary.kill()
         replica.send_signal(signal.SIGCONT)
-        await asyncio.to_thread(until, house.is_promoted, "nobody was promoted", redis.RedisError)
+        await asyncio.to_thread(until, sentinels.is_promoted, "nobody was promoted", redis.RedisError)
         for events in await asyncio.gather(*viewers):
             assert text_of(events) == words(500)
             assert events[-1][1]["finish_reason"] == "stop"
@@ -120,5 +120,5 @@ def test_a_failover_to_a_replica_short_of_a_tail_loses_nothing() -> None:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.1)
 
-    with Replicated() as house, Fleet(edges=2, workers=1, env={"TOKENRELAY_REDIS_URL": house.url}) as fleet:
-        asyncio.run(scene(house, fleet))
+    with Replicated() as sentinels, Fleet(edges=2, workers=1, env={"TOKENRELAY_REDIS_URL": sentinels.url}) as fleet:
+        asyncio.run(scene(sentinels, fleet))

@@ -144,9 +144,9 @@ def test_no_label_is_what_a_caller_typed(seen: Observed) -> None:
 # -- where the time went -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("door", ["slow", "socket", "socket, msgpack"])
-def test_the_time_is_put_where_it_was_spent(seen: Observed, door: str) -> None:
-    told = seen.ends[door]["timing"]
+@pytest.mark.parametrize("how", ["slow", "socket", "socket, msgpack"])
+def test_the_time_is_put_where_it_was_spent(seen: Observed, how: str) -> None:
+    told = seen.ends[how]["timing"]
     assert set(told) == {*timing.PARTS, "hops_ms", "ttft_ms"}
     assert told["provider_ms"] >= AT_LEAST_MS
     assert told["ttft_ms"] >= AT_LEAST_MS

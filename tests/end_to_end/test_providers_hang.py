@@ -13,7 +13,7 @@ from tests.fleet import Fleet
 from tests.wire import Sse, call, text_of
 from tests.workers.upstream import HEAD, Reader, Script, Upstream, Writer, chunked, hangs
 
-PATIENCE = {
+TIMEOUTS = {
     "TOKENRELAY_CONNECT_TIMEOUT_S": "0.5",
     "TOKENRELAY_FIRST_TOKEN_TIMEOUT_S": "1",
     "TOKENRELAY_BETWEEN_TOKENS_TIMEOUT_S": "1",
@@ -88,7 +88,7 @@ SCRIPTS: dict[str, tuple[Script, str, list[str]]] = {
 }
 
 
-def test_each_patience_that_runs_out_is_an_error_of_its_own() -> None:
+def test_each_timeout_that_runs_out_is_an_error_of_its_own() -> None:
     async def scene(deaf: str) -> None:
         async def by_what_is_asked(reader: Reader, writer: Writer) -> None:
             _, _, body = upstream.requests[-1]
@@ -98,7 +98,7 @@ def test_each_patience_that_runs_out_is_an_error_of_its_own() -> None:
         upstream = Upstream(by_what_is_asked)
         async with upstream:
             env = {
-                **PATIENCE,
+                **TIMEOUTS,
                 "TOKENRELAY_ANTHROPIC_BASE_URL": upstream.root,
                 "TOKENRELAY_OPENAI_BASE_URL": deaf,
             }

@@ -51,7 +51,7 @@ ROWS: list[tuple[str, str, str, Any, dict[str, str], int, str, str | None]] = [
     ("model with a line", "POST", CHAT, {"message": "a", "model": "a\nb"}, {}, 422, "VALIDATION_ERROR", "model"),
     ("bad script", "POST", CHAT, {"message": "a", "model": "scripted?tokens=x"}, {}, 422, "VALIDATION_ERROR", "model"),
     ("no such provider", "POST", CHAT, {"message": "a", "provider": "acme"}, {}, 422, "VALIDATION_ERROR", "provider"),
-    ("bad wish", "POST", CHAT, {"message": "a", "on_disconnect": "die"}, {}, 422, "VALIDATION_ERROR", "on_disconnect"),
+    ("bad grace", "POST", CHAT, {"message": "a", "on_disconnect": "die"}, {}, 422, "VALIDATION_ERROR", "on_disconnect"),
     ("bad key", "POST", CHAT, {"message": "a"}, LONG_KEY, 422, "VALIDATION_ERROR", "Idempotency-Key"),
     ("provider not there", "POST", CHAT, {"message": "a", "model": "claude"}, {}, 503, "SERVICE_UNAVAILABLE", "model"),
     ("too large", "POST", CHAT, b'{"message":"' + b"a" * 5000 + b'"}', {}, 413, "PAYLOAD_TOO_LARGE", None),
@@ -64,7 +64,7 @@ ROWS: list[tuple[str, str, str, Any, dict[str, str], int, str, str | None]] = [
     ("no such path", "GET", "/api/nothing", None, {}, 404, "NOT_FOUND", None),
     ("wrong method", "PUT", CHAT, None, {}, 405, "METHOD_NOT_ALLOWED", None),
     ("bad ticket", "GET", "/api/streams/x?ticket=abc", None, {}, 401, "UNAUTHORIZED", None),
-    ("ticket wish", "POST", "/api/tickets", {"stream_id": 5}, {}, 422, "VALIDATION_ERROR", "stream_id"),
+    ("ticket of no stream", "POST", "/api/tickets", {"stream_id": 5}, {}, 422, "VALIDATION_ERROR", "stream_id"),
     ("ticket for none", "POST", "/api/tickets", {"stream_id": "0" * 32}, {}, 404, "NOT_FOUND", None),
     ("socket by hand", "GET", "/api/ws", None, {}, 400, "INVALID_REQUEST", None),
 ]  # fmt: skip

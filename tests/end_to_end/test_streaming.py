@@ -1,4 +1,4 @@
-"""What a reader gets: the same events at both doors, wherever it comes in, however often it drops."""
+"""What a reader gets: the same events over both transports, wherever it comes in, however often it drops."""
 
 from __future__ import annotations
 

@@ -271,7 +271,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("too many tools", {**ASK, "tools": ["x"] * 129}, "tools", "length <= 128"),
     ("a strategy nobody has", {**ASK, "preferences": {"strategy": "best"}}, "preferences.strategy", "'best'"),
     ("preferences that are no object", {**ASK, "preferences": []}, "preferences", "got `array`"),
-    ("a wish nobody knows", {**ASK, "on_disconnect": "stop"}, "on_disconnect", "grace:SECONDS"),
+    ("a value nobody knows", {**ASK, "on_disconnect": "stop"}, "on_disconnect", "grace:SECONDS"),
     ("a grace without seconds", {**ASK, "on_disconnect": "grace:"}, "on_disconnect", "grace:SECONDS"),
     ("too much grace", {**ASK, "on_disconnect": "grace:3601"}, "on_disconnect", "at most 3600"),
 ]
@@ -279,9 +279,9 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("body", "field", "words"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
 def test_a_fault_is_named_by_its_field_at_both_doors(body: dict[str, Any], field: str, words: str) -> None:
-    for door in ("json", "object"):
+    for way in ("json", "object"):
         with pytest.raises(TokenrelayError) as caught:
-            request.from_object(body) if door == "object" else request.parse_json(json.dumps(body).encode())
+            request.from_object(body) if way == "object" else request.parse_json(json.dumps(body).encode())
         assert caught.value.code == "VALIDATION_ERROR"
         assert caught.value.fields["field"] == field
         assert words in caught.value.fields["issue"]
@@ -375,16 +375,18 @@ def test_stops_are_any_number(stop: Any, stops: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "grace_s"), [("continue", None), ("cancel", 0), ("grace:0", 0), ("grace:5", 5), ("grace:3600", 3600)]
+    ("value", "grace_s"), [("continue", None), ("cancel", 0), ("grace:0", 0), ("grace:5", 5), ("grace:3600", 3600)]
 )
-def test_a_wish_is_seconds_of_grace(wish: str, grace_s: float | None) -> None:
-    assert request.grace_s(wish) == grace_s
+def test_on_disconnect_is_seconds_of_grace(value: str, grace_s: float | None) -> None:
+    assert request.grace_s(value) == grace_s
 
 
-@pytest.mark.parametrize("wish", ["", "grace", "grace:-1", "grace:1.5", "grace:٣", "grace:5 ", "grace:99999", "Cancel"])
-def test_any_other_wish_is_refused(wish: str) -> None:
+@pytest.mark.parametrize(
+    "value", ["", "grace", "grace:-1", "grace:1.5", "grace:٣", "grace:5 ", "grace:99999", "Cancel"]
+)
+def test_any_other_value_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match="continue, cancel or grace:SECONDS"):
-        request.grace_s(wish)
+        request.grace_s(value)
 
 
 def test_requests_for_the_same_answer_have_the_same_fingerprint() -> None:

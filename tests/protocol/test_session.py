@@ -21,7 +21,7 @@ CASES = vectors("session")["cases"]
 
 
 class Reader:
-    """A door without a connection: does what its session says until there is nothing to do; keeps what it was given."""
+    """A transport without a connection: does what its session says to the end; keeps what it was given."""
 
     def __init__(self, log: list[Entry], after: int, *, is_compact: bool, feed: Feed | None) -> None:
         self.session = Session(STREAM, after, is_compact=is_compact, now=0)

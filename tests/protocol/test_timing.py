@@ -1,4 +1,4 @@
-"""What goes with a request, and where its time went: both doors' completion events with the edge's parts."""
+"""What goes with a request, and where its time went: both transports' completion events with the edge's parts."""
 
 from __future__ import annotations
 

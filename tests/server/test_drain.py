@@ -17,7 +17,7 @@ from tokenrelay.protocol.wire import websocket
 from tokenrelay.server import drain
 from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.edge import Edge
-from tokenrelay.server.net import peer as vanished
+from tokenrelay.server.net import peer
 from tokenrelay.server.settings import Settings
 from tokenrelay.server.transports.websocket import Socket
 
@@ -57,20 +57,20 @@ def test_a_peer_that_acknowledges_has_not_vanished_and_one_that_does_not_has() -
     """The kernel's own record first; then one as it looks after a while with the network gone (tests/end_to_end/
     test_viewers.py takes a real one away)."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        vanished.keep_alive(listener, 15)
+        peer.keep_alive(listener, 15)
         with socket.create_connection(listener.getsockname()) as client:
             server, _ = listener.accept()
             with server:
                 assert server.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
                 server.sendall(b"x")
                 assert client.recv(1) == b"x"
-                assert not vanished.is_silent(server, 0.0)
+                assert not peer.is_silent(server, 0.0)
 
 
 def test_what_is_no_tcp_socket_has_not_vanished() -> None:
     async def send(_: object) -> None: ...
 
-    assert not vanished.has_vanished(send, 0.0)
+    assert not peer.has_vanished(send, 0.0)
 
 
 class _Peer:
@@ -107,7 +107,7 @@ def test_a_socket_whose_other_end_owes_an_answer_for_half_a_heartbeat_is_dropped
     asyncio.run(scene())
 
 
-class Door:
+class Connection:
     """A connection that goes when it is told to."""
 
     def __init__(self, edge: Edge, can_return: bool) -> None:
@@ -133,14 +133,14 @@ def test_a_drain_sends_one_reader_in_each_slot_and_those_who_wait_last(monkeypat
             close_soon()
 
         for number in range(103):
-            Door(edge, can_return=number < 100)
+            Connection(edge, can_return=number < 100)
         monkeypatch.setattr(asyncio.get_running_loop(), "call_later", call_later)
         await edge.drain()
         slots = [int(delay / (10 * drain.WINDOW_SHARE / 100)) for delay in delays[True]]
         assert sorted(slots) == list(range(100))
         assert delays[False] == [10 * drain.WINDOW_SHARE] * 3
         # One that was on its way when it began goes within a second.
-        Door(edge, can_return=True)
+        Connection(edge, can_return=True)
         assert 0 <= delays[True][-1] <= drain.LATE_S
         assert edge.is_draining
 

@@ -140,13 +140,13 @@ class Chain:
 
     def generation(self, append: Callable[[bytes], None], **fields: Any) -> Generation:
         asked = request.from_object({"message": "What is six times seven?", **fields})
-        house: Any = SimpleNamespace(
+        resources: Any = SimpleNamespace(
             settings=self.settings, writer=SimpleNamespace(mark=lambda _: None, ended=lambda _: None), catalogue=OURS,
             providers=self.providers, tools=Toolbox(), circuits=self.health, store=self.store,
             metrics=self.metrics, tracing=Tracing(),
         )  # fmt: skip
         claim = Claim("s", 1, 0, 0, asked.model or "neuroswitch", "continue", request.pack(asked))
-        generation = Generation(house, claim, 0.0)
+        generation = Generation(resources, claim, 0.0)
         log: Any = generation.log
         log.append = append
         log.end = lambda raw, _: append(raw)

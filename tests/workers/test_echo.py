@@ -140,7 +140,7 @@ DETAILS: Final = [
 OPENROUTER: Final = (
     b"".join(chat(reasoning_details=[detail]) for detail in DETAILS) + call("{}", "f", 0, "t0") + chat("tool_calls")
 )
-DOOR: Final = (
+COMPATIBLE: Final = (
     chat(
         tool_calls=[
             {
@@ -173,7 +173,7 @@ BACK: Final[list[tuple[str, str, bytes, list[Any]]]] = [
         "role": "assistant", "content": None, "tool_calls": [CALLED],
         "reasoning_details": [{**DETAILS[0], "text": "sealed", "signature": "s"}, DETAILS[2]],
     }]),
-    ("chat_completions", "Gemini's door", DOOR, [{
+    ("chat_completions", "Gemini's compatible API", COMPATIBLE, [{
         "role": "assistant", "content": None,
         "tool_calls": [{**CALLED, "extra_content": {"google": {"thought_signature": "sealed"}}}],
     }]),

@@ -355,7 +355,7 @@ def test_an_address_that_is_none(dialect: str) -> None:
     assert not error.retryable
 
 
-# -- patience ----------------------------------------------------------------------------------------------------------
+# -- timeouts ----------------------------------------------------------------------------------------------------------
 
 KEEP_ALIVE: Final = chunked(b": still here\n\n")
 FIRST: Final = Timeouts(first_token_s=0.05)

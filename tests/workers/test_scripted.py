@@ -1,4 +1,4 @@
-"""The scripted model: the same on every run, and each of its wishes."""
+"""The scripted model: the same on every run, and each of its parameters."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Function(msgspec.Struct, frozen=True):
 class Fragment(msgspec.Struct, frozen=True):
     """Part of a tool call. The first of a call has its id and name, the others only more of the arguments' text.
 
-    `extra_content` holds the thought's signature at Gemini's door for this dialect.
+    `extra_content` holds the thought's signature at Gemini's API of this dialect.
     """
 
     index: Any = None

@@ -59,7 +59,7 @@ def load(spec: dict[str, Any]) -> Any:
     params.cache_ram_mib = 0  # else up to 8 GiB of old prompts are kept
     params.ui = False
     params.verbosity = ERRORS_ONLY
-    # One token is little work for many threads, and while they wait for each other they starve the event loop next door
+    # One token is little work for many threads, and while they wait for each other they starve the worker's event loop
     # (measured on two cores with one of them taken: 84 tokens/s with one thread, 35 with two). A prompt is much work.
     params.cpuparams.n_threads = max(1, spec["cpus"] - 1)
     params.cpuparams_batch.n_threads = spec["cpus"]

@@ -45,14 +45,14 @@ def route(
     choices = accepting(request, catalogue.choices(request.model, request.provider))
     available = [choice for choice in choices if choice.model.source in dialects]
     if not available:
-        raise nothing_left(wishes_avoid=False)
+        raise nothing_left(by_avoid=False)
     if request.model is not None and not catalogue.is_auto(request.model):
         fallbacks = catalogue.fallbacks(request.model, request.provider)
         others = [other for other in fallbacks if other.model.source in dialects]
         return Route(available[0], request.model, None, tuple(able(request, catalogue, others) if others else ()))
     ranking = rank(request, catalogue, available, health)
     if not ranking.ranked:
-        raise nothing_left(wishes_avoid=True)
+        raise nothing_left(by_avoid=True)
     best, *others = (item.choice for item in ranking.ranked)
     return Route(best, best.model.id, routing_of(ranking), tuple(others))
 

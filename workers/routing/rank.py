@@ -63,17 +63,17 @@ def rank(
     health: Mapping[str, Vitals] | None = None,
 ) -> Ranking:
     """Order `choices`. Raises TokenrelayError VALIDATION_ERROR, field `preferences.…`."""
-    wishes = preferences.parse(request.preferences)
+    wanted = preferences.parse(request.preferences)
     asked = features.read(request, catalogue)
-    strategy = wishes.strategy or ("weighted" if wishes.weights else asked.strategy or catalogue.routing.strategy)
-    avoided = _meant(catalogue, wishes.avoid, "preferences.avoid")
+    strategy = wanted.strategy or ("weighted" if wanted.weights else asked.strategy or catalogue.routing.strategy)
+    avoided = _meant(catalogue, wanted.avoid, "preferences.avoid")
     question = _Question(
         features=asked,
-        weights=_weights(catalogue.routing, strategy, wishes, asked),
+        weights=_weights(catalogue.routing, strategy, wanted, asked),
         rules=catalogue.routing,
         needs=asked.tokens + (request.max_tokens or ANSWER_TOKENS),
         dearest=max((_price(choice.model) for choice in choices), default=0.0),
-        preferred=_meant(catalogue, wishes.prefer, "preferences.prefer"),
+        preferred=_meant(catalogue, wanted.prefer, "preferences.prefer"),
     )
     vitals = health or {}
     ranked = [
@@ -113,10 +113,10 @@ def _meant(catalogue: Catalogue, names: Sequence[str], field: str) -> Collection
     return ids
 
 
-def _weights(rules: RoutingRules, strategy: Strategy, wishes: Preferences, asked: Features) -> Weights:
+def _weights(rules: RoutingRules, strategy: Strategy, wanted: Preferences, asked: Features) -> Weights:
     weights = rules.strategies.of(strategy)
-    if wishes.weights is not None:
-        given = {name: value for name, value in msgspec.structs.asdict(wishes.weights).items() if value is not None}
+    if wanted.weights is not None:
+        given = {name: value for name, value in msgspec.structs.asdict(wanted.weights).items() if value is not None}
         weights = msgspec.structs.replace(weights, **given)
         if not any(msgspec.structs.astuple(weights)):
             raise preferences.fault("preferences.weights", "expected at least one above 0")
@@ -186,7 +186,7 @@ def _speed(model: Model, vitals: Vitals, rules: RoutingRules) -> float:
     return (grade + 2 / (1 + vitals.ttft_ms / rules.health.slow_ms)) / 3
 
 
-def nothing_left(wishes_avoid: bool) -> TokenrelayError:
+def nothing_left(by_avoid: bool) -> TokenrelayError:
     """Nobody can be asked."""
-    why = " that the caller does not avoid" if wishes_avoid else " that was asked for"
+    why = " that the caller does not avoid" if by_avoid else " that was asked for"
     return TokenrelayError("SERVICE_UNAVAILABLE", f"no model{why} can answer here now")

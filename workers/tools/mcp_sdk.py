@@ -23,7 +23,7 @@ from mcp.shared.message import SessionMessage
 from tokenrelay.protocol.runtime.die_with_parent import tied
 from tokenrelay.workers.conversation import Audio, Image, Part, ToolSpec
 from tokenrelay.workers.tools.base import Result, ToolFailed
-from tokenrelay.workers.tools.mcp_wire import NO_ANSWER, Mender
+from tokenrelay.workers.tools.mcp_wire import NO_ANSWER, ResultRepair
 from tokenrelay.workers.tools.servers import ServerConfig
 
 MAX_SHOWN: Final = 8
@@ -81,9 +81,9 @@ async def connect(config: ServerConfig, doubt: Callable[[], None]) -> AsyncItera
 
     async with contextlib.AsyncExitStack() as stack:
         transport = await stack.enter_async_context(_started(config) if config.command else _reached(config))
-        mender = Mender(is_pipe=config.command is not None)
-        client = Client(_watched(transport, doubt, mender), message_handler=heard, client_info=CLIENT)
-        yield SdkSession(await stack.enter_async_context(client), mender.promised)
+        repair = ResultRepair(is_pipe=config.command is not None)
+        client = Client(_watched(transport, doubt, repair), message_handler=heard, client_info=CLIENT)
+        yield SdkSession(await stack.enter_async_context(client), repair.promised)
 
 
 @contextlib.asynccontextmanager
@@ -111,19 +111,19 @@ async def _reached(config: ServerConfig) -> AsyncIterator[Any]:
 
 
 @contextlib.asynccontextmanager
-async def _watched(transport: Any, doubt: Callable[[], None], mender: Mender) -> AsyncIterator[Any]:
-    """The transport's two streams; `doubt` hears when the server's one ends, `mender` sees what it brings."""
+async def _watched(transport: Any, doubt: Callable[[], None], repair: ResultRepair) -> AsyncIterator[Any]:
+    """The transport's two streams; `doubt` hears when the server's one ends, `repair` sees what it brings."""
     async with transport as (incoming, outgoing):
-        yield _Watched(incoming, doubt, mender), outgoing
+        yield _Watched(incoming, doubt, repair), outgoing
 
 
 class _Watched:
-    """A stream that says when it is over: nobody else would before the next call. Its answers come out mended."""
+    """A stream that says when it is over: nobody else would before the next call. Its answers come out valid."""
 
-    def __init__(self, stream: Any, doubt: Callable[[], None], mender: Mender) -> None:
+    def __init__(self, stream: Any, doubt: Callable[[], None], repair: ResultRepair) -> None:
         self._stream = stream
         self._doubt = doubt
-        self._mender = mender
+        self._mender = repair
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

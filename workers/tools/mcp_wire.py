@@ -29,9 +29,9 @@ _BLOCK: Final[TypeAdapter[types.ContentBlock]] = TypeAdapter(types.ContentBlock)
 log = structlog.get_logger()
 
 
-class Mender:
-    """One session's answers, mended. Keeps each tool's promise about its structured result from the SDK, which would
-    drop the text for a result that breaks it."""
+class ResultRepair:
+    """One session's answers, made valid. Keeps each tool's promise about its structured result from the SDK, which
+    would drop the text for a result that breaks it."""
 
     def __init__(self, is_pipe: bool) -> None:
         self._is_pipe = is_pipe
@@ -39,20 +39,20 @@ class Mender:
         self._named: set[str] = set()
 
     def hear(self, message: types.JSONRPCMessage) -> None:
-        """Whatever comes in, mended in place."""
+        """Whatever comes in, made valid in place."""
         if isinstance(message, types.JSONRPCResponse):
-            self._mend(message.result)
+            self._repair(message.result)
         elif isinstance(message, types.JSONRPCError) and self._is_pipe and message.error.code in NO_ANSWER:
             # Nothing but the server writes to its pipe: these are its words, not the SDK's about its silence.
             message.error.code = types.INTERNAL_ERROR
 
-    def _mend(self, result: dict[str, Any]) -> None:
+    def _repair(self, result: dict[str, Any]) -> None:
         """In place. Answers to other questions than a list of tools and a call stay as they are."""
         if isinstance(result.get("tools"), list):
             kept = [self._tool(tool) for tool in result["tools"]]
             result["tools"] = [tool for tool in kept if tool is not None]
         elif "content" in result or "structuredContent" in result:
-            _mend_call(result)
+            _repair_call(result)
 
     def _tool(self, tool: Any) -> dict[str, Any] | None:
         if not isinstance(tool, dict):
@@ -81,7 +81,7 @@ class Mender:
             log.warning("mcp_tool_left_out", tool=told, reason=reason[:200])
 
 
-def _mend_call(result: dict[str, Any]) -> None:
+def _repair_call(result: dict[str, Any]) -> None:
     content = result.get("content")
     blocks = content if isinstance(content, list) else [] if content is None else [content]
     result["content"] = [_block(block) for block in blocks]

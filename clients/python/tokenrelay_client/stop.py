@@ -1,4 +1,4 @@
-"""A stop: a wish of its own, which lives until the server knows it, whatever becomes of the stream's reader."""
+"""A stop, which is tried again until the server knows it, whatever becomes of the stream's reader."""
 
 from __future__ import annotations
 

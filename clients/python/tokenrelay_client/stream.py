@@ -91,7 +91,7 @@ class Stream(Facts):
     async def cancel(self) -> None:
         """Stop the generation for good, for all who read it. The stream then ends by its own last event.
 
-        Returns once the server knows. The wish lives on if the wait for it is given up or the stream is detached, and a
+        Returns once the server knows. The stop lives on if the wait for it is given up or the stream is detached, and a
         start that is not answered yet is stopped when it is. Raises Refused, Unreachable.
         """
         if self._stopping is None or self._stopping.done():

@@ -152,7 +152,7 @@ def _plain(name: str, summary: str, media_type: str, description: str) -> Json:
 
 
 _CANCELLED: Final = {
-    "200": _json("StreamState", "The wish is kept.", {"stream_id": STREAM_ID, "state": "cancelling"}),
+    "200": _json("StreamState", "The cancel is stored.", {"stream_id": STREAM_ID, "state": "cancelling"}),
     **fails("UNAUTHORIZED", "NOT_FOUND", "STREAM_EXPIRED", "SERVICE_UNAVAILABLE"),
 }
 _CANCEL_TEXT: Final = "From any device, before, during or after the start; repeating it changes nothing."

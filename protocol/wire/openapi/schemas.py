@@ -51,7 +51,7 @@ _FIELDS: Final = {
     "show": "Events beside the usual: `thinking`, `tool_input` (a tool's arguments as they are written).",
     "metadata": "The caller's own names and values; a generator of the operator's own reads them.",
     "preferences": (
-        "Wishes NeuroSwitch weighs when it chooses: `strategy` (balanced, speed, quality, cost, weighted), `weights` "
+        "What NeuroSwitch weighs when it chooses: `strategy` (balanced, speed, quality, cost, weighted), `weights` "
         "(of quality, speed, cost and strength, 0 to 100), `avoid` and `prefer` (names of models or providers)."
     ),
     "on_disconnect": (

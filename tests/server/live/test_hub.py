@@ -38,7 +38,7 @@ def fleet() -> Iterator[Fleet]:
 
 
 class Reader:
-    """A door without a socket: takes what the hub has, as a door would."""
+    """A transport without a socket: takes what the hub has, as a real one would."""
 
     def __init__(self, channel: Channel, reads: LogReader, cursor: int = 0) -> None:
         self.session = Session(channel.feed.stream_id, cursor, is_compact=False, now=0.0)

@@ -44,7 +44,7 @@ class Writes:
 
 def test_a_full_buffer_is_no_silence_of_the_model() -> None:
     settings = Settings(buffer_bytes=65_536, between_tokens_timeout_s=5)
-    house: Any = SimpleNamespace(
+    resources: Any = SimpleNamespace(
         settings=settings, writer=NO_WRITER, catalogue=OURS, store=None, metrics=Metrics(),
         tracing=Tracing(),
         providers={"anthropic": Writes()}, tools=Toolbox(), circuits=Circuits(OURS.routing.health, "w", 1.0),
@@ -52,7 +52,9 @@ def test_a_full_buffer_is_no_silence_of_the_model() -> None:
 
     async def scene() -> None:
         asked = request.from_object({"message": "x", "model": "claude"})
-        generation = Generation(house, Claim("s", 1, 0, 0, "claude", "continue", request.pack(asked)), time.monotonic())
+        generation = Generation(
+            resources, Claim("s", 1, 0, 0, "claude", "continue", request.pack(asked)), time.monotonic()
+        )
         running = asyncio.create_task(generation.run())
         while generation.log.unacked_bytes <= settings.buffer_bytes:
             await asyncio.sleep(0)

@@ -61,14 +61,14 @@ def told(caller: Caller, **fields: Any) -> list[dict[str, Any]]:
     asked = request.from_object({"message": "x", "model": "claude", **fields})
 
     async def scene() -> list[dict[str, Any]]:
-        house: Any = SimpleNamespace(
+        resources: Any = SimpleNamespace(
             settings=Settings(), writer=SimpleNamespace(mark=lambda _: None, ended=lambda _: None), catalogue=OURS,
             providers={"anthropic": caller}, tools=Toolbox(),
             circuits=Circuits(OURS.routing.health, "w", 1.0), store=Memory(),
             metrics=Metrics(), tracing=Tracing(),
         )  # fmt: skip
         entries: list[bytes] = []
-        generation = Generation(house, claim(asked), 0.0)
+        generation = Generation(resources, claim(asked), 0.0)
         log: Any = generation.log
         log.append = entries.append
         log.end = lambda raw, _: entries.append(raw)

@@ -184,7 +184,7 @@ def order(asked: ChatRequest, within: Catalogue = THREE, health: dict[str, Vital
     return [item.choice.model.id for item in ranking.ranked]
 
 
-WISHES: list[tuple[str, dict[str, Any], list[str]]] = [
+PREFERENCES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("speed", {"strategy": "speed"}, ["quick", "cheap", "smart"]),
     ("quality", {"strategy": "quality"}, ["smart", "cheap", "quick"]),
     ("cost", {"strategy": "cost"}, ["cheap", "quick", "smart"]),
@@ -198,9 +198,9 @@ WISHES: list[tuple[str, dict[str, Any], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("wishes", "expected"), [row[1:] for row in WISHES], ids=[row[0] for row in WISHES])
-def test_preferences_are_heard(wishes: dict[str, Any], expected: list[str]) -> None:
-    assert order(asks("hello", preferences=wishes)) == expected
+@pytest.mark.parametrize(("wanted", "expected"), [row[1:] for row in PREFERENCES], ids=[row[0] for row in PREFERENCES])
+def test_preferences_are_heard(wanted: dict[str, Any], expected: list[str]) -> None:
+    assert order(asks("hello", preferences=wanted)) == expected
 
 
 FAULTS: list[tuple[dict[str, Any], str]] = [
@@ -214,11 +214,11 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("wishes", "field"), FAULTS)
-def test_a_wish_that_cannot_be_is_named_at_the_door(wishes: dict[str, Any], field: str) -> None:
-    for door in (preferences.parse, lambda value: request.from_object({"message": "x", "preferences": value})):
+@pytest.mark.parametrize(("wanted", "field"), FAULTS)
+def test_a_preference_that_cannot_be_is_named_at_the_edge(wanted: dict[str, Any], field: str) -> None:
+    for check in (preferences.parse, lambda value: request.from_object({"message": "x", "preferences": value})):
         with pytest.raises(TokenrelayError) as caught:
-            door(wishes)
+            check(wanted)
         assert (caught.value.code, caught.value.fields["field"]) == ("VALIDATION_ERROR", field)
 
 
@@ -229,10 +229,10 @@ UNKNOWN: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("wishes", "field"), UNKNOWN)
-def test_a_wish_that_means_nothing_here_is_named_at_the_choice(wishes: dict[str, Any], field: str) -> None:
+@pytest.mark.parametrize(("wanted", "field"), UNKNOWN)
+def test_a_preference_that_means_nothing_here_is_named_at_the_choice(wanted: dict[str, Any], field: str) -> None:
     with pytest.raises(TokenrelayError) as caught:
-        order(asks("hello", preferences=wishes))
+        order(asks("hello", preferences=wanted))
     assert (caught.value.code, caught.value.fields["field"]) == ("VALIDATION_ERROR", field)
 
 
