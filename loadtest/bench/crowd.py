@@ -106,7 +106,7 @@ class Crowd:
 
     def _request(self, transport: str, model: str, stream_id: str) -> bytes:
         if model:
-            return self._start_of(model)
+            return self._start_of_chat(model) if transport == "chat" else self._start_of(model)
         if transport == "sse":
             return self._get(stream_id, 0)
         return self._upgrade("/api/ws" if transport == "ws" else io_viewer.PATH)
@@ -200,6 +200,15 @@ class Crowd:
         self._groups[group] = list(await asyncio.gather(*map(come_back, cursors)))
         await everybody
         return {"whole_after_s": whole_after}
+
+    def _start_of_chat(self, model: str) -> bytes:
+        """The same in OpenAI's dialect."""
+        asked = {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": True}
+        body = json.dumps(asked).encode()
+        return (
+            f"POST /v1/chat/completions HTTP/1.1\r\n{self._common}Connection: close\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        ).encode() + body
 
     def _start_of(self, model: str) -> bytes:
         body = json.dumps({"message": "x", "model": model, "stream": True, "on_disconnect": "cancel"}).encode()

@@ -31,6 +31,9 @@ STOCK_PROBES: Final = 15
 PLAYED: Final = 160
 """Tokens of an answer that is played from start to end."""
 
+FRONT_TURNS: Final = 3
+"""Of each dialect: what disturbs the machine for a while disturbs both."""
+
 SHORTEST: Final = "scripted?tokens=1&interval_ms=0"
 NAIVE_CARRIES: Final = 100
 IDLE: Final = "scripted?tokens=10&interval_ms=0&stall_after=1"
@@ -169,6 +172,31 @@ def handler(size: Size, kind: Kind) -> Values:
         return per_token("handler", since(cpu, fleet), size.free_streams * size.free_tokens)
 
 
+def front(size: Size, kind: Kind) -> Values:
+    """A token over Chat Completions beside one over our own SSE, in turns at one fleet: paced, then as fast as the
+    model can write."""
+    turns = list(enumerate(("sse", "chat") * FRONT_TURNS))
+    paced = f"scripted?tokens={round(20 * (size.window_s + 4))}&interval_ms=50"
+    free = f"scripted?tokens={size.free_tokens}&interval_ms=0"
+    spent = {name: {"paced": 0.0, "free": 0.0} for name in ("sse", "chat")}
+    with kind() as fleet, Remote("127.0.0.1", fleet.port) as crowd:
+        for number, name in turns:
+            crowd.open(f"paced{number}", size.streams * 2 // 5, model=paced, transport=name)
+            time.sleep(1)
+            before, cpu = crowd.ask("mark"), fleet.cpu_seconds()
+            time.sleep(size.window_s)
+            after, used = crowd.ask("mark"), since(cpu, fleet)
+            spent[name]["paced"] += sum(used.values()) / (after["events"] - before["events"])
+            crowd.ask("wait", group=f"paced{number}")
+        for number, name in turns:
+            cpu = fleet.cpu_seconds()
+            crowd.open(f"free{number}", size.free_streams, model=free, transport=name)
+            crowd.ask("wait", group=f"free{number}")
+            spent[name]["free"] += sum(since(cpu, fleet).values())
+    values = {f"front_{load}": spent["chat"][load] / spent["sse"][load] for load in ("paced", "free")}
+    return values | {"front_cpu": spent["chat"]["paced"] / FRONT_TURNS * 1e6}
+
+
 def fan_out(size: Size, kind: Kind) -> Values:
     """One stream of 500 tokens a second, all viewers there before its first."""
     tokens = size.fan_tokens if kind is Fleet else size.fan_tokens // 10
@@ -270,7 +298,7 @@ def stalled(size: Size, kind: Kind) -> Values:
 
 
 MEASUREMENTS: Final[tuple[Measurement, ...]] = (
-    dispatching, play, starts, paced, free, handler, fan_out, idle_sse, idle_ws, resume, stalled,
+    dispatching, play, starts, paced, free, handler, front, fan_out, idle_sse, idle_ws, resume, stalled,
 )  # fmt: skip
 
 

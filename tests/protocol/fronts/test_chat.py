@@ -7,12 +7,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from tests.protocol.fronts.cases import LOGS, STREAM, WHOLE, end, entries_of, text_of
 from tokenrelay.protocol.errors import TokenrelayError
-from tokenrelay.protocol.events import Failure, ToolCall
+from tokenrelay.protocol.events import Failure, Thinking, Token, ToolCall
 from tokenrelay.protocol.fronts import chat, openai, responses_fold, ui
 from tokenrelay.protocol.fronts.asked import Remembered, pack, unpack
 from tokenrelay.protocol.store.entries import pack as pack_entry
@@ -117,6 +119,22 @@ def test_a_field_that_fails_in_the_stream_has_the_name_that_the_caller_used(name
     failed = pack_entry(Failure(1, "VALIDATION_ERROR", "max_tokens: too many", False, field="max_tokens"))
     [told, _] = datas(chat.Chunks(kept).encode(unpack_entry(failed), 1, STREAM))
     assert (told["error"]["param"], told["error"]["message"]) == (name, f"{name}: too many")
+
+
+@given(st.text(min_size=1), st.text(min_size=1), st.booleans(), st.booleans(), st.sampled_from([Token, Thinking]))
+def test_the_short_way_of_a_piece_writes_what_a_chunk_is(
+    text: str, model: str, with_usage: bool, with_ids: bool, kind: Any
+) -> None:
+    chunks = chat.Chunks(Remembered("chat", 7, with_usage), with_ids=with_ids)
+    name = "content" if kind is Token else "reasoning_content"
+    choice = {"index": 0, "delta": {name: text}, "logprobs": None, "finish_reason": None}
+    for which in (model, "other"):
+        usage = {"usage": None} if with_usage else {}
+        value = {"id": f"chatcmpl-{STREAM}", "object": "chat.completion.chunk", "created": 7, "model": which,
+                 "choices": [choice], **usage, "sequence_number": 9}  # fmt: skip
+        head = b"id: 9\n" if with_ids else b""
+        entry = unpack_entry(pack_entry(kind(1, which, text)))
+        assert chunks.encode(entry, 9, STREAM) == head + openai.frame(value)
 
 
 def test_what_it_cost_stands_in_the_usage() -> None:
