@@ -115,7 +115,7 @@ class FrontResponse(SseResponse):
 
     async def _end(self) -> None:
         if self.session.has_ended or self._cause == "log_lost":
-            if not self._is_gone:
+            if not self._is_gone and not self._is_whole:
                 await self._call.write(b"", more=False)
         else:
             peer.abort(self._call.send)

@@ -24,6 +24,7 @@ from tokenrelay.server.live.channel import Channel
 from tokenrelay.server.metrics import SAMPLED
 from tokenrelay.server.net import peer
 from tokenrelay.server.net.direct import Direct
+from tokenrelay.server.net.one_write import one_write
 from tokenrelay.server.net.refusal import SSE_HEADERS
 from tokenrelay.server.timing import RequestTimer
 
@@ -56,6 +57,7 @@ class SseResponse:
         self._was_woken = False
         self._is_gone = False  # the client has closed
         self._is_closing = False  # the edge wants the client elsewhere
+        self._is_whole = False  # the end of the body is written
         self._leave_at = drain.end_of_age(edge.settings.max_connection_age_s, time.monotonic())
         self._heartbeat_due = False
         self._page: deque[Any] = deque()  # read and not yet written; let go when the client accepts nothing
@@ -147,19 +149,21 @@ class SseResponse:
 
     async def _run(self, first: bytes) -> None:
         stream_id = self.session.stream_id
-        await self._call.start(200, self._headers(), *self.head)
-        peer.hold_little(self._call.send)
-        if self._is_shared:
-            self._direct = Direct.of(self._call.send)
         if self._call.method == "HEAD":
+            await self._call.start(200, self._headers(), *self.head)
             await self._call.write(b"", more=False)
             return
+        with one_write(self._call.send):
+            await self._call.start(200, self._headers(), *self.head)
+            peer.hold_little(self._call.send)
+            await self._write(self._opening() + first)
+        if self._is_shared:
+            self._direct = Direct.of(self._call.send)
         watcher = asyncio.create_task(self._watch())
         self._edge.enter(self)
         gauge = self._edge.metrics.sessions.labels("sse")
         gauge.inc()
         try:
-            await self._write(self._opening() + first)
             try:
                 await self._pump()
             except entries.CorruptEntry as error:
@@ -209,7 +213,7 @@ class SseResponse:
         """The last of the response, after the stream's end or where the edge wants the client elsewhere."""
         if self._is_closing and not self.session.has_ended:
             await self._write(sse.encode_retry(drain.come_back_ms()))
-        if not self._is_gone:
+        if not self._is_gone and not self._is_whole:
             await self._call.write(b"", more=False)
 
     # -- reading and writing -------------------------------------------------------------------------------------------
@@ -226,7 +230,7 @@ class SseResponse:
                     if chunk.is_last and self._start is not None:
                         chunk = self._start.told(chunk, feed, self.form, reached_at)
                     self.session.took(chunk)
-                    await self._write(chunk.body)
+                    await self._write(chunk.body, more=not chunk.is_last)
                     if self._start is not None or not chunk.cursor & SAMPLED:
                         self._note(feed, chunk.cursor, reached_at)
             elif step is Step.CLOSE:
@@ -258,7 +262,7 @@ class SseResponse:
         while self._page:
             chunk = self._chunk_of(self._page.popleft())
             self.session.took(chunk)
-            await self._write(chunk.body)
+            await self._write(chunk.body, more=not chunk.is_last)
             if self._is_gone:
                 return False
         return True
@@ -270,9 +274,10 @@ class SseResponse:
         lost = unreadable() if is_unreadable else TokenrelayError("STREAM_EXPIRED", "what follows is no longer stored")
         await self._write(self._refusal(lost))
 
-    async def _write(self, body: bytes) -> None:
+    async def _write(self, body: bytes, *, more: bool = True) -> None:
         self.session.sending_since = time.monotonic()
-        await self._call.write(body)
+        await self._call.write(body, more=more)
+        self._is_whole = not more
         self.session.sending_since = None
         self.session.wrote_at = time.monotonic()
 

@@ -34,14 +34,19 @@ class Transport:
         self.is_closed = True
 
 
-async def begun(transport: Transport, method: str = "GET", **headers: str) -> RequestResponseCycle:
-    """One whose head is written."""
-    cycle = RequestResponseCycle(
+def cycle_on(transport: object, method: str = "GET", *, keep_alive: bool = True) -> RequestResponseCycle:
+    """One request that has been read, and no word of its response."""
+    return RequestResponseCycle(
         scope=cast(Any, {"method": method, "http_version": "1.1"}), transport=cast(asyncio.Transport, transport),
         flow=FlowControl(cast(asyncio.Transport, transport)), logger=logging.getLogger(),
         access_logger=logging.getLogger(), access_log=False, default_headers=[], message_event=asyncio.Event(),
-        expect_100_continue=False, keep_alive=True, on_response=lambda: None,
+        expect_100_continue=False, keep_alive=keep_alive, on_response=lambda: None,
     )  # fmt: skip
+
+
+async def begun(transport: Transport, method: str = "GET", **headers: str) -> RequestResponseCycle:
+    """One whose head is written."""
+    cycle = cycle_on(transport, method)
     lines = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     await cycle.send(cast(Any, {"type": "http.response.start", "status": 200, "headers": lines}))
     transport.written = b""

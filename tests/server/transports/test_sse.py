@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.server.net.test_direct import Transport, begun
+from tests.server.net.test_direct import Transport, begun, cycle_on
 from tokenrelay.protocol.events import Completion
 from tokenrelay.protocol.reading.session import Session
 from tokenrelay.protocol.store.entries import Entry, pack, unpack_entry
@@ -91,3 +91,44 @@ def test_both_ways_write_every_event_once_and_in_order(seed: int) -> None:
     assert text(short) == expected
     assert text(long) == expected
     assert short_waits < long_waits  # the pump slept through what was written past it
+
+
+class Writes(Transport):
+    """Keeps each write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        self.each.append(data)
+
+    def set_write_buffer_limits(self, high: int) -> None: ...
+
+
+async def answer(entries: Sequence[Entry]) -> list[bytes]:
+    """All writes of a response whose entries are there when it begins."""
+    transport = Writes()
+    cycle = cycle_on(transport)
+    edge = SimpleNamespace(settings=Settings(), metrics=Metrics(), enter=lambda _: None, connections=set())
+
+    async def start(status: int, headers: Any, *raw: tuple[bytes, bytes]) -> None:
+        await cycle.send(cast(Any, {"type": "http.response.start", "status": status, "headers": list(raw)}))
+
+    call = SimpleNamespace(send=cycle.send, receive=cycle.receive, start=start, method="GET", write=lambda body,
+        more=True: cycle.send({"type": "http.response.body", "body": body, "more_body": more}))  # fmt: skip
+    channel = Channel("s", 0.0, is_new=True)
+    channel.feed.anchor(0)
+    channel.feed.offer(1, entries)
+    session = Session("s", 0, is_compact=True, now=0.0)
+    await SseResponse(cast(Edge, edge), cast(Call, call), session, channel)._run(b"data: first\n\n")
+    return transport.each
+
+
+def test_a_short_answer_is_two_writes() -> None:
+    """The head with the edge's own first event, and everything to the end of the body."""
+    head, rest = asyncio.run(answer([entry(1), END]))
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert head.endswith(b"data: first\n\n\r\n")
+    assert rest.endswith(b"\n\n\r\n0\r\n\r\n")
