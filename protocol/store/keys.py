@@ -24,7 +24,7 @@ tr:health       hash     model → its recent health, for all workers
 tr:trial:MODEL  string   the worker that tries a model whose circuit is half open
 tr:secret:PERIOD string  signs the tickets of a period; shared by all edges
 tr:ready        string   an edge was asked whether Redis takes writes
-tr:wake         channel  something is waiting
+tr:wake         channel  something is waiting, and whose turn it is
 tr:cancel       channel  the id of a running stream to stop
 tr:probe:ID     channel  an edge's message to itself: the live feed works
 arq:job:ID       string   arq's own

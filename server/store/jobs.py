@@ -6,6 +6,7 @@ stream and arq's job together; the job's bytes are arq's own (`arq.jobs.serializ
 
 from __future__ import annotations
 
+import itertools
 import math
 import secrets
 import time
@@ -50,6 +51,7 @@ class Jobs:
         self._settings = settings
         self._parts = parts.Parts(store, settings.max_parts_stored_bytes)
         self.partitions = Partitions(store)
+        self._turns = itertools.count(secrets.randbelow(1_000))  # edges that began together are not in step
         self._reserved = ReservedStart(store, self.partitions, settings.retention_ms, JOB_TTL_MS)
 
     async def start(
@@ -92,6 +94,7 @@ class Jobs:
                 must_notify=bool(self._settings.webhook_url),
                 chat_id=chat_id,
                 needs=needs,
+                turn=next(self._turns),
             )
             settings = self._settings
             job = serialize_job(JOB, (stream_id,), {}, None, int(time.time() * 1000), serializer=msgpack.packb)

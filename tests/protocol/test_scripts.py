@@ -74,8 +74,8 @@ def test_start_takes_the_stream_its_bounds_and_its_fields() -> None:
     sha, names, rest = parts(scripts.start(NEW, limits, job=b"job", job_ttl_ms=9, retention_ms=60))
     assert sha == scripts.START.sha
     assert names == [keys.meta(STREAM), keys.owner("alice"), keys.active("alice"), keys.rate("alice"), "", ""]
-    assert rest[:12] == [STREAM, "print", 100, 60, b"job", 9, 3, 5, "", 7, 50, 5]
-    assert dict(zip(rest[12::2], rest[13::2], strict=True)) == {
+    assert rest[:13] == [STREAM, "print", 100, 60, b"job", 9, 3, 5, "", 7, 50, 5, 0]
+    assert dict(zip(rest[13::2], rest[14::2], strict=True)) == {
         "owner": "alice", "model": "claude", "request": b"asked", "on_disconnect": "continue",
     }  # fmt: skip
 
@@ -85,7 +85,7 @@ def test_start_names_the_chat_and_the_parts_if_there_are_any() -> None:
     _, names, rest = parts(scripts.start(new, Limits(0), job=b"", job_ttl_ms=9, retention_ms=60))
     assert names[-1] == keys.chat("alice", "c")
     assert rest[8] == "3:1:ab:id"
-    assert dict(zip(rest[12::2], rest[13::2], strict=True))["front"] == b"f"
+    assert dict(zip(rest[13::2], rest[14::2], strict=True))["front"] == b"f"
 
 
 def test_start_names_the_idempotency_key_if_there_is_one() -> None:
@@ -98,7 +98,7 @@ def test_what_is_needed_is_the_same_text_for_the_same_rows() -> None:
     assert scripts.needs(["b", "é", "a", "b"]) == '["a","b","é"]'
     new = NewStream(STREAM, "alice", "claude", b"asked", "continue", None, "print", needs=scripts.needs(["a"]))
     _, _, rest = parts(scripts.start(new, Limits(0), job=b"", job_ttl_ms=9, retention_ms=60))
-    assert dict(zip(rest[12::2], rest[13::2], strict=True))["needs"] == '["a"]'
+    assert dict(zip(rest[13::2], rest[14::2], strict=True))["needs"] == '["a"]'
 
 
 def test_append_takes_entries_in_order_after_what_says_where_they_go() -> None:

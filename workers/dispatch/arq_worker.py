@@ -23,10 +23,11 @@ from arq.jobs import serialize_job
 from tokenrelay.protocol.events import Failure
 from tokenrelay.protocol.runtime.outage import Outage
 from tokenrelay.protocol.runtime.redis import describe
-from tokenrelay.protocol.store import entries, keys, partitions, scripts
+from tokenrelay.protocol.store import entries, keys, scripts
 from tokenrelay.protocol.store.scripts import Claim
 from tokenrelay.workers.dispatch.leases import Held, Leases
-from tokenrelay.workers.dispatch.partitions import POLL_S, Partitions
+from tokenrelay.workers.dispatch.partitions import ALL, POLL_S, Partitions
+from tokenrelay.workers.dispatch.turns import LATE_S
 from tokenrelay.workers.redis import AWAY
 
 JOB: Final = "generate"
@@ -107,40 +108,53 @@ class LeaseWorker(Worker):
         self._partitions = Partitions(leases)
         self._woken = asyncio.Event()
         self._under_way: dict[str | None, asyncio.Task[None]] = {}  # claims of a cluster's servers
+        self._late: dict[str, asyncio.TimerHandle] = {}  # partitions to be looked at after somebody else's turn
         self._outage = Outage()
         self.is_claiming = True
 
     def wake(self, tag: str | None = None) -> None:
-        """Something waits in this partition; None: somewhere."""
+        """Whatever waits in this partition is to be taken; None: in all of them."""
         self._partitions.heard(tag)
         self._woken.set()
+
+    def called(self, tag: str, number: bytes) -> None:
+        """One more waits in this partition; `number` says whose turn it is."""
+        if self._leases.turns.is_ours(number):
+            self._partitions.heard(tag, 1 if number else ALL)
+            self._woken.set()
+        elif tag not in self._late:
+            self._late[tag] = asyncio.get_running_loop().call_later(LATE_S, self._look_late, tag)
+
+    def _look_late(self, tag: str) -> None:
+        del self._late[tag]
+        self.wake(tag)
 
     async def main(self) -> None:
         """Claim, start, wait for a word; until cancelled."""
         try:
             while True:
                 self._woken.clear()
-                is_more = await self._look()
-                if not is_more:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(POLL_S):
-                            await self._woken.wait()
+                await self._look()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_S):
+                        await self._woken.wait()
         finally:
             for task in self._under_way.values():
                 task.cancel()
 
-    async def _look(self) -> bool:
-        """Take what waits, as far as there is room. Gives whether more may be waiting."""
+    async def _look(self) -> None:
+        """Take what waits, as far as there is room."""
         if not self._has_room():
-            return False
-        if not self._store.names.is_cluster:
-            return await self._claim_patiently(partitions.ONE_SERVER) >= CLAIM_AT_ONCE
+            return
         await self._partitions.poll()
+        if not self._store.names.is_cluster:
+            for tags in self._partitions.take_heard().values():
+                await self._claim_from(tags)
+            return
         # Each server by itself: one that does not answer holds up no claim elsewhere.
         for server, tags in self._partitions.take_heard(except_of=self._under_way).items():
-            task = self._under_way[server] = asyncio.create_task(self._claim_from(server, tags))
+            task = self._under_way[server] = asyncio.create_task(self._claim_from(tags))
             task.add_done_callback(lambda _, server=server: self._looked(server))  # type: ignore[misc]
-        return False
 
     def _has_room(self) -> bool:
         return self.is_claiming and len(self.tasks) < self.max_jobs
@@ -149,15 +163,20 @@ class LeaseWorker(Worker):
         del self._under_way[server]
         self._woken.set()
 
-    async def _claim_from(self, server: str | None, tags: list[str]) -> None:  # noqa: ARG002
-        for tag in tags:
-            while self._has_room() and await self._claim_patiently(tag) >= CLAIM_AT_ONCE:
-                pass
+    async def _claim_from(self, tags: dict[str, int]) -> None:
+        """As many as said of each partition."""
+        for tag, number in tags.items():
+            left = number
+            while left > 0 and self._has_room():
+                asked = min(left, CLAIM_AT_ONCE, self.max_jobs - len(self.tasks))
+                if await self._claim_patiently(tag, asked) < asked:
+                    break
+                left -= asked
 
-    async def _claim_patiently(self, tag: str) -> int:
+    async def _claim_patiently(self, tag: str, most: int) -> int:
         """Gives how many; none while Redis is away."""
         try:
-            claimed = await self._claim(tag)
+            claimed = await self._claim(tag, most)
         except AWAY as error:
             if self._outage.failed():
                 place = self._store.place(self._store.server_of(tag))
@@ -166,12 +185,11 @@ class LeaseWorker(Worker):
         self._outage.over()
         return claimed
 
-    async def _claim(self, tag: str) -> int:
-        room = min(CLAIM_AT_ONCE, self.max_jobs - len(self.tasks))
+    async def _claim(self, tag: str, most: int) -> int:
         unreadable = entries.pack(Failure(int(time.time() * 1000), "INTERNAL_ERROR", UNREADABLE, False))
         retention_ms = self._leases.resources.settings.retention_ms
         models = self._leases.resources.models
-        arguments = scripts.claim(room, scripts.LEASE_MS, self._leases.worker_id, unreadable, retention_ms, models)
+        arguments = scripts.claim(most, scripts.LEASE_MS, self._leases.worker_id, unreadable, retention_ms, models)
         claims = scripts.claim_reply(await self._store.run(scripts.CLAIM, arguments, tag))
         for claim in claims:
             self._begin(Held(claim, time.monotonic()))
@@ -187,9 +205,11 @@ class LeaseWorker(Worker):
 
     def _done(self, job_id: str) -> Callable[[asyncio.Task[Any]], None]:
         def done(task: asyncio.Task[Any]) -> None:
+            was_full = len(self.tasks) >= self.max_jobs
             del self.tasks[job_id]
             self._leases.let_go(self._claims.pop(job_id))
-            self.wake()
+            if was_full:
+                self.wake()
             if not task.cancelled() and task.exception() is not None:
                 log.error("job_failed", stream_id=job_id, error=repr(task.exception()))
 

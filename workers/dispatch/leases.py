@@ -20,6 +20,7 @@ from tokenrelay.protocol.store.scripts import Claim
 from tokenrelay.protocol.store.worker_registry import OFFER_MS, Offer
 from tokenrelay.workers.append.log import News
 from tokenrelay.workers.circuit import SYNC_S
+from tokenrelay.workers.dispatch.turns import Turns
 from tokenrelay.workers.generation.generation import Generation
 from tokenrelay.workers.generation.resources import Resources
 from tokenrelay.workers.metrics import Figures
@@ -48,6 +49,7 @@ class Leases:
         self.claims: dict[tuple[str, int], Held] = {}  # by stream and epoch: taken from the queue, not begun yet
         self.generations: dict[str, Generation] = {}  # by stream: the newest attempt at it
         self.workers: tuple[str, ...] = (worker_id,)  # all that live, as of the last renewal
+        self.turns = Turns(worker_id)
         self.is_leaving = False
         self.lag = Lag(resources.settings.shed_lag_ms / 1000)
         self._lacks = lacks  # changes while a handler is written
@@ -191,11 +193,13 @@ class Leases:
         name = store.names.for_all(keys.WORKERS)
         (seconds, micros), others = await store.ask_all([("TIME",), ("HGETALL", name)], partitions.GLOBAL)
         now_ms = seconds * 1000 + micros // 1000
-        dead = [
-            worker
-            for worker, raw in others.items()
-            if (offer := worker_registry.unpack(raw)) is None or offer.until_ms < now_ms
-        ]
+        read = {worker: worker_registry.unpack(raw) for worker, raw in others.items()}
+        dead = [worker for worker, offer in read.items() if offer is None or offer.until_ms < now_ms]
+        living = {
+            worker.decode("ascii", "replace"): offer
+            for worker, offer in read.items()
+            if offer is not None and worker not in dead
+        }
         mine = Offer(
             until_ms=now_ms + OFFER_MS,
             dialects=() if self.is_leaving else tuple(self.resources.providers),
@@ -205,8 +209,8 @@ class Leases:
             models=() if self.is_leaving else self.resources.models,
             is_late=self.lag.is_lasting,
         )
-        living = {worker.decode("ascii", "replace") for worker in others if worker not in dead}
-        self.workers = tuple(sorted(living | {self.worker_id}))
+        self.workers = tuple(sorted({*living, self.worker_id}))
+        self.turns.learn({**living, self.worker_id: mine})
         commands: list[tuple[Any, ...]] = [("HDEL", name, *dead)] if dead else []
         commands += [("HSET", name, self.worker_id, worker_registry.pack(mine)), ("PEXPIRE", name, OFFER_MS)]
         await store.ask_all(commands)

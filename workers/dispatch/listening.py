@@ -23,7 +23,7 @@ async def listen(leases: Leases, worker: LeaseWorker) -> None:
         if channel.endswith(b":cancel"):
             leases.cancel(data.decode("ascii", "replace"))
         else:
-            worker.wake(partitions.tag_in(channel.decode("ascii", "replace")))
+            worker.called(partitions.tag_in(channel.decode("ascii", "replace")), data)
 
     def connected(_server: str, channels: list[bytes] | None) -> None:
         if channels is None:

@@ -11,15 +11,18 @@ import structlog
 from redis.exceptions import RedisError
 
 from tokenrelay.protocol.runtime.redis import describe
-from tokenrelay.protocol.store import keys
+from tokenrelay.protocol.store import keys, partitions
 from tokenrelay.workers.dispatch.homes import homes
 from tokenrelay.workers.dispatch.leases import Leases
 
 POLL_S: Final = 0.25
-"""One server is asked, and one foreign partition of a cluster, this often without a word."""
+"""All of one server is looked at, and one foreign partition of a cluster, this often without a word."""
 
 HOMES_POLL_S: Final = 1.0
 """A cluster's partitions that are ours, each by its length."""
+
+ALL: Final = 1_000_000
+"""To take whatever waits."""
 
 log = structlog.get_logger()
 
@@ -30,8 +33,8 @@ class Partitions:
     def __init__(self, leases: Leases) -> None:
         self._leases = leases
         self._store = leases.resources.store
-        self._heard: dict[str, None] = {}  # in the order in which words came
-        self._polled_at = 0.0  # the homes, by the monotonic clock
+        self._heard: dict[str, int] = {}  # how many to take there, in the order in which words came
+        self._polled_at = 0.0  # the homes (one server: all there is), by the monotonic clock
         self._strayed_at = 0.0  # a foreign one
         self._homes: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())  # the workers it was drawn for, and the result
 
@@ -45,16 +48,21 @@ class Partitions:
             self._homes = workers, homes(self._leases.worker_id, workers, self._store.tags)
         return self._homes[1]
 
-    def heard(self, tag: str | None) -> None:
-        """Something waits there; None: somewhere, so all of ours are to be looked at."""
+    def heard(self, tag: str | None, number: int = ALL) -> None:
+        """So many that wait there are ours to take; tag None: somewhere, so all of ours are to be looked at."""
         if tag is None:
             self._polled_at = 0.0
         else:
-            self._heard[tag] = None
+            self._heard[tag] = self._heard.get(tag, 0) + number
 
     async def poll(self) -> None:
         """Once in a while: what waits at home, and one partition elsewhere."""
         now = time.monotonic()
+        if not self._store.names.is_cluster:
+            if now - self._polled_at >= POLL_S:
+                self._polled_at = now
+                self.heard(partitions.ONE_SERVER)
+            return
         if now - self._strayed_at >= POLL_S:
             self._strayed_at = now
             ours = set(self.homes)
@@ -74,12 +82,11 @@ class Partitions:
             if isinstance(count, int) and count:
                 self.heard(tag)
 
-    def take_heard(self, except_of: Container[str | None]) -> dict[str | None, list[str]]:
-        """What was heard of, by server, but for these servers."""
-        taken: dict[str | None, list[str]] = {}
+    def take_heard(self, except_of: Container[str | None] = ()) -> dict[str | None, dict[str, int]]:
+        """What was heard of, by server and tag, but for these servers."""
+        taken: dict[str | None, dict[str, int]] = {}
         for tag in list(self._heard):
             server = self._store.server_of(tag)
             if server not in except_of:
-                del self._heard[tag]
-                taken.setdefault(server, []).append(tag)
+                taken.setdefault(server, {})[tag] = self._heard.pop(tag)
         return taken

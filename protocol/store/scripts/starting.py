@@ -63,7 +63,7 @@ if idem ~= '' then
 end
 """
 _QUEUE: Final = f"""
-redis.call('HSET', meta, 'state', 'queued', 'epoch', 0, 'last', 0, 'created', now, 'active', active, unpack(ARGV, 13))
+redis.call('HSET', meta, 'state', 'queued', 'epoch', 0, 'last', 0, 'created', now, 'active', active, unpack(ARGV, 14))
 redis.call('PEXPIRE', meta, retention + {TOMBSTONE_MS})
 if parts then
   redis.call('HSET', meta, 'parts', held)
@@ -73,7 +73,7 @@ end
 redis.call('SET', arq_job(id), ARGV[5], 'PX', ARGV[6])
 wait(id, now)
 redis.call('PEXPIRE', '{keys.QUEUED}', retention + {TOMBSTONE_MS})
-publish('{keys.WAKE}', '')
+publish('{keys.WAKE}', ARGV[13])
 """
 
 START: Final = script(
@@ -144,6 +144,7 @@ class NewStream(msgspec.Struct, frozen=True):
     metadata: bytes = b""  # msgpack of what the caller gave; it stays
     must_notify: bool = False  # the end goes to the operator's webhook
     chat_id: str | None = None  # of a front whose clients name a chat, not a stream
+    turn: int = 0  # which worker claims it at once: `workers/dispatch/turns.py`
     needs: str = ""  # see `claiming.needs`; "": any worker may take it
 
 
@@ -193,7 +194,7 @@ def _queued(
         fields += ["notify", 0]
     queue: list[Argument] = [limits.max_bytes, limits.share_percent, len(new.request)]
     first: list[Argument] = [new.stream_id, new.fingerprint, limits.max_waiting, retention_ms, job, job_ttl_ms]
-    return [*first, *bounds, new.parts, *queue, *fields]
+    return [*first, *bounds, new.parts, *queue, new.turn, *fields]
 
 
 class StartReply(msgspec.Struct, frozen=True):
