@@ -5,7 +5,7 @@ import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import * as ai from "ai";
 import {
-  BROKEN, CALLED, CALLING, LONG, PARAMETERS, PICTURE, TEXT, THOUGHT, WORDS, ask, given, program, rejects, runAll, same, say, test,
+  BROKEN, CALLED, CALLING, LONG, PARAMETERS, PICTURE, TEXT, SILENT, THOUGHT, WORDS, ask, given, program, rejects, runAll, same, say, test,
   untilState, words,
 } from "./telling.mjs";
 
@@ -147,6 +147,10 @@ test("attach", () => each(async (model) => {
   await reading.next();
   gone.abort();
   same(textOf(await partsOf(slow())), words(60));
+}));
+
+test("silence", () => each(async (model) => {
+  same(textOf(await partsOf(asked(model(SILENT)))), words(2));
 }));
 
 test("drain", async () => {

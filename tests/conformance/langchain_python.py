@@ -22,6 +22,7 @@ from tests.conformance.telling import (
     GIVEN,
     LONG,
     PICTURE,
+    SILENT,
     TEXT,
     WORDS,
     ask,
@@ -30,6 +31,7 @@ from tests.conformance.telling import (
     running,
     say,
     until_state,
+    words,
 )  # fmt: skip
 
 DIALECTS = (False, True)
@@ -173,7 +175,13 @@ def attach() -> None:
     reading = model(slow, default_headers=headers).stream("hi")
     next(reading)
     reading.close()
-    expect(text_of(streamed(model(slow, "second", default_headers=headers))), "".join(f"w{n} " for n in range(60)))
+    expect(text_of(streamed(model(slow, "second", default_headers=headers))), words(60))
+
+
+@case("silence")
+def silence() -> None:
+    for responses in DIALECTS:
+        expect(text_of(streamed(model(SILENT, responses=responses))), words(2))
 
 
 @case("drain")

@@ -15,6 +15,7 @@ from tests.conformance.telling import (
     GIVEN,
     LONG,
     PICTURE,
+    SILENT,
     TEXT,
     THOUGHT,
     WORDS,
@@ -24,6 +25,7 @@ from tests.conformance.telling import (
     running,
     say,
     until_state,
+    words,
 )  # fmt: skip
 
 CASES: dict[str, Callable[[], None]] = {}
@@ -163,7 +165,22 @@ def attach() -> None:
     slow = "scripted?tokens=60&interval_ms=30"
     until_text(iter(chat(slow, stream=True, extra_headers=headers)))
     rest = list(chat(slow, "second", stream=True, extra_headers=headers))
-    expect(text_in(rest), "".join(f"w{number} " for number in range(60)))
+    expect(text_in(rest), words(60))
+
+
+@case("silence")
+def silence() -> None:
+    expect(text_in(list(chat(SILENT, stream=True))), words(2))
+
+
+@case("disconnect")
+def disconnect() -> None:
+    before = running()
+    stream = chat(LONG, stream=True)
+    until_text(iter(stream))
+    [stream_id] = running() - before
+    stream.completion_stream.close()
+    until_state(stream_id, "cancelled")
 
 
 @case("drain")

@@ -2,8 +2,8 @@
 
 import OpenAI from "openai";
 import {
-  BROKEN, CALLED, CALLING, LONG, PARAMETERS, PICTURE, TEXT, THOUGHT, WORDS, ask, given, rejects, runAll, same, say, sleep,
-  test, untilState, words,
+  BROKEN, CALLED, CALLING, LONG, PARAMETERS, PICTURE, SILENT, TEXT, THOUGHT, WORDS, ask, given, rejects, runAll, same, say,
+  sleep, test, untilState, words,
 } from "./telling.mjs";
 
 const HI = [{ role: "user", content: "hi" }];
@@ -188,6 +188,15 @@ test("attach", async () => {
   const first = await begun({ model }, "first", options);
   first.stream.controller.abort();
   same(textIn(await all(chat({ model, stream: true }, "second", options))), words(60));
+});
+
+test("silence", async () => {
+  const { id, rest } = await begun({ model: SILENT });
+  const path = `/chat/completions/chatcmpl-${id}?stream=true&starting_after=1`;
+  const again = all(client("second").get(path, { stream: true })); // its events have ids, which makes comments dangerous
+  const events = all(respond({ model: SILENT, stream: true }));
+  await rest();
+  same([textIn(await again), toldIn(await events)], [words(2), words(2)]);
 });
 
 test("drain", async () => {

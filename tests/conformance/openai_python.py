@@ -15,6 +15,7 @@ from tests.conformance.telling import (
     GIVEN,
     LONG,
     PICTURE,
+    SILENT,
     TEXT,
     THOUGHT,
     WORDS,
@@ -24,6 +25,7 @@ from tests.conformance.telling import (
     say,
     state_of,
     until_state,
+    words,
 )  # fmt: skip
 
 HI: Any = [{"role": "user", "content": "hi"}]
@@ -303,6 +305,21 @@ def attach() -> None:
         text_in(list(chat("scripted?tokens=60&interval_ms=30", "second", **more))), "".join(f"w{n} " for n in range(60))
     )
     expect(state_of(stream_id), "completed")
+
+
+@case("silence")
+def silence() -> None:
+    stream_id, _, reading = begun(SILENT)
+    path = f"/chat/completions/chatcmpl-{stream_id}?stream=true&starting_after=1"
+    kind = openai.types.chat.ChatCompletionChunk
+    again = client("second").get(
+        path, cast_to=object, stream=True, stream_cls=openai.Stream[openai.types.chat.ChatCompletionChunk]
+    )
+    rest = [kind.model_validate(each) for each in again]  # its events have ids, which makes comments dangerous
+    expect(text_in(rest), words(2))
+    pieces = [choice.delta.content for chunk in reading for choice in chunk.choices]
+    expect(("".join(piece or "" for piece in pieces), "" in pieces), ("w1 ", True))
+    expect(told_in(list(respond(SILENT, stream=True))), words(2))
 
 
 @case("drain")

@@ -23,7 +23,7 @@ from tests.wire import Sse, Ws, text_of
 
 CASES: Final = (
     "text", "own tools", "server's tools", "usage", "thinking", "images", "errors before", "errors in the stream",
-    "cancel", "disconnect", "resume", "attach", "replay", "drain", "read elsewhere", "page",
+    "cancel", "disconnect", "resume", "attach", "replay", "silence", "drain", "read elsewhere", "page",
 )  # fmt: skip
 KEY: Final = "secret-of-conformance-0123456789"
 PROGRAM_TIMEOUT_S: Final = 240.0
@@ -102,7 +102,7 @@ def stack() -> Iterator[Stack]:
         path.write_text(maker.CATALOGUE.replace("BASE", made.base), encoding="utf-8")
         env = {
             "TOKENRELAY_API_KEYS": f"conformance:{KEY}", "TOKENRELAY_CATALOGUE": str(path),
-            "TOKENRELAY_FRONT_GRACE_S": "1",
+            "TOKENRELAY_FRONT_GRACE_S": "1", "TOKENRELAY_HEARTBEAT_S": "0.5",
         }  # fmt: skip
         with Fleet(edges=2, workers=1, env=env) as fleet:
             yield Stack(fleet)

@@ -8,6 +8,7 @@ export const TEXT = "scripted?tokens=12&interval_ms=5";
 export const words = (count, from = 0) => Array.from({ length: count }, (_, n) => `w${n + from} `).join("");
 export const WORDS = words(12);
 export const LONG = "scripted?tokens=100000&interval_ms=10";
+export const SILENT = "scripted?tokens=2&first_ms=2500&interval_ms=2500"; // heartbeats come before and between its tokens
 export const BROKEN = "scripted?tokens=12&fail_after=5";
 export const CALLING = "scripted?tokens=9&tool_after=4";
 export const CALLED = [words(4), words(5, 4)];

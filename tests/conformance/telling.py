@@ -18,9 +18,18 @@ from typing import Any, Final
 GIVEN: Final[dict[str, str]] = json.loads(os.environ.get("CONFORMANCE", "{}"))
 """`first`, `second`, `drained`: edges. `key`; `cost_usd` of what the maker counts; `docs`: where the pages are."""
 
+
+def words(count: int) -> str:
+    """What the scripted model writes."""
+    return "".join(f"w{number} " for number in range(count))
+
+
 TEXT: Final = "scripted?tokens=12&interval_ms=5"
-WORDS: Final = "".join(f"w{number} " for number in range(12))
+WORDS: Final = words(12)
 LONG: Final = "scripted?tokens=100000&interval_ms=10"
+SILENT: Final = "scripted?tokens=2&first_ms=2500&interval_ms=2500"
+"""Heartbeats come before its first token and between the two."""
+
 BROKEN: Final = "scripted?tokens=12&fail_after=5"
 CALLING: Final = "scripted?tokens=9&tool_after=4"
 CALLED: Final = ("w0 w1 w2 w3 ", "w4 w5 w6 w7 w8 ")

@@ -5,7 +5,7 @@ import { DefaultChatTransport, lastAssistantMessageIsCompleteWithToolCalls } fro
 import { createElement } from "react";
 import { create } from "react-test-renderer";
 import {
-  BROKEN, CALLED, CALLING, LONG, PARAMETERS, PICTURE, TEXT, THOUGHT, WORDS, ask, given, program, runAll, same, say, sleep, test,
+  BROKEN, CALLED, CALLING, LONG, PARAMETERS, PICTURE, TEXT, SILENT, THOUGHT, WORDS, ask, given, program, runAll, same, say, sleep, test,
   until, untilState, words,
 } from "./telling.mjs";
 
@@ -163,6 +163,10 @@ test("replay", async () => {
   const nobody = open({}, { resume: true });
   await until(() => nobody.status === 204, "204");
   same(nobody.chat.status, "ready");
+});
+
+test("silence", async () => {
+  same(textOf(await asked(open({ model: SILENT }))), words(2));
 });
 
 test("drain", async () => {
