@@ -38,7 +38,7 @@ export class Client {
     this.#sse = new FetchTransport(this.#api, clock);
     this.#socket = WebSocket ? new SocketTransport(this.#api, WebSocket, clock) : null;
     this.#preferred = transport;
-    // The page's own server has answered with the page; who names a patience means it.
+    // The page's own server has answered with the page; who sets a time means it.
     const isKnown = this.#api.isOfPage || patienceMs !== PATIENCE_MS;
     this.#firstPatienceMs = firstPatienceMs ?? (isKnown ? patienceMs : FIRST_PATIENCE_MS);
     this.#context = {

@@ -7,7 +7,7 @@
 import { Answer } from "./answer.js";
 import { Backoff, Pause, isOffline, onWake } from "./backoff.js";
 import { errorOf } from "./errors.js";
-import { Patience } from "./patience.js";
+import { RetryPolicy } from "./retry.js";
 import { stop } from "./stop.js";
 
 export class Stream {
@@ -16,7 +16,7 @@ export class Stream {
   #transports; // in the order in which they are tried
   #context; // what it shares with the client's others: see client.js
   #backoff;
-  #patience;
+  #retry;
   #pause;
   #connection = new AbortController(); // of the connection under way
   #isHurried = false; // it was ended by us, to open another at once
@@ -50,7 +50,7 @@ export class Stream {
     this.#transports = transports;
     this.#context = context;
     this.#backoff = new Backoff(context.clock.random);
-    this.#patience = new Patience(this.#backoff, context.patienceMs, firstPatienceMs, context.hint);
+    this.#retry = new RetryPolicy(this.#backoff, context.patienceMs, firstPatienceMs, context.hint);
     this.#pause = new Pause(context.clock);
     this.#heardAt = this.#beganAt = context.clock.now();
     this.streamId = streamId;
@@ -176,7 +176,7 @@ export class Stream {
       const outcome = await this.#transports[0].read(this.#asked, this.#reader(signal), signal);
       if (this.#isSettled) break;
       if (outcome.kind === "ended") return this.#finish("done");
-      if (this.events.length > before) this.#patience.reset();
+      if (this.events.length > before) this.#retry.reset();
       await this.#between(outcome);
     }
   }
@@ -203,7 +203,7 @@ export class Stream {
 
   #opened(streamId) {
     this.#heardAt = this.#context.clock.now();
-    this.#patience.heard();
+    this.#retry.heard();
     if (this.#learn(streamId)) this.#show(this.#answer.hasStarted ? "streaming" : "queued");
   }
 
@@ -232,9 +232,9 @@ export class Stream {
     if (this.#cancelling !== null && this.streamId === null && outcome.kind === "refused" && !outcome.byTransport) {
       return this.#finish("done"); // it was not begun, and shall not be
     }
-    if (outcome.kind === "refused" && !outcome.byTransport) this.#patience.heard();
+    if (outcome.kind === "refused" && !outcome.byTransport) this.#retry.heard();
     const offline = isOffline(this.#context.page);
-    const decision = this.#patience.after(outcome, {
+    const decision = this.#retry.after(outcome, {
       hasId: this.streamId !== null,
       isCursorOurs: this.#answer.isCursorOurs,
       isOffline: offline,
@@ -243,7 +243,7 @@ export class Stream {
     });
     if ("error" in decision) return this.#finish("failed", decision.error);
     if (outcome.kind === "dropped" || outcome.byTransport) this.#useOther();
-    this.attempts = this.#patience.failures;
+    this.attempts = this.#retry.failures;
     this.retryAt = this.#context.clock.now() + decision.waitMs;
     if (!this.isOver) this.#show(this.state === "connecting" ? "connecting" : "reconnecting");
     if (decision.waitMs > 0) await this.#pause.wait(decision.waitMs, decision.isFirm);

@@ -1,4 +1,4 @@
-"""The Python client where servers misbehave: its patience, its errors, who owns what; async and sync alike."""
+"""The Python client where servers misbehave: its retries, its errors, who owns what; async and sync alike."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tokenrelay_client import (
 )
 from tokenrelay_client.answer import Answer
 from tokenrelay_client.errors import refusal_of
-from tokenrelay_client.patience import MAX_REFUSALS, MAX_RETRY_S, Backoff, Patience, Wait
+from tokenrelay_client.retry import MAX_REFUSALS, MAX_RETRY_S, Backoff, RetryPolicy, Wait
 from tokenrelay_client.transport import Dropped, Said
 
 from tests.clients.service import ID, PATIENCE_S, STARTED, Service, answer_of, event, says, streams, talks
@@ -70,25 +70,25 @@ LIMIT = refusal_of({"error_code": "RATE_LIMIT", "error": "slow down", "retry_aft
 
 
 def test_a_limit_is_waited_for_as_long_as_the_server_says_and_not_for_ever() -> None:
-    patience = Patience(Backoff(lambda: 0.0), 300, 300)
+    retry = RetryPolicy(Backoff(lambda: 0.0), 300, 300)
     for _ in range(MAX_REFUSALS):
-        assert patience.after(Said(LIMIT), has_id=False, is_cursor_ours=False) == Wait(7, is_firm=True)
+        assert retry.after(Said(LIMIT), has_id=False, is_cursor_ours=False) == Wait(7, is_firm=True)
     with pytest.raises(Refused, match="slow down"):
-        patience.after(Said(LIMIT), has_id=False, is_cursor_ours=False)
+        retry.after(Said(LIMIT), has_id=False, is_cursor_ours=False)
 
 
 def test_a_server_that_never_answered_is_given_up_sooner() -> None:
-    def tries(patience: Patience) -> int:
+    def tries(retry: RetryPolicy) -> int:
         for count in range(1000):
             try:
-                patience.after(Dropped("refused"), has_id=False, is_cursor_ours=False)
+                retry.after(Dropped("refused"), has_id=False, is_cursor_ours=False)
             except Unreachable:
                 return count
         return -1
 
-    known = Patience(Backoff(lambda: 1.0), 100, 5)
+    known = RetryPolicy(Backoff(lambda: 1.0), 100, 5)
     known.heard()
-    assert 0 < tries(Patience(Backoff(lambda: 1.0), 100, 5)) < tries(known)
+    assert 0 < tries(RetryPolicy(Backoff(lambda: 1.0), 100, 5)) < tries(known)
 
 
 @pytest.mark.parametrize(
@@ -105,12 +105,12 @@ def test_a_server_that_never_answered_is_given_up_sooner() -> None:
 )
 def test_what_may_pass_is_tried_again(code: str, status: int, fields: Any, is_ours: bool, passes: bool) -> None:
     error = refusal_of({"error_code": code, **fields}, status)
-    patience = Patience(Backoff(lambda: 0.0), 300, 300)
+    retry = RetryPolicy(Backoff(lambda: 0.0), 300, 300)
     if passes:
-        assert patience.after(Said(error), has_id=True, is_cursor_ours=is_ours).seconds > 0
+        assert retry.after(Said(error), has_id=True, is_cursor_ours=is_ours).seconds > 0
     else:
         with pytest.raises(Refused):
-            patience.after(Said(error), has_id=True, is_cursor_ours=is_ours)
+            retry.after(Said(error), has_id=True, is_cursor_ours=is_ours)
 
 
 # -- over sockets ------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from tokenrelay_client import Client, Refused, SyncClient, TokenrelayError, Unreachable, patience, websocket
+from tokenrelay_client import Client, Refused, SyncClient, TokenrelayError, Unreachable, retry, websocket
 from tokenrelay_client.environment import DEFAULT_URL, header_of, key_or_default, proxy_for, url_or_default
 
 from tests.clients.service import ID, PATIENCE_S, STARTED, Fate, Service, answer_of, event, says, streams, talks, told
@@ -27,7 +27,7 @@ Heard = list[dict[str, Any]]
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "FIRST_RETRY_S", 0.02)
+    monkeypatch.setattr(retry, "FIRST_RETRY_S", 0.02)
     for name in ("TOKENRELAY_URL", "TOKENRELAY_KEY", "TOKENRELAY_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 
@@ -346,16 +346,16 @@ def test_a_stranger_at_the_address_is_named() -> None:
 def test_a_new_question_gives_an_unknown_server_up_within_seconds() -> None:
     async def scene() -> None:
         async with Client("http://127.0.0.1:9") as client:
-            assert client.chat("hello")._patience._first_patience_s == 8
+            assert client.chat("hello")._retry._first_patience_s == 8
             # One that was asked before knows that there was a server.
-            assert client.chat("hello", idempotency_key="k")._patience._first_patience_s == 300
-            assert client.resume(ID)._patience._first_patience_s == 300
+            assert client.chat("hello", idempotency_key="k")._retry._first_patience_s == 300
+            assert client.resume(ID)._retry._first_patience_s == 300
 
     play(scene())
 
 
 def test_attempts_and_the_next_try_are_told_and_need_not_be_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "FIRST_RETRY_S", 60.0)
+    monkeypatch.setattr(retry, "FIRST_RETRY_S", 60.0)
 
     async def scene() -> None:
         fates = [streams(event(1, status="started")), says(502, "<html>"), streams(answer_of("a"))]

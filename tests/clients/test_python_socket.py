@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from tokenrelay_client import Client, Failed, Refused, Stream, Unreachable, api, patience, websocket
-from tokenrelay_client.patience import Backoff, Patience, Wait
+from tokenrelay_client import Client, Failed, Refused, Stream, Unreachable, api, retry, websocket
+from tokenrelay_client.retry import Backoff, RetryPolicy, Wait
 from tokenrelay_client.transport import Dropped, Said
 
 from tests.clients.service import (
@@ -37,7 +37,7 @@ Heard = list[dict[str, Any]]
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "FIRST_RETRY_S", 0.02)
+    monkeypatch.setattr(retry, "FIRST_RETRY_S", 0.02)
 
 
 def play(scene: Coroutine[Any, Any, None]) -> None:
@@ -93,7 +93,7 @@ def test_an_answer_is_whole(is_in_one_frame: bool) -> None:
 
 
 def test_a_socket_that_breaks_after_any_message_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "FIRST_RETRY_S", 100.0)  # the server names the time, and that counts
+    monkeypatch.setattr(retry, "FIRST_RETRY_S", 100.0)  # the server names the time, and that counts
     frames = told_all("a", "b", "c")
 
     async def scene() -> None:
@@ -513,7 +513,7 @@ def test_a_transport_is_changed_by_hand_at_once_from_the_same_cursor(first: Any,
 
 
 def test_a_change_by_hand_ends_a_pause_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "FIRST_RETRY_S", 100.0)
+    monkeypatch.setattr(retry, "FIRST_RETRY_S", 100.0)
 
     async def gone(request: web.Request) -> web.StreamResponse:
         assert request.transport is not None
@@ -573,16 +573,18 @@ def test_an_end_that_is_known_is_no_answer() -> None:
 def test_the_other_transport_is_tried_at_once_and_only_once() -> None:
     facts = {"has_id": True, "is_cursor_ours": True}
     never = Dropped("refused")
-    counting = Patience(Backoff(lambda: 0.0), 300, 300)
+    counting = RetryPolicy(Backoff(lambda: 0.0), 300, 300)
     waits = [counting.after(never, has_other=True, **facts) for _ in range(3)]
     assert waits[0] == Wait(0)
     assert all(wait.seconds > 0 for wait in waits[1:])
     for outcome in (never, Dropped("broke", was_open=True)):
-        assert Patience(Backoff(lambda: 0.0), 300, 300).after(outcome, has_other=False, **facts).seconds > 0
+        assert RetryPolicy(Backoff(lambda: 0.0), 300, 300).after(outcome, has_other=False, **facts).seconds > 0
     drained = Dropped("drain", after_s=0.4, was_open=True)
-    assert Patience(Backoff(lambda: 0.0), 300, 300).after(drained, has_other=True, **facts) == Wait(0.4, is_firm=True)
+    assert RetryPolicy(Backoff(lambda: 0.0), 300, 300).after(drained, has_other=True, **facts) == Wait(
+        0.4, is_firm=True
+    )
     said = Said(Refused("UNAUTHORIZED", "no"), by_socket=True)
-    assert Patience(Backoff(lambda: 0.0), 300, 300).after(said, has_other=True, **facts) == Wait(0)
+    assert RetryPolicy(Backoff(lambda: 0.0), 300, 300).after(said, has_other=True, **facts) == Wait(0)
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://x", "http://", "http://x:port", "//x"])

@@ -83,7 +83,7 @@ def test_a_draining_edge_refuses_what_is_new_with_advice_and_lets_answers_finish
 
 
 def test_who_waits_for_a_silent_redis_when_the_edge_goes_is_told_to_come_again() -> None:
-    """Half open: Redis's connections are not closed, nothing passes. The edge goes before their patience is over."""
+    """Half open: Redis's connections are not closed, nothing passes. The edge goes before their timeout is over."""
 
     async def scene(fleet: Fleet, network: Proxy) -> None:
         url, other = fleet.urls

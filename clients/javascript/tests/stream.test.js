@@ -429,7 +429,7 @@ describe("waking up", () => {
     assert.equal(known.size, 0);
   });
 
-  test("a machine that knows it has no network loses no patience", async () => {
+  test("a machine that knows it has no network uses up no time", async () => {
     const fates = [...Array.from({ length: 40 }, () => ({ unreachable: true })), {}];
     const { client, clock, page } = set("sse", TOKENS, { fates }, { patienceMs: 10_000 });
     page.navigator.onLine = false;

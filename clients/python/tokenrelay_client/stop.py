@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from tokenrelay_client.api import DROPPED, OPEN_TIMEOUT_S, words_of
 from tokenrelay_client.errors import TokenrelayError, Unreachable
-from tokenrelay_client.patience import Backoff
+from tokenrelay_client.retry import Backoff
 from tokenrelay_client.transport import Transport
 
 

@@ -17,8 +17,8 @@ from tokenrelay_client import stop
 from tokenrelay_client.answer import Answer
 from tokenrelay_client.errors import Failed, TokenrelayError, failure_of
 from tokenrelay_client.events import Event
-from tokenrelay_client.patience import Backoff, Patience, Wait
 from tokenrelay_client.progress import Facts, Progress, State
+from tokenrelay_client.retry import Backoff, RetryPolicy, Wait
 from tokenrelay_client.transport import Dropped, Ended, Outcome, Request, Said, Transport, TransportName
 
 
@@ -52,7 +52,7 @@ class Stream(Facts):
         self._around = around
         self._backoff = Backoff(random.random)
         self._patience_s = patience_s
-        self._patience = Patience(self._backoff, patience_s, first_patience_s, around.hint)
+        self._retry = RetryPolicy(self._backoff, patience_s, first_patience_s, around.hint)
         self._began_at = time.monotonic()
         self._connection: asyncio.Future[Outcome] | None = None  # None between two
         self._may_hurry = False  # a pause is under way that we chose ourselves
@@ -154,7 +154,7 @@ class Stream(Facts):
                     self._finish("done")  # unless it was left, or is over already
                     return
                 if len(self.events) > before:
-                    self._patience.reset()
+                    self._retry.reset()
                 if outcome is not None and not self._is_settled:
                     await self._between(outcome)
         except TokenrelayError as error:
@@ -191,10 +191,10 @@ class Stream(Facts):
         return isinstance(outcome, Said) and self._stopping is not None and self.stream_id is None
 
     async def _between(self, outcome: Dropped | Said) -> None:
-        """After a connection that was not the last. Raises as `Patience.after` does."""
+        """After a connection that was not the last. Raises as `RetryPolicy.after` does."""
         if isinstance(outcome, Said):
-            self._patience.heard()
-        wait = self._patience.after(
+            self._retry.heard()
+        wait = self._retry.after(
             outcome,
             has_id=self.stream_id is not None,
             is_cursor_ours=self._answer.is_cursor_ours,
@@ -203,7 +203,7 @@ class Stream(Facts):
         )
         if isinstance(outcome, Dropped) or outcome.by_socket:
             self._try_first(self._transports[1:] + self._transports[:1])
-        self._progress.attempts = self._patience.failures
+        self._progress.attempts = self._retry.failures
         self._progress.retry_at = time.monotonic() + wait.seconds
         self._show("connecting" if self.state == "connecting" else "reconnecting")
         await self._pause(wait)
@@ -258,7 +258,7 @@ class Stream(Facts):
         self._learn(stream_id)
         if self.is_over:
             return
-        self._patience.heard()
+        self._retry.heard()
         self._show("streaming" if self._answer.has_started else "queued")
 
     def take(self, event_id: int | None, data: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ class Backoff:
         return self._retry_s + self._random() * (most_s - self._retry_s)
 
 
-class Patience:
+class RetryPolicy:
     """Counts what went wrong in a row, and says when it is enough."""
 
     def __init__(self, backoff: Backoff, patience_s: float, first_patience_s: float, hint: str = "") -> None:
@@ -103,7 +103,7 @@ class Patience:
         return Unreachable(f"no answer for {elapsed_s:.0f} s: {why}{self._hint}")
 
     def _after_refusal(self, error: TokenrelayError, has_id: bool, is_cursor_ours: bool) -> Wait:
-        # A stream that is there goes on without us: nothing is lost by asking for it for as long as patience lasts.
+        # A stream that is there goes on without us: nothing is lost by asking for it until the time is over.
         if not has_id or error.status < 500:
             self._refusals += 1
         if not may_pass(error, is_cursor_ours) or self._refusals > MAX_REFUSALS:

@@ -9,7 +9,7 @@ import { TokenrelayError, mayPass } from "./errors.js";
 /** How often a request that is refused for the moment (429, a start at 503) is sent again. */
 const MAX_REFUSALS = 5;
 
-export class Patience {
+export class RetryPolicy {
   #backoff;
   #patienceMs;
   #firstPatienceMs;
@@ -92,7 +92,7 @@ export class Patience {
   }
 
   #afterRefusal(error, { hasId, isCursorOurs }) {
-    // A stream that is there goes on without us: nothing is lost by asking for it for as long as patience lasts.
+    // A stream that is there goes on without us: nothing is lost by asking for it until the time is over.
     if (!hasId || error.status < 500) this.#refusals += 1;
     if (!mayPass(error, isCursorOurs) || this.#refusals > MAX_REFUSALS) return { error };
     if (error.retryAfter !== null) return { waitMs: error.retryAfter * 1000, isFirm: true };
