@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import Any, TypeAlias
 
 from aiohttp import web
+from tokenrelay_client import Client, Stream
 
 from tokenrelay.protocol.wire.event_json import to_json
 from tokenrelay.protocol.wire.sse import encode_frame, encode_retry
@@ -128,3 +130,24 @@ def answer_of(*tokens: str) -> bytes:
     started = event(1, status="started")
     end = event(len(tokens) + 2, done=True, finish_reason="stop", output_tokens=len(tokens))
     return b"".join([started, *(event(number, token=token) for number, token in enumerate(tokens, 2)), end])
+
+
+def play(scene: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            await scene
+
+    asyncio.run(bounded())
+
+
+async def some(stream: Stream, last: int) -> None:
+    """Until the event of that id has come."""
+    while stream.last_event_id < last:
+        changed = asyncio.Event()
+        over = stream.subscribe(changed.set)
+        await changed.wait()
+        over()
+
+
+def socketed(service: Service) -> Client:
+    return Client(service.url, transport="websocket")
