@@ -38,6 +38,9 @@ from tokenrelay.workers.tools import servers
 from tokenrelay.workers.tools.mcp import Server
 from tokenrelay.workers.tools.registry import Toolbox
 
+VITAL: Final = ("writer", "pulse", "claims", "wake_feed")
+"""Tasks without which a worker answers nobody."""
+
 FLUSH_S: Final = 3.0
 FIRST_SYNC_S: Final = 1.0
 CLOSE_S: Final = 2.0
@@ -75,11 +78,17 @@ async def _main(settings: Settings, slot: Slot | None, listener: socket.socket |
         asyncio.get_running_loop().add_signal_handler(signum, leaving.set)
     async with contextlib.AsyncExitStack() as stack:
         opened = await _open(settings, slot, stack)
-        supervisor = Supervisor(opened.leases.resources.metrics.task_failures)
+        given_up: list[str] = []
+
+        def give_up(task: str) -> None:
+            given_up.append(task)
+            leaving.set()
+
+        supervisor = Supervisor(opened.leases.resources.metrics.task_failures, give_up)
         stack.callback(opened.exposition.write)
         stack.push_async_callback(supervisor.close)
         for name, loop in _loops(opened, listener):
-            supervisor.own(name, loop)
+            supervisor.own(name, loop, is_vital=name in VITAL)
         using = opened.leases.resources
         log.info(
             "worker_started",
@@ -89,6 +98,8 @@ async def _main(settings: Settings, slot: Slot | None, listener: socket.socket |
         )
         await leaving.wait()
         await _leave(opened.leases, opened.worker)
+    if given_up:
+        raise SystemExit(1)  # whoever restarts it gets a new process, not one that is deaf
 
 
 async def _open(settings: Settings, slot: Slot | None, stack: contextlib.AsyncExitStack) -> _Opened:

@@ -15,6 +15,9 @@ from tokenrelay.protocol.fronts.responses import FIELD_NAMES, response_object, s
 from tokenrelay.protocol.store.entries import Entry, event_of
 from tokenrelay.protocol.wire import event_json
 
+JOIN_PIECES: Final = 64
+"""So many pieces of a text become one: each costs some 60 bytes beside its characters."""
+
 ERROR_CODES: Final = {"RATE_LIMIT": "rate_limit_exceeded", "VALIDATION_ERROR": "invalid_prompt"}
 INCOMPLETE: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
@@ -34,7 +37,9 @@ class Fold:
         self._after = after
         self._told: list[bytes] = []
         self._open: dict[str, Any] | None = None  # the text or the thinking under way
-        self._texts: list[str] = []  # of that
+        self._texts: list[str] = []  # of that, the first `_joined` of them many pieces each
+        self._joined = 0
+        self.characters = 0  # of all that is kept, about
         self._calls: dict[str, int] = {}  # our own tools' calls without a result: call id → output index
         self._known: dict[str, Any] = {}  # usage, error, incomplete_details once there are any
 
@@ -92,7 +97,7 @@ class Fold:
 
     def cut(self) -> str:
         """The text under way since it was cut last, which is let go."""
-        text, self._texts = "".join(self._texts), []
+        text, self._texts, self._joined = "".join(self._texts), [], 0
         return text
 
     def left(self, index: int) -> list[dict[str, Any]]:
@@ -137,7 +142,7 @@ class Fold:
             }  # fmt: skip
             self._added(self._open)
             self._tell("response.content_part.added", {**self._place(), "part": _output_text("")})
-        self._texts.append(text)
+        self._keep(text)
         self._tell("response.output_text.delta", {**self._place(), "delta": text, "logprobs": []})
 
     def _thought(self, text: str) -> None:
@@ -146,8 +151,15 @@ class Fold:
             self._open = {"id": self._item_id("rs"), "type": "reasoning", "status": "in_progress", "summary": []}
             self._added(self._open)
             self._tell("response.reasoning_summary_part.added", {**self._summary(), "part": _summary_text("")})
-        self._texts.append(text)
+        self._keep(text)
         self._tell("response.reasoning_summary_text.delta", {**self._summary(), "delta": text})
+
+    def _keep(self, text: str) -> None:
+        self.characters += len(text)
+        self._texts.append(text)
+        if len(self._texts) - self._joined == JOIN_PIECES:
+            self._texts[self._joined :] = ["".join(self._texts[self._joined :])]
+            self._joined += 1
 
     def _close(self, status: str = "completed") -> None:
         """End the text or the thinking that is under way."""
@@ -161,7 +173,7 @@ class Fold:
             self._tell("response.reasoning_summary_text.done", {**self._summary(), "text": text})
             self._tell("response.reasoning_summary_part.done", {**self._summary(), "part": _summary_text(text)})
         item = self._item_with_text(status)
-        self._open, self._texts = None, []
+        self._open, self._texts, self._joined = None, [], 0
         self._done(len(self.output) - 1, item)
 
     def _item_with_text(self, status: str) -> dict[str, Any]:
@@ -187,6 +199,7 @@ class Fold:
     def _own_call(self, event: ToolCall) -> None:
         self._close()
         arguments = event_json.to_json(event.input)
+        self.characters += len(arguments)
         item = {
             "id": self._item_id("fc"), "type": "function_call", "status": "in_progress", "call_id": event.call_id,
             "name": event.name, "arguments": "",
@@ -201,6 +214,7 @@ class Fold:
         self._close()
         server, dot, _ = event.name.rpartition(".")
         arguments = event_json.to_json(event.input)
+        self.characters += len(arguments)
         item: dict[str, Any] = {
             "id": self._item_id("mcp"), "type": "mcp_call", "status": "in_progress",
             "server_label": server if dot else "tokenrelay", "name": event.name, "arguments": "", "output": None,
@@ -215,6 +229,7 @@ class Fold:
         self.output[index] = {**item, "arguments": arguments}
 
     def _result(self, event: ToolResult) -> None:
+        self.characters += len(event.result)
         index = self._calls.pop(event.call_id, None)
         if index is None:
             return

@@ -29,6 +29,9 @@ STARTED_ID: Final = 1
 TRIM_EVERY: Final = 64
 """Entries that may gather before the window looks who has them: a look costs time for each reader."""
 
+TRIM_BYTES: Final = 32 * 1024
+"""So do bytes: a window of large entries is looked at sooner."""
+
 ENTRY_BYTES: Final = 240
 """What an entry weighs beside its text on CPython 3.11: a list of four, its time, its model's name, its place here."""
 
@@ -69,6 +72,7 @@ class Feed:
         self._first_output: int | None = None  # id of the first entry that is part of the answer; None: none yet
         self._entries: list[Entry] = []
         self._bytes = 0  # of the entries and of what they were encoded to, as they lie in memory
+        self._looked_bytes = 0  # of those, what was left by the last look at who has them
         self._encoded: dict[str, list[bytes | None]] = {}  # format → as many slots as entries
         self._memo: dict[
             str, tuple[int, Chunk]
@@ -84,6 +88,11 @@ class Feed:
     def last(self) -> int:
         """Id of the newest entry of the window; what a reader who has it lacks nothing of."""
         return self.floor + len(self._entries)
+
+    @property
+    def weight(self) -> int:
+        """Bytes that the window takes in memory."""
+        return self._bytes
 
     @property
     def has_gap(self) -> bool:
@@ -145,7 +154,7 @@ class Feed:
         return self.has_gap
 
     def needs_trim(self) -> bool:
-        return len(self._entries) > TRIM_EVERY or self._bytes > MAX_WINDOW_BYTES
+        return len(self._entries) > TRIM_EVERY or self._bytes > self._looked_bytes + TRIM_BYTES
 
     def trim(self, slowest: int) -> None:
         """Let go what every reader has (`slowest` is the smallest cursor), and what is beyond the bounds anyway.
@@ -159,6 +168,7 @@ class Feed:
         while bytes_left > MAX_WINDOW_BYTES and drop < len(self._entries) - 1:
             bytes_left -= self._weight(drop)
             drop += 1
+        self._looked_bytes = bytes_left
         if drop <= 0:
             return
         self._bytes = bytes_left

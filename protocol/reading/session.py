@@ -65,7 +65,8 @@ class Session:
         self.has_ended = chunk.is_last
 
     def chunks(self, first_id: int, entries: Sequence[Entry], form: Format) -> list[Chunk]:
-        """A page of the log as writes of bounded size; compact if that was asked. The page follows the cursor.
+        """A page of the log as writes of bounded size; compact if that was asked. The page follows the cursor. What is
+        beyond `PAGE_BYTES` is left for the next one.
 
         Raises LookupError when it does not: entries the reader lacks are no longer in the log.
         """
@@ -76,15 +77,18 @@ class Session:
             numbered = join_pieces(numbered)
         chunks: list[Chunk] = []
         parts: list[bytes] = []
-        size = 0
+        size = total = 0
         for position, (entry_id, entry) in enumerate(numbered):
             part = form.encode(entry, entry_id, self.stream_id)
             parts.append(part)
             size += len(part)
-            if size > MAX_CHUNK_BYTES or position == len(numbered) - 1:
+            total += len(part)
+            if size > MAX_CHUNK_BYTES or total > PAGE_BYTES or position == len(numbered) - 1:
                 body = form.separator.join(parts)
                 chunks.append(Chunk(body, len(parts), entry_id, is_terminal(entry)))
                 parts, size = [], 0
+            if total > PAGE_BYTES:
+                break
         return chunks
 
     def heartbeat_due(self, now: float, every_s: float = HEARTBEAT_S) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -31,6 +32,9 @@ PREFIX = "resp_"
 SILENT = sys.maxsize
 """A cursor that nothing lies beyond."""
 
+MAX_KEPT_CHARACTERS = 2 * 1024
+"""Of an answer whose client accepts nothing; beyond, the log is folded again when it does."""
+
 MAX_REFERENCES = 64
 """Earlier answers that one request may refer to: each costs the reading of its log."""
 
@@ -42,10 +46,20 @@ class Writing:
     form: Format | None = None
 
     def __init__(self, stream_id: str, remembered: Remembered, model: str, after: int) -> None:
-        self._fold = Fold(stream_id, remembered, model, after)
+        self._again = functools.partial(Fold, stream_id, remembered, model)
+        self._after = after
+        self._fold = self._again(after)
 
     def opening(self) -> bytes:
         return self._fold.begin()
+
+    def let_go(self) -> bool:
+        if self._fold.characters <= MAX_KEPT_CHARACTERS:
+            return False
+        self._after = max(self._after, self._fold.number)
+        self._fold = self._again(self._after)
+        self._fold.begin()
+        return True
 
     def take(self, entry: Entry, entry_id: int) -> bytes:
         return self._fold.take(entry, entry_id)

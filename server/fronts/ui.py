@@ -37,6 +37,9 @@ class Writing:
     def opening(self) -> bytes:
         return b": hb\n\n"
 
+    def let_go(self) -> bool:
+        return False  # it keeps no text
+
     def take(self, entry: Entry, entry_id: int) -> bytes:
         return self._fold.take(entry, entry_id)
 

@@ -6,13 +6,16 @@ import asyncio
 from typing import Final, Protocol
 
 from tokenrelay.protocol.reading.feed import Feed
-from tokenrelay.protocol.reading.session import Session
+from tokenrelay.protocol.reading.session import STUCK_S, Session
 from tokenrelay.protocol.store import keys
 
 QUIET_S: Final = 3.0
 """A feed that heard nothing for this long asks the log; then at twice the pause each time, up to `MOST_QUIET_S`."""
 
 MOST_QUIET_S: Final = 15.0
+
+MAX_WAITING_BYTES: Final = 32 * 1024
+"""Of a window that is kept for readers whose writes wait. Large tokens come to megabytes in a second."""
 
 
 class Reader(Protocol):
@@ -73,5 +76,12 @@ class Channel:
 
     def trim(self, now: float) -> None:
         """Keep what a reader that moves still lacks; one that is stuck reads the log when it moves again."""
-        moving = (reader.session.cursor for reader in self.readers if not reader.is_stuck(now))
-        self.feed.trim(min(moving, default=self.feed.last))
+        self.feed.trim(self._slowest(now))
+        if self.feed.weight > MAX_WAITING_BYTES:  # so much is not kept for those who wait, however short a time
+            self.feed.trim(self._slowest(now + STUCK_S))
+
+    def _slowest(self, now: float) -> int:
+        """The cursor of the last reader that is not stuck by then."""
+        return min(
+            (reader.session.cursor for reader in self.readers if not reader.is_stuck(now)), default=self.feed.last
+        )

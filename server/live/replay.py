@@ -23,12 +23,12 @@ from tokenrelay.server.store.log import LogReader
 AT_ONCE: Final = 2
 """Pages under way. One takes some 2 ms of this process; between two of them everybody else has a turn."""
 
-FIRST_PAGE_ENTRIES: Final = 128
+FIRST_PAGE_ENTRIES: Final = 64
 LEAST_PAGE_ENTRIES: Final = 4
 MOST_SIZES: Final = 1_024
 """Of so many streams it is known how many entries make a page of about `PAGE_BYTES`."""
 
-KEPT_BYTES: Final = 4 * 1024 * 1024
+KEPT_BYTES: Final = 1024 * 1024
 KEPT_S: Final = 5.0
 """Long enough for a crowd that comes back within a few seconds, too short to outlive a stream's retention by much."""
 
@@ -79,7 +79,7 @@ class Replays:
             if not found or first != cursor + 1:
                 raise LookupError(f"expected entry {cursor + 1}, the log begins at {first}")
             pairs = list(enumerate(found, first))
-            return join_pieces(pairs) if is_compact else pairs
+            return _bounded(join_pieces(pairs) if is_compact else pairs)
 
         return self._shared((session.stream_id, cursor, UNENCODED, is_compact), numbered)
 
@@ -112,10 +112,10 @@ class Replays:
                 page = made_of(first, found)
         finally:
             del self._under_way[key]
-        size = _size(page)
-        if len(found) == most:  # one that is not full may be longer the next time
+        size, taken = _size(page), _last_id(page) - after
+        if len(found) == most or taken < len(found):  # one that is not full may be longer the next time
             self._keep(key, page, size)
-        self._learn(stream_id, len(found), size)
+        self._learn(stream_id, taken, size)
         return page
 
     def _learn(self, stream_id: str, entries: int, size: int) -> None:
@@ -142,6 +142,21 @@ class Replays:
 def _size(page: list[Any]) -> int:
     """Of chunks exactly; of entries what their text takes."""
     return sum(len(item.body) if isinstance(item, Chunk) else entry_bytes(item[1]) for item in page)
+
+
+def _last_id(page: list[Any]) -> int:
+    last = page[-1]
+    return int(last.cursor if isinstance(last, Chunk) else last[0])
+
+
+def _bounded(pairs: Numbered) -> Numbered:
+    """The first of them, of about a page's bytes."""
+    size = 0
+    for position, (_, entry) in enumerate(pairs, 1):
+        size += entry_bytes(entry)
+        if size > PAGE_BYTES:
+            return pairs[:position]
+    return pairs
 
 
 async def shared(future: asyncio.Future[list[Any]]) -> list[Any]:

@@ -13,6 +13,8 @@ import struct
 from typing import Any, Final
 
 from starlette.types import Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 HOLD_BYTES: Final = 4 * 1024
 """What a transport may hold before `send` waits. With `MAX_CHUNK_BYTES` it is what a stalled reader costs."""
@@ -69,6 +71,24 @@ def hold_little(send: Send) -> None:
     transport = transport_of(send)
     if transport is not None and not transport.is_closing():  # uvloop raises for one whose client has gone
         transport.set_write_buffer_limits(high=HOLD_BYTES)
+
+
+def is_full(send: Send) -> bool:
+    """True while what is written would wait. Asked before something is made for the peer, since what has been made is
+    held as long as it waits."""
+    behind = getattr(send, "__self__", None)
+    if isinstance(behind, RequestResponseCycle):
+        return behind.flow.write_paused and not behind.disconnected
+    return isinstance(behind, WebSocketsSansIOProtocol) and not behind.writable.is_set()
+
+
+async def until_writable(send: Send) -> None:
+    """Wait while the peer accepts nothing; returns as well when it has gone."""
+    behind = getattr(send, "__self__", None)
+    if isinstance(behind, RequestResponseCycle):
+        await behind.flow.drain()
+    elif isinstance(behind, WebSocketsSansIOProtocol):
+        await behind.writable.wait()
 
 
 def abort(send: Send) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.reading.feed import Chunk, Feed, Format
-from tokenrelay.protocol.reading.session import Session
+from tokenrelay.protocol.reading.session import STUCK_S, Session
 from tokenrelay.protocol.store.entries import Entry, is_terminal
 from tokenrelay.server.edge import Edge
 from tokenrelay.server.http import Call
@@ -43,6 +43,11 @@ class Writing(Protocol):
 
     def take(self, entry: Entry, entry_id: int, /) -> bytes: ...
 
+    def let_go(self) -> bool:
+        """The client accepts nothing: keep little. True where it then has to be told all entries again, from the first
+        one, and writes nothing for those that it was told before."""
+        ...
+
     def heartbeat(self, cursor: int, /) -> bytes:
         """`cursor`: of the last entry that the reader has; 0: none."""
         ...
@@ -70,11 +75,21 @@ class FrontResponse(SseResponse):
         super().__init__(edge, call, session, channel, timer)
         self._writing = writing
         self._leave_at = math.inf  # it is not sent elsewhere for its age
+        self._let_go_after_s = STUCK_S  # twice as long each time: a slow reader must not have its log folded all day
         if writing.form is not None:
             self.form = writing.form
 
     def __repr__(self) -> str:
         return f"<FrontResponse {self.session!r}>"
+
+    def tick(self, now: float) -> None:
+        super().tick(now)
+        since = self.session.sending_since
+        if since is None or now - since < self._let_go_after_s or self.session.has_ended:
+            return
+        if self._writing.let_go():
+            self._let_go_after_s *= 2
+            self.session.cursor = 0
 
     def _headers(self) -> dict[str, str]:
         return {"x-stream-id": self.session.stream_id, **self._writing.headers}

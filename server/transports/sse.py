@@ -223,7 +223,9 @@ class SseResponse:
         feed = None if channel is None else channel.feed
         while not self._is_gone and not self._is_closing:
             step = self.session.next_step(feed)
-            if step is Step.TAKE and channel is not None and feed is not None:
+            if step in (Step.TAKE, Step.READ_LOG) and peer.is_full(self._call.send):
+                await self._until_writable()  # it may be behind the window then
+            elif step is Step.TAKE and channel is not None and feed is not None:
                 chunk = self._next_of(feed)
                 if chunk is not None:
                     reached_at = channel.heard_at
@@ -260,6 +262,9 @@ class SseResponse:
             await self._write_lost()
             return False
         while self._page:
+            if peer.is_full(self._call.send):
+                await self._until_writable()  # the page may be let go meanwhile
+                continue
             chunk = self._chunk_of(self._page.popleft())
             self.session.took(chunk)
             await self._write(chunk.body, more=not chunk.is_last)
@@ -273,6 +278,11 @@ class SseResponse:
         self._cause = "log_lost"
         lost = unreadable() if is_unreadable else TokenrelayError("STREAM_EXPIRED", "what follows is no longer stored")
         await self._write(self._refusal(lost))
+
+    async def _until_writable(self) -> None:
+        self.session.sending_since = time.monotonic()
+        await peer.until_writable(self._call.send)
+        self.session.sending_since = None
 
     async def _write(self, body: bytes, *, more: bool = True) -> None:
         self.session.sending_since = time.monotonic()

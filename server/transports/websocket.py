@@ -298,7 +298,12 @@ class Socket:
                 return
 
     async def _write_frame(self) -> None:
-        """Answers first, then the events of those that are ready, up to the size of a chunk."""
+        """Answers first, then the events of those that are ready, up to the size of a chunk; made when the client
+        accepts them."""
+        if peer.is_full(self._send):
+            self._sending_since = time.monotonic()
+            await peer.until_writable(self._send)
+            self._sending_since = None
         bodies, self._outbox = self._outbox, []
         count = len(bodies)
         size = sum(map(len, bodies))

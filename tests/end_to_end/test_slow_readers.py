@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.fleet import Fleet
 from tests.wire import PATIENCE_S, Sse, call, start, text_of, whole, words
 
-STALLED = 20
+STALLED = 40
 
 
 def stall(url: str, stream_id: str, more: str = "") -> socket.socket:
@@ -49,8 +49,8 @@ def test_stalled_readers_are_closed_and_cost_little_and_can_come_back() -> None:
                 while await metric(url, 'tokenrelay_sessions{transport="sse"}') < STALLED:
                     await asyncio.sleep(0.05)
                 grown = resident_kib(pid) - before
-                # The log of this stream is 3 MiB as events: held for each, it would be 60.
-                assert grown < STALLED * 256, f"{grown} KiB for {STALLED} stalled readers"
+                # The log of this stream is 3 MiB as events: held for each, it would be 120.
+                assert grown < STALLED * 64, f"{grown} KiB for {STALLED} stalled readers"
                 quick = await start(url, "scripted?tokens=50&interval_ms=1")
                 assert text_of(await whole(url, quick)) == words(50)
                 while await metric(url, "tokenrelay_send_timeouts_total") < STALLED:
@@ -97,7 +97,7 @@ def test_a_socket_that_takes_nothing_is_closed() -> None:
 
 
 def test_a_long_snapshot_is_whole_and_costs_little_while_nobody_reads_it() -> None:
-    """It is written a page at a time: 40 readers who accept nothing would otherwise hold the whole text each."""
+    """It is written a page at a time: readers who accept nothing would otherwise hold the whole text each."""
 
     async def scene(fleet: Fleet) -> None:
         url, pid = fleet.urls[0], fleet.edges[0].pid
@@ -116,7 +116,7 @@ def test_a_long_snapshot_is_whole_and_costs_little_while_nobody_reads_it() -> No
             async with asyncio.timeout(PATIENCE_S):
                 while await metric(url, 'tokenrelay_send_timeouts_total{transport="json"}') < STALLED:
                     await asyncio.sleep(0.1)
-            assert resident_kib(pid) - before < STALLED * 256
+            assert resident_kib(pid) - before < STALLED * 64
         finally:
             for client in clients:
                 client.close()

@@ -103,3 +103,29 @@ def test_what_only_a_draining_worker_answered_waits_for_the_next_and_what_nobody
             assert (await state_of(url, running.stream_id))["state"] == "running"
 
     asyncio.run(scene())
+
+
+def test_what_waits_for_a_kind_that_has_left_ends_in_words_while_others_work_on(tmp_path: Path) -> None:
+    only_scripted = tmp_path / "only-scripted.toml"
+    only_scripted.write_text(SCRIPTED)
+
+    async def scene(fleet: Fleet) -> None:
+        [url] = fleet.urls
+        capable = fleet.start_worker(TOKENRELAY_SCRIPTED="0")
+        fleet.start_worker(TOKENRELAY_CATALOGUE=str(only_scripted))
+        fleet.wait_until_ready()
+        async with Sse.post(url, {"message": "hi", "model": "support"}) as stream:
+            assert text_of(await stream.take()) == TEXT
+        await asyncio.to_thread(fleet.kill_worker, capable)
+        # The next one of its kind might come in a moment: none is refused, and over each transport each is told.
+        async with Sse.post(url, {"message": "hi", "model": "support"}) as waiting, Ws(url) as socket:
+            queued = await socket.start({"message": "hi", "model": "support"})
+            assert text_of(await whole(url, await start(url, SCRIPT))) == words(5)
+            for events in (await waiting.take(), await socket.take(queued)):
+                end = events[-1][1]
+                assert (end["done"], end["error_code"], end["retryable"]) == (True, "TIMEOUT", True)
+        assert not fleet.redis().exists(keys.WAITING, keys.NEEDS)
+
+    env = lay_out(tmp_path, "support") | {"TOKENRELAY_QUEUE_TIMEOUT_S": "4"}
+    with Fleet(workers=0, env=env) as fleet:
+        asyncio.run(scene(fleet))

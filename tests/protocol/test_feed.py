@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.protocol.cases import AT, COMPLETION, STARTED, STREAM, entry, pure, token
 from tokenrelay.protocol import events
 from tokenrelay.protocol.reading import feed
-from tokenrelay.protocol.reading.feed import Feed, Format, Offer
+from tokenrelay.protocol.reading.feed import TRIM_BYTES, Feed, Format, Offer
 from tokenrelay.protocol.store import entries
 from tokenrelay.protocol.store.entries import Entry, pack_token, unpack_entry
 from tokenrelay.protocol.wire import formats
@@ -288,6 +288,13 @@ def test_it_wants_trimming_only_when_it_pays() -> None:
     made.offer(1, tokens(64))
     assert not made.needs_trim()
     made.offer(65, tokens(1))
+    assert made.needs_trim()
+    made.trim(64)
+    made.offer(66, [["t", 0, "m", "x" * TRIM_BYTES]])
+    assert made.needs_trim()  # few, and large
+    made.trim(0)
+    assert not made.needs_trim()  # somebody has it still: it is looked at again when as much has come again
+    made.offer(67, [["t", 0, "m", "x" * TRIM_BYTES]])
     assert made.needs_trim()
 
 

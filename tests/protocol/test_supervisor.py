@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 
 import pytest
 import structlog
@@ -112,3 +113,83 @@ def test_closing_ends_the_tasks_and_counts_no_failure(monkeypatch: pytest.Monkey
         assert counts.read()["failures_total"] == [(("work",), [0.0])]
 
     play(scene, monkeypatch)
+
+
+def given_up_after(
+    fault: Callable[[], Awaitable[None]], *, is_vital: bool, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Which tasks were given up by the time a task has failed twenty times in a row."""
+    monkeypatch.setattr(module, "HOPELESS_S", 1e-9)
+    given_up: list[str] = []
+
+    async def scene() -> None:
+        tries = 0
+        is_over = asyncio.Event()
+
+        async def run() -> None:
+            nonlocal tries
+            tries += 1
+            if tries > 20:
+                is_over.set()
+                await asyncio.Event().wait()
+            await fault()
+
+        counts = Instruments()
+        supervisor = Supervisor(counts.counter("failures_total", "Failures", task=("work",)), given_up.append)
+        supervisor.own("work", run, is_vital=is_vital)
+        async with asyncio.timeout(10):
+            await is_over.wait()
+        await supervisor.close()
+
+    monkeypatch.setattr(module, "pause_s", lambda _: 0.0)
+    with structlog.testing.capture_logs():
+        asyncio.run(scene())
+    return given_up
+
+
+async def redis_is_away() -> None:
+    raise ConnectionResetError
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_vital", "expected"),
+    [
+        (raises, True, ["work"]),
+        (returns, True, ["work"]),
+        (raises, False, []),  # the process is of use without it
+        (redis_is_away, True, []),  # it comes back; a process that ended would not
+    ],
+)
+def test_a_vital_task_that_a_fault_of_ours_ends_again_and_again_is_given_up_once(
+    fault: Callable[[], Awaitable[None]], is_vital: bool, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert given_up_after(fault, is_vital=is_vital, monkeypatch=monkeypatch) == expected
+
+
+def test_a_fault_counts_from_its_own_beginning_not_from_that_of_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    tries = 0
+    given_up: list[float] = []
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(module, "pause_s", lambda _: 0.0)
+
+    async def run() -> None:
+        nonlocal now, tries
+        now += 5.0
+        tries += 1
+        if tries > 60:
+            await asyncio.Event().wait()
+        raise ConnectionResetError if tries <= 20 else KeyError
+
+    async def scene() -> None:
+        counts = Instruments()
+        failures = counts.counter("failures_total", "Failures", task=("work",))
+        supervisor = Supervisor(failures, lambda _: given_up.append(now))
+        supervisor.own("work", run, is_vital=True)
+        while tries <= 60:
+            await asyncio.sleep(0)
+        await supervisor.close()
+
+    with structlog.testing.capture_logs():
+        asyncio.run(scene())
+    assert given_up == [100.0 + module.HOPELESS_S]

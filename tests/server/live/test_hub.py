@@ -349,7 +349,7 @@ def test_a_reader_whose_write_has_waited_for_a_second_does_not_hold_the_window(f
         stuck, moving = Reader(channel, reads), Reader(channel, reads)
         stuck.session.sending_since, now = 10.0, 10.0 + STUCK_S
         hub.join(channel, stuck)
-        channel.feed.offer(1, [["t", 0, "m", "x" * 1000]] * 60)
+        channel.feed.offer(1, [["t", 0, "m", "x" * 100]] * 60)
         channel.trim(now - 0.01)
         assert channel.feed.floor == 0
         channel.trim(now)
@@ -361,5 +361,15 @@ def test_a_reader_whose_write_has_waited_for_a_second_does_not_hold_the_window(f
         channel.feed.offer(61, [["t", 0, "m", "x"]] * 40)
         channel.trim(now)
         assert channel.feed.floor == 60
+
+        # Large tokens come to megabytes within that second: a reader that waits at all does not hold so many.
+        stuck.session.cursor, stuck.session.sending_since = 100, now
+        channel.feed.offer(101, [["t", 0, "m", "x" * 1000]] * 60)
+        assert channel.feed.needs_trim()
+        channel.trim(now)
+        assert channel.feed.floor == 60  # one that moves still lacks it
+        moving.session.cursor = 160
+        channel.trim(now)
+        assert channel.feed.floor == 159
 
     play(fleet, scene)

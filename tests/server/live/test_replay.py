@@ -13,7 +13,7 @@ from tokenrelay.protocol.reading.session import PAGE_BYTES, PAGE_ENTRIES, Sessio
 from tokenrelay.protocol.store import entries
 from tokenrelay.protocol.wire import formats
 from tokenrelay.server.live import replay
-from tokenrelay.server.live.replay import AT_ONCE, FIRST_PAGE_ENTRIES, KEPT_BYTES, KEPT_S, LEAST_PAGE_ENTRIES, Replays
+from tokenrelay.server.live.replay import AT_ONCE, FIRST_PAGE_ENTRIES, KEPT_BYTES, KEPT_S, Replays
 from tokenrelay.server.store.log import LogReader
 
 PATIENCE_S = 10
@@ -136,12 +136,12 @@ def test_what_is_kept_is_bounded() -> None:
     async def scene() -> None:
         reads = Reads(FIRST_PAGE_ENTRIES, text="x" * 2_000)
         replays = Replays(reads)
-        sizes = [len(await read(replays, session(f"s{number}"))) for number in range(20)]
+        sizes = [len(await read(replays, session(f"s{number}"))) for number in range(80)]
         assert sum(sizes) > KEPT_BYTES  # else this shows nothing
-        await read(replays, session("s19"))
-        assert len(reads.asked) == 20  # the newest is still there
+        await read(replays, session("s79"))
+        assert len(reads.asked) == 80  # the newest is still there
         await read(replays, session("s0"))
-        assert len(reads.asked) == 21  # the oldest is not
+        assert len(reads.asked) == 81  # the oldest is not
 
     play(scene())
 
@@ -152,11 +152,12 @@ def test_a_page_has_few_entries_where_they_are_large(size: int) -> None:
         reads = Reads(20_000, text="x" * size)
         replays, reader = Replays(reads), session()
         chunks = await replays.page(reader, formats.SSE)
-        for _ in range(2):  # the first page of a stream cannot know
+        most = max(2 * PAGE_BYTES, 2 * (size + 200))
+        for _ in range(2):  # the first page of a stream cannot know how many it may ask for, but hands on as little
+            assert sum(len(chunk.body) for chunk in chunks) <= most
             for chunk in chunks:
                 reader.took(chunk)
             chunks = await replays.page(reader, formats.SSE)
-        most = max(2 * PAGE_BYTES, LEAST_PAGE_ENTRIES * (size + 200))
         assert PAGE_BYTES / 2 <= sum(len(chunk.body) for chunk in chunks) <= most
 
     play(scene())
@@ -196,5 +197,17 @@ def test_what_is_no_longer_in_the_log_is_said() -> None:
     async def scene() -> None:
         with pytest.raises(LookupError):
             await read(Replays(Reads(0)), session())
+
+    play(scene())
+
+
+@pytest.mark.parametrize("size", [200, 2_000, 60_000])
+def test_a_page_for_another_dialect_is_as_small_from_the_first_on(size: int) -> None:
+    async def scene() -> None:
+        replays, reader = Replays(Reads(20_000, text="x" * size)), session()
+        for _ in range(3):
+            page = await replays.entries(reader)
+            assert sum(len(entry[3]) for _, entry in page) <= max(2 * PAGE_BYTES, size)
+            reader.cursor = page[-1][0]
 
     play(scene())
