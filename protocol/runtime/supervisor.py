@@ -12,7 +12,6 @@ import hiredis
 import structlog
 from redis.exceptions import RedisError
 
-from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.runtime.instruments import Instrument
 from tokenrelay.protocol.runtime.redis import describe
 
@@ -91,7 +90,8 @@ class Supervisor:
 
 def is_from_outside(cause: BaseException) -> bool:
     """Redis, the network or a file: it passes without us, however long it takes."""
-    return isinstance(cause, (RedisError, hiredis.HiredisError, OSError, TimeoutError, TokenrelayError))
+    outside = (RedisError, hiredis.HiredisError, OSError, TimeoutError)
+    return isinstance(cause, outside) or isinstance(cause.__cause__, outside)
 
 
 def pause_s(failures: int) -> float:
