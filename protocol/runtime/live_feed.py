@@ -20,6 +20,7 @@ import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
+from tokenrelay.protocol.runtime.outage import is_told
 from tokenrelay.protocol.runtime.redis import describe, place_of, wire_of
 
 READ_BYTES: Final = 64 * 1024
@@ -123,7 +124,7 @@ class LiveFeed:
                 await connection.connect()  # type: ignore[no-untyped-call]
                 await self._read(connection)
             except (RedisError, OSError, hiredis.HiredisError) as error:
-                if failures & (failures - 1) == 0:  # 0, 1, 2, 4, 8…: an outage does not fill the log
+                if is_told(failures + 1):
                     log.warning("live_feed_lost", redis=self.place, error=describe(error), failures=failures)
             finally:
                 self._connection = None

@@ -160,11 +160,11 @@ async def scene(fleet: Fleet, proxies: list[Proxy], store: Proxy, seed: int, sec
     return tally
 
 
-def run(seed: int, seconds: float, clients: int) -> Tally:
+def run(seed: int, seconds: float, clients: int, workers: int = WORKERS) -> Tally:
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(Proxy())
         env = {**ENV, "TOKENRELAY_REDIS_URL": f"redis://127.0.0.1:{store.port}/0"}
-        fleet = Fleet(edges=EDGES, workers=WORKERS, env=env)
+        fleet = Fleet(edges=EDGES, workers=workers, env=env)
         store.target = fleet.redis_path
         stack.enter_context(fleet)
         proxies = [stack.enter_context(Proxy(port)) for port in fleet.ports]
@@ -179,8 +179,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=WORKERS)
     arguments = parser.parse_args()
-    return 1 if run(arguments.seed, arguments.minutes * 60, arguments.clients).faults else 0
+    return 1 if run(arguments.seed, arguments.minutes * 60, arguments.clients, arguments.workers).faults else 0
 
 
 if __name__ == "__main__":

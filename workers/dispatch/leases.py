@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 
 from tokenrelay.protocol.runtime.lag import Lag
+from tokenrelay.protocol.runtime.outage import Outage
 from tokenrelay.protocol.runtime.redis import describe
 from tokenrelay.protocol.store import keys, partitions, scripts, worker_registry
 from tokenrelay.protocol.store.scripts import Claim
@@ -126,6 +127,7 @@ class Leases:
 
     async def keep(self) -> None:
         """Owned by the process; ends only by being cancelled."""
+        renewals, syncs = Outage(), Outage()
         while True:
             now = time.monotonic()
             for generation in list(self.generations.values()):
@@ -134,14 +136,20 @@ class Leases:
                 try:
                     await self.renew()
                     self._renewed_at = now
+                    renewals.over()
                 except Exception as error:
-                    log.warning("renew_failed", redis=self.resources.store.place(), error=describe(error))
+                    if renewals.failed():
+                        place, failures = self.resources.store.place(), renewals.failures
+                        log.warning("renew_failed", redis=place, error=describe(error), failures=failures)
             if now - self._synced_at >= SYNC_S:
                 self._synced_at = now
                 try:
                     await self.resources.circuits.sync(self.resources.store)
+                    syncs.over()
                 except Exception as error:
-                    log.warning("circuit_sync_failed", redis=self.resources.store.place(), error=describe(error))
+                    if syncs.failed():
+                        place, failures = self.resources.store.place(), syncs.failures
+                        log.warning("circuit_sync_failed", redis=place, error=describe(error), failures=failures)
             await asyncio.sleep(TICK_S)
 
     def _check(self, generation: Generation, now: float) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import structlog
 
 from tests.workers.generation.play import Player, Stage
 from tokenrelay.protocol.store.scripts import AppendReply, Claim
 from tokenrelay.protocol.wire import request
 from tokenrelay.workers.conversation import Delta, Finish
+from tokenrelay.workers.dispatch import leases as module
 from tokenrelay.workers.dispatch.leases import Held, Leases
 
 ASKED = request.pack(request.from_object({"message": "x", "model": "claude"}))
@@ -51,3 +56,32 @@ def test_a_claim_is_held_until_it_is_run_or_let_go() -> None:
     leases.hold(two)
     leases.let_go(one)
     assert leases._held() == {"": [("stream-1", 2)]}
+
+
+def test_an_outage_of_redis_does_not_fill_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = 0
+
+    async def away(*_: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise ConnectionResetError
+
+    monkeypatch.setattr(module, "TICK_S", 0.0)
+    monkeypatch.setattr(module, "SYNC_S", -1.0)
+    keeper = Leases.__new__(Leases)
+    keeper.generations, keeper._renewed_at, keeper._synced_at = {}, -1e9, -1e9
+    store, circuits = SimpleNamespace(place=lambda: "redis"), SimpleNamespace(sync=away)
+    keeper.resources = cast(Any, SimpleNamespace(store=store, circuits=circuits))
+    monkeypatch.setattr(keeper, "renew", away)
+
+    async def scene() -> None:
+        task = asyncio.create_task(keeper.keep())
+        while tries < 2 * 100:
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    with structlog.testing.capture_logs() as said:
+        asyncio.run(scene())
+    for event in ("renew_failed", "circuit_sync_failed"):
+        assert [line["failures"] for line in said if line["event"] == event] == [1, 2, 4, 8, 16, 32, 64]
