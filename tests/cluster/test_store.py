@@ -14,7 +14,7 @@ from tests.cluster.servers import Servers
 from tokenrelay.protocol.runtime.address import parse_cluster
 from tokenrelay.protocol.runtime.feeds import Feeds
 from tokenrelay.protocol.runtime.stores.cluster import Cluster
-from tokenrelay.protocol.store import partitions, scripts
+from tokenrelay.protocol.store import keys, partitions, scripts
 
 P = 4
 TAGS = partitions.tags(P)
@@ -120,6 +120,34 @@ def test_a_script_waits_while_its_slot_is_moved_key_by_key_and_never_runs_in_par
         assert not claiming.done()
         await asyncio.to_thread(servers.end_move, slot, owner, to)
         assert await claiming == []
+
+    play(servers, scene)
+
+
+def test_a_script_whose_own_keys_are_all_here_waits_too(servers: Servers) -> None:
+    """It would write what is there already: the key that never exists is what keeps it from that."""
+
+    async def scene(store: Cluster) -> None:
+        tag = TAGS[3]
+        slot, stream_id = partitions.slot(tag), f"{tag}-{'0' * 32}"
+        new = scripts.NewStream(stream_id, "alice", "m", b"prompt", "continue", None, "")
+        start = scripts.start_reserved(new, scripts.Limits(9), job=b"", job_ttl_ms=9_000, retention_ms=60_000)
+        await store.run(scripts.START_RESERVED, start)
+        claim = scripts.claim(1, 60_000, "w", b"unreadable", 60_000)
+        assert len(scripts.claim_reply(await store.run(scripts.CLAIM, claim, tag))) == 1
+        first = scripts.append(stream_id, 1, 1, [b"first"], end_state="", retention_ms=60_000)
+        await store.run(scripts.APPEND, first)
+        to = other_than(servers, slot)
+        owner = await asyncio.to_thread(servers.begin_move, slot, to)
+        owner.client.execute_command("MIGRATE", "127.0.0.1", to.port, keys.within(tag, keys.LEASES), 0, 5000)
+        end = scripts.append(stream_id, 1, 2, [b"end"], end_state="completed", retention_ms=60_000)
+        ending = asyncio.create_task(store.run(scripts.APPEND, end))
+        await asyncio.sleep(0.2)
+        assert not ending.done()
+        assert await store.ask("HGET", keys.meta(stream_id), "state") == b"running"
+        await asyncio.to_thread(servers.end_move, slot, owner, to)
+        assert scripts.append_reply(await ending).outcome == "ok"
+        assert not await store.ask("EXISTS", keys.within(tag, keys.LEASES))
 
     play(servers, scene)
 
