@@ -49,8 +49,8 @@ class Jobs:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._settings = settings
-        self._parts = parts.Parts(store, settings.max_parts_stored_bytes)
         self.partitions = Partitions(store)
+        self._parts = parts.Parts(store, self.partitions, settings.max_parts_stored_bytes)
         self._turns = itertools.count(secrets.randbelow(1_000))  # edges that began together are not in step
         self._reserved = ReservedStart(store, self.partitions, settings.retention_ms, JOB_TTL_MS)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, Final
@@ -29,6 +30,7 @@ EDGE_MS: Final = 5_000
 """An edge that was not heard of for this long looks after nothing."""
 
 REAP_TIMEOUT_S: Final = 3.0
+LOOK_AGAIN_S: Final = 0.02
 
 log = structlog.get_logger()
 
@@ -40,6 +42,17 @@ class Waiting(msgspec.Struct):
     number: int = 0
     bytes: int = 0
     of_owner: dict[str, tuple[int, int]] = {}
+
+    parts: dict[str, int] = {}
+    """What parts of requests take, of all (`all`) and of each owner."""
+
+    def count_parts(self, owner: str, size: int) -> None:
+        for whose in ("all", owner):
+            self.parts[whose] = self.parts.get(whose, 0) + size
+
+    def has_room(self, owner: str, size: int, most: int, most_of_owner: int) -> bool:
+        """For parts of that size."""
+        return all(self.parts.get(whose, 0) + size <= bound for whose, bound in (("all", most), (owner, most_of_owner)))
 
     def count(self, owner: str, size: int) -> None:
         number, much = self.of_owner.get(owner, (0, 0))
@@ -57,6 +70,7 @@ class Partitions:
         self._ours: tuple[str, ...] = store.tags
         self._edges: tuple[str, ...] = ()
         self.waiting = Waiting()
+        self._looked_at = 0.0  # by the monotonic clock
 
     def __repr__(self) -> str:
         return f"<Partitions {len(self._ours)} of {len(self._store.tags)} ours | {self.waiting.number} wait>"
@@ -117,26 +131,38 @@ class Partitions:
         counts = await self._store.ask_all([("ZCARD", keys.within(tag, keys.WAITING)) for tag in self._store.tags])
         return sum(counts)
 
+    async def look_again(self) -> None:
+        """Before somebody is refused for what the last look saw. Raises RedisError, OSError."""
+        if time.monotonic() - self._looked_at >= LOOK_AGAIN_S:
+            await self._with_something()
+
     # -- in a cluster --------------------------------------------------------------------------------------------------
 
     async def _with_something(self) -> list[str]:
         """Those of ours in which something may be overdue; looks at what waits in all."""
+        self._looked_at = time.monotonic()
         tags, ours = self._store.tags, self._ours
         asked = [("ZCARD", keys.within(tag, keys.WAITING)) for tag in tags]
-        for name in (keys.LEASES, keys.PARTS):
-            asked += [("ZCARD", keys.within(tag, name)) for tag in ours]
+        asked += [("ZCARD", keys.within(tag, keys.PARTS)) for tag in tags]
+        asked += [("ZCARD", keys.within(tag, keys.LEASES)) for tag in ours]
         counts = [count if isinstance(count, int) else 0 for count in await self._store.ask_many(asked)]
-        waiting = [tag for tag, count in zip(tags, counts[: len(tags)], strict=True) if count]
-        await self._count_waiting(waiting, sum(counts[: len(tags)]))
-        rest = counts[len(tags) :]
-        found = {tag for tag, count in zip([*ours, *ours], rest, strict=True) if count}
-        return [tag for tag in ours if tag in found or tag in waiting]
+        number, some = len(tags), iter(counts)
+        waiting, holding, leased = (
+            {tag for tag, count in zip(of, some, strict=False) if count} for of in (tags, tags, ours)
+        )
+        await self._count(waiting, holding, sum(counts[:number]))
+        return [tag for tag in ours if tag in waiting or tag in holding or tag in leased]
 
-    async def _count_waiting(self, tags: Sequence[str], number: int) -> None:
+    async def _count(self, waiting: Iterable[str], holding: Iterable[str], number: int) -> None:
+        """What waits, and what parts take, in the partitions that have any."""
         now = Waiting(number)
-        for fields in await self._store.ask_many([("HGETALL", keys.within(tag, keys.QUEUED)) for tag in tags]):
+        for fields in await self._store.ask_many([("HGETALL", keys.within(tag, keys.QUEUED)) for tag in waiting]):
             if isinstance(fields, dict):
                 _add(now, fields)
+        for fields in await self._store.ask_many([("HGETALL", keys.within(tag, keys.PARTS_BYTES)) for tag in holding]):
+            for whose, much in fields.items() if isinstance(fields, dict) else ():
+                name = whose.decode("ascii", "replace")
+                now.parts[name] = now.parts.get(name, 0) + int(much)
         self.waiting = now
 
     async def _meet_edges(self) -> None:

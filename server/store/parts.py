@@ -16,6 +16,7 @@ from tokenrelay.protocol.runtime.stores.base import Store
 from tokenrelay.protocol.store import keys, partitions, scripts
 from tokenrelay.protocol.wire import parts, request
 from tokenrelay.protocol.wire.request import ChatRequest
+from tokenrelay.server.store.partitions import Partitions
 from tokenrelay.server.store.redis import asking, run
 
 OWNER_SHARE: Final = 10
@@ -58,8 +59,9 @@ class Held:
 class Parts:
     """Where the edge puts them."""
 
-    def __init__(self, store: Store, most_bytes: int) -> None:
+    def __init__(self, store: Store, partitions_: Partitions, most_bytes: int) -> None:
         self._store = store
+        self._partitions = partitions_
         self._most_bytes = most_bytes
 
     @contextlib.asynccontextmanager
@@ -72,11 +74,21 @@ class Parts:
         if not held.name:
             yield held
             return
-        asked = scripts.hold(held.name, self._most_bytes, max(1, self._most_bytes // OWNER_SHARE))
+        size, most_of_owner = sum(map(len, blobs)), max(1, self._most_bytes // OWNER_SHARE)
+        asked = scripts.hold(held.name, self._most_bytes, most_of_owner)
         tag = partitions.tag_of(stream_id)
-        if not scripts.hold_reply(await run(self._store, scripts.HOLD, asked, tag)):
+        # In a cluster the script sees its partition only: the others are as of the last look.
+        bounds = keys.digest(owner), size, self._most_bytes, most_of_owner
+        if tag and not self._partitions.waiting.has_room(*bounds):
+            with asking():
+                await self._partitions.look_again()
+        if (tag and not self._partitions.waiting.has_room(*bounds)) or not scripts.hold_reply(
+            await run(self._store, scripts.HOLD, asked, tag)
+        ):
             issue = "too many pictures, files and sounds wait for their answers already; try again later"
             raise TokenrelayError("OVERLOADED", issue, retry_after=5)
+        if tag:
+            self._partitions.waiting.count_parts(keys.digest(owner), size)
         try:
             for number, blob in enumerate(blobs):
                 with asking():

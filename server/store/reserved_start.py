@@ -43,6 +43,10 @@ class ReservedStart:
         """As the script START says it. Raises TokenrelayError SERVICE_UNAVAILABLE."""
         is_free = new.idempotency_key is None and not limits.max_active and not limits.per_minute
         full = self._full(new, limits)
+        if full is not None:
+            with asking():
+                await self._partitions.look_again()
+            full = self._full(new, limits)
         if full is not None and new.idempotency_key is None:
             return full
         if is_free:  # nothing can speak against it: both leave together
