@@ -11,16 +11,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pytest
 import redis
 
 from tests.cluster.servers import Servers
 from tokenrelay.loadtest.fleet import free_port
 from tokenrelay.protocol.runtime.launcher import Launcher, clean_environment, role_command, wait_until
+from tokenrelay.protocol.store import keys
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_TIMEOUT_S = 90.0
 ON_CLUSTER = os.environ.get("TOKENRELAY_TEST_CLUSTER") == "1"
 """Fleets stand on a cluster of three primaries instead of one server (`make test-cluster`)."""
+
+
+STREAM_ID = "(?:[0-9A-Za-z]{3}-)?[0-9a-f]{32}"
+"""Of streams that fleets start; with a partition on a cluster."""
+
+
+def one_server(why: str) -> pytest.MarkDecorator:
+    """For a test that means nothing on a cluster."""
+    return pytest.mark.skipif(ON_CLUSTER, reason=f"one server: {why}")
 
 
 class Fleet:
@@ -116,6 +127,10 @@ class Fleet:
         if self.servers is not None:
             return redis.RedisCluster(host="127.0.0.1", port=self.servers.all[0].port)
         return redis.Redis.from_url(self.redis_url)
+
+    @property
+    def names(self) -> keys.Names:
+        return keys.ONE_SERVER if self.servers is None else keys.CLUSTER
 
     def kill_redis(self) -> None:
         if self.servers is not None:

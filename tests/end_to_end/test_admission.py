@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.fleet import Fleet
+from tests.fleet import Fleet, one_server
 from tests.raw import Raw
 from tests.wire import Sse, Ws, call, start, text_of, words
 from tokenrelay.protocol.store import keys, worker_registry
@@ -184,6 +184,7 @@ def test_fifty_equal_starts_at_once_over_three_edges_and_all_doors_are_one_gener
 # ---------------------------------------------------------------------------------------------------------
 
 
+@one_server("it writes an offer")
 def test_while_every_worker_is_late_only_new_streams_are_refused() -> None:
     """The test is the worker: it offers what one offers that has more to do than it can."""
 

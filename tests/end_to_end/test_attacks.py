@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tests.fleet import Fleet
+from tests.fleet import Fleet, one_server
 from tests.raw import Raw, body_of, frame, handshake
 from tests.wire import Sse, Ws, call, text_of, words
 from tokenrelay.protocol.wire.websocket import Close
@@ -297,6 +297,7 @@ def test_pings_of_one_who_does_not_read_cost_no_memory(edge: Fleet) -> None:
     asyncio.run(scene())
 
 
+@one_server("an edge's connections to a cluster are over TCP too")
 def test_after_all_that_nothing_is_left_and_the_log_is_short(edge: Fleet) -> None:
     async def scene() -> None:
         process = psutil.Process(edge.edges[0].pid)

@@ -40,6 +40,5 @@ def test_no_worker_gets_more_than_twice_the_mean(pause_s: float, tokens: int) ->
 
 
 def _known(fleet: Fleet) -> list[bytes]:
-    name = keys.WORKERS if fleet.servers is None else keys.CLUSTER.for_all(keys.WORKERS)
-    found: list[bytes] = fleet.redis().hkeys(name)
+    found: list[bytes] = fleet.redis().hkeys(fleet.names.for_all(keys.WORKERS))
     return found

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.fleet import one_server
 from tokenrelay.loadtest.bench import growth, idle, soak, soak_verdict
 from tokenrelay.loadtest.bench.growth import Size
 
@@ -34,6 +35,7 @@ if "tokenrelay.server" in getattr(sys, "orig_argv", []):
 """
 
 
+@one_server("the soak looks at the keys")
 def test_a_soak_of_seconds_is_flat() -> None:
     whole = soak.soak(8, 10, 5)
     assert whole["streams"] == 80

@@ -12,7 +12,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.fleet import Fleet
+from tests.fleet import Fleet, one_server
 from tests.network import Proxy
 from tests.wire import PATIENCE_S, EventPair, Sse, Ws, call, start, text_of, whole, words
 from tokenrelay.protocol.wire.sse import Decoder
@@ -82,6 +82,7 @@ def test_a_draining_edge_refuses_what_is_new_with_advice_and_lets_answers_finish
         asyncio.run(scene(fleet))
 
 
+@one_server("calls to a cluster end after a second")
 def test_who_waits_for_a_silent_redis_when_the_edge_goes_is_told_to_come_again() -> None:
     """Half open: Redis's connections are not closed, nothing passes. The edge goes before their timeout is over."""
 

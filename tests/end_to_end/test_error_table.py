@@ -171,7 +171,7 @@ def spoiled_key(make: Callable[[str], Provocation]) -> Provocation:
 
     async def ask(fleet: Fleet) -> Told:
         name = f"spoiled-{id(make)}"
-        fleet.redis().set(keys.idempotency("alice", name), "x")
+        fleet.redis().set(fleet.names.idempotency("alice", name), "x")
         return await make(name)(fleet)
 
     return ask

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.fleet import ROOT, Fleet, until
+from tests.fleet import ROOT, Fleet, one_server, until
 from tests.needs import require
 from tokenrelay.loadtest.fleet import free_port
 from tokenrelay.loadtest.scenarios import SCENARIOS
@@ -143,6 +143,7 @@ def streams(fleet: Fleet) -> int:
         return int(client.zcard(keys.owner("anonymous")))
 
 
+@one_server("it counts the keys")
 def test_a_generator_that_dies_turns_the_whole_red(fleet: Fleet) -> None:
     require(find_spec("locust"), "locust")
     given = ("--scenario", "steady", "--rate", "16", "--duration", "12", "--model", "scripted?tokens=20&interval_ms=5")

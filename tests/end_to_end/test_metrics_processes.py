@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.end_to_end.test_processes import serving
-from tests.fleet import Fleet, until, workers_seen
+from tests.fleet import Fleet, one_server, until, workers_seen
 from tests.wire import Sse, text_of, words
 from tokenrelay.loadtest.fleet import free_port
 
@@ -142,6 +142,7 @@ def test_two_processes_are_one_and_the_gauges_of_a_dead_one_go(pair: Pair) -> No
     assert not list(pair.folder.glob("tokenrelay-counts-*"))  # nothing is left behind
 
 
+@one_server("there is no fleet")
 def test_a_port_that_is_taken_is_said_at_once() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

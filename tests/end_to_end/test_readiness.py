@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.fleet import Fleet
+from tests.fleet import Fleet, one_server
 from tests.network import Proxy
 from tests.wire import PATIENCE_S, Sse, call, text_of, words
 
@@ -53,6 +53,7 @@ def test_readyz_says_that_redis_is_paused_and_that_it_goes_on() -> None:
     judge(lambda fleet: fleet.signal_redis(signal.SIGSTOP), lambda fleet: fleet.signal_redis(signal.SIGCONT))
 
 
+@one_server("the clients of one server are killed")
 def test_readyz_says_that_the_live_feed_is_dead_although_redis_answers() -> None:
     """Its connections are half open and so is every new one; commands work. Readers lose nothing."""
 

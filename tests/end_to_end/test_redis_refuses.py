@@ -15,12 +15,14 @@ import msgpack
 import pytest
 from redis.exceptions import ResponseError
 
-from tests.fleet import Fleet, until, workers_seen
+from tests.fleet import Fleet, one_server, until, workers_seen
 from tests.wire import Sse, Ws, call, start, text_of, whole, words
 from tokenrelay.protocol.store import keys
 
 RECOVERED_S = 10.0
 """All is well this long after the trouble's end; at most five seconds lie between two tries."""
+
+pytestmark = one_server("its states are those of one")
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]], what: str) -> None:

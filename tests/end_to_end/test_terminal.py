@@ -15,7 +15,7 @@ import pytest
 
 from tests.end_to_end.screen import Terminal
 from tests.end_to_end.screen import chat as command
-from tests.fleet import Fleet
+from tests.fleet import STREAM_ID, Fleet
 from tests.wire import call, start, words
 
 PATIENCE_S = 20.0
@@ -56,7 +56,7 @@ def test_json_is_one_event_a_line(fleet: Fleet, transport: str, ids: list[int | 
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [event["id"] for event in events] == ids
     assert len({event["stream_id"] for event in events}) == 1
-    assert re.fullmatch("[0-9a-f]{32}", events[0]["stream_id"])
+    assert re.fullmatch(STREAM_ID, events[0]["stream_id"])
     assert "".join(event["token"] for event in events) == words(3)
     assert (done.returncode, events[-1]["done"]) == (0, True)
 

@@ -14,7 +14,7 @@ from tokenrelay_client import SyncClient
 
 from tests.browser.fake_provider import FakeProvider
 from tests.end_to_end.screen import PATIENCE_S, Terminal, chat
-from tests.fleet import Fleet
+from tests.fleet import STREAM_ID, Fleet
 from tests.wire import call, start, words
 
 # What a model writes, hostile at the end: HTML is text, and nothing moves the cursor or renames the window.
@@ -83,7 +83,7 @@ def open_chat(fleet: Fleet, *options: str, columns: int = 80) -> Terminal:
 
 def ids_seen(terminal: Terminal) -> list[str]:
     """Of the streams whose answers are on the screen or above it."""
-    return re.findall(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", terminal.everything)
+    return re.findall(rf"(?<![0-9a-f]){STREAM_ID}(?![0-9a-f])", terminal.everything)
 
 
 def wait_for_state(fleet: Fleet, stream_id: str, state: str) -> None:
@@ -109,7 +109,7 @@ def test_markdown_is_drawn_with_one_blank_line_between_its_blocks(fleet: Fleet) 
         assert terminal.wait_for_exit() == 0
         answer, _, facts = terminal.everything.rpartition("\n")
         assert answer == SEEN
-        assert re.fullmatch(r"gpt-6\.2-sol · \d+ tokens · \d+\.\d s · [0-9a-f]{32}", facts)
+        assert re.fullmatch(rf"gpt-6\.2-sol · \d+ tokens · \d+\.\d s · {STREAM_ID}", facts)
         assert "bold" in terminal.style("Rivers")
         assert "bold" in terminal.style("long")
         assert "bold" not in terminal.style("Three")

@@ -15,7 +15,7 @@ import pytest
 
 from tests.end_to_end.test_lifecycle import state_of, until_state
 from tests.end_to_end.test_slow_readers import metric
-from tests.fleet import Fleet, until
+from tests.fleet import Fleet, one_server, until
 from tests.wire import PATIENCE_S, Sse, Ws, call
 from tokenrelay.protocol.store import keys
 
@@ -88,6 +88,7 @@ def test_a_socket_that_answers_no_ping_is_gone_within_two_heartbeats() -> None:
 # ----------------------------------------------------------------------------------------------
 
 
+@one_server("a network of its own does not reach the cluster")
 def test_readers_whose_network_goes_away_are_noticed_and_count_as_gone() -> None:
     _in_a_network_of_its_own(_vanish)
 

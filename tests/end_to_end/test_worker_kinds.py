@@ -11,7 +11,7 @@ import pytest
 
 from tests.end_to_end.test_agent import SCRIPTED, TEXT, lay_out
 from tests.end_to_end.test_lifecycle import state_of
-from tests.fleet import Fleet, until, workers_seen
+from tests.fleet import Fleet, one_server, until, workers_seen
 from tests.wire import Sse, Ws, call, start, text_of, whole, words
 from tokenrelay.protocol.store import keys
 
@@ -28,6 +28,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         yield started
 
 
+@one_server("it looks at the queue")
 def test_what_one_kind_cannot_answer_waits_for_the_other_and_holds_up_nothing(fleet: Fleet, tmp_path: Path) -> None:
     only_scripted = tmp_path / "only-scripted.toml"
     only_scripted.write_text(SCRIPTED)
