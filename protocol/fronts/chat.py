@@ -301,6 +301,33 @@ def whole(snapshot: Snapshot, stream_id: str, remembered: Remembered) -> dict[st
     return made
 
 
+class Document:
+    """The same as JSON, its text written while the log is read: `begin`, `take` for each piece, `end`."""
+
+    def __init__(self) -> None:
+        self._has_text = False
+
+    def begin(self) -> str:
+        return '{"choices":[{"index":0,"message":{"role":"assistant","refusal":null'
+
+    def take(self, text: str) -> str:
+        before = "" if self._has_text else ',"content":"'
+        self._has_text = True
+        return before + event_json.to_json(text)[1:-1]
+
+    def end(self, made: dict[str, Any]) -> str:
+        """`made`: by `whole`, of a snapshot that has passed its text on."""
+        [choice] = made["choices"]
+        known = ("role", "refusal", *(("content",) if self._has_text else ()))
+        message = {name: value for name, value in choice["message"].items() if name not in known}
+        told = '"' if self._has_text else ""
+        if message:
+            told += f",{event_json.to_json(message)[1:-1]}"
+        ends = {name: choice[name] for name in ("logprobs", "finish_reason")}
+        rest = {name: value for name, value in made.items() if name != "choices"}
+        return f"{told}}},{event_json.to_json(ends)[1:]}],{event_json.to_json(rest)[1:]}"
+
+
 def model_object(model_id: str, provider: str) -> dict[str, Any]:
     """A row of `GET /v1/models`. When it was made is not known here; clients only want an integer."""
     return {"id": model_id, "object": "model", "created": 0, "owned_by": provider}

@@ -14,7 +14,6 @@ from tokenrelay.protocol.fronts.asked import Asked, Remembered
 from tokenrelay.protocol.fronts.ui import UiAsked
 from tokenrelay.protocol.wire import websocket
 from tokenrelay.protocol.wire.parts import Bounds
-from tokenrelay.protocol.wire.snapshot import Snapshot
 from tokenrelay.server.access import bodies
 from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.generations import Description, begin, find
@@ -22,7 +21,7 @@ from tokenrelay.server.http import Call
 from tokenrelay.server.live.channel import Channel
 from tokenrelay.server.timing import RequestTimer
 from tokenrelay.server.transports import document
-from tokenrelay.server.transports.wait_for_end import failed, until_ended
+from tokenrelay.server.transports.wait_for_end import failed
 
 
 class Begun(msgspec.Struct, frozen=True):
@@ -90,19 +89,13 @@ async def start(call: Call, identity: Identity, made: Asked, timer: RequestTimer
     return Begun(stream_id, channel, remembered, request.model or "", timer)
 
 
-async def whole(call: Call, identity: Identity, begun: Begun) -> Snapshot:
-    """The answer once it is there. Raises TokenrelayError for one that failed or was cancelled."""
-    found = await until_ended(call, identity, begun.stream_id, begun.channel)
-    return complete(await document.read_all(call, found), begun.stream_id)
-
-
-def complete(snapshot: Snapshot, stream_id: str) -> Snapshot:
-    """Raises TokenrelayError for a snapshot without a whole answer."""
-    if snapshot.completion is None:
-        raise failed(snapshot, stream_id)
-    if snapshot.completion.finish_reason == "cancelled":
+async def check_complete(call: Call, found: Description) -> None:
+    """Raises TokenrelayError for an answer that failed or was cancelled."""
+    end = (await document.last_of(call, found)).completion
+    if end is None:
+        raise failed(await document.read_all(call, found), found.stream_id)
+    if end.finish_reason == "cancelled":
         raise TokenrelayError("INVALID_REQUEST", "the answer was cancelled", api_code="cancelled", api_status=409)
-    return snapshot
 
 
 def remembered_of(found: Description, dialect: str) -> Remembered:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.fronts import chat, openai
@@ -12,14 +12,16 @@ from tokenrelay.protocol.reading.feed import Format
 from tokenrelay.protocol.reading.session import Session
 from tokenrelay.protocol.store.entries import Entry
 from tokenrelay.protocol.wire import cursor
+from tokenrelay.protocol.wire.snapshot import Snapshot
 from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.fronts import begun as fronts
 from tokenrelay.server.fronts import openai_errors
-from tokenrelay.server.generations import find, resume
+from tokenrelay.server.generations import Description, find, resume
 from tokenrelay.server.http import Call
 from tokenrelay.server.timing import RequestTimer
 from tokenrelay.server.transports import document
 from tokenrelay.server.transports.front import FrontResponse
+from tokenrelay.server.transports.wait_for_end import until_ended
 
 ERRORS = openai_errors.told
 PREFIX = "chatcmpl-"
@@ -63,9 +65,8 @@ async def completions(call: Call) -> None:
     with edge.connection(identity), fronts.timed(call) as timer:
         begun, is_streamed = await _begin(call, identity, timer)
         if not is_streamed:
-            snapshot = await fronts.whole(call, identity, begun)
-            answer = chat.whole(snapshot, begun.stream_id, begun.remembered)
-            await call.json(200, answer, {"x-stream-id": begun.stream_id})
+            found = await until_ended(call, identity, begun.stream_id, begun.channel)
+            await _send(call, found, begun.remembered, {"x-stream-id": begun.stream_id})
         elif begun.channel is None:
             await _attach(call, identity, begun.stream_id, cursor.parse(call.headers.get("last-event-id")))
         else:
@@ -97,8 +98,21 @@ async def completion(call: Call) -> None:
     found = await find(call.edge, identity, stream_id)
     if not found.has_ended:
         raise TokenrelayError("INVALID_REQUEST", "the answer is not complete yet: read it with stream=true")
-    snapshot = fronts.complete(await document.read_all(call, found), stream_id)
-    await call.json(200, chat.whole(snapshot, stream_id, fronts.remembered_of(found, chat.DIALECT)))
+    await _send(call, found, fronts.remembered_of(found, chat.DIALECT))
+
+
+async def _send(call: Call, found: Description, remembered: Remembered, headers: dict[str, str] | None = None) -> None:
+    """The object, its text written while the log is read. Raises TokenrelayError for an answer that is not whole."""
+    await fronts.check_complete(call, found)
+
+    async def pieces() -> AsyncIterator[str]:
+        snapshot, made = Snapshot(), chat.Document()
+        yield made.begin()
+        async for text in document.texts(call, found, snapshot):
+            yield made.take(text)
+        yield made.end(chat.whole(snapshot, found.stream_id, remembered))
+
+    await document.write(call, found, pieces(), headers)
 
 
 async def delete(call: Call) -> None:

@@ -66,7 +66,7 @@ async def send(
     async def pieces() -> AsyncIterator[str]:
         snapshot = Snapshot()
         yield f'{{"{text_field}":"'
-        async for text in _pages(call, found, snapshot):
+        async for text in texts(call, found, snapshot):
             yield event_json.to_json(text)[1:-1]
         rest = {name: value for name, value in fields_of(snapshot).items() if name != text_field}
         yield f'",{event_json.to_json(rest)[1:]}'
@@ -96,7 +96,7 @@ async def write(
     await call.write(b"", more=False)
 
 
-async def _pages(call: Call, found: Description, snapshot: Snapshot) -> AsyncIterator[str]:
+async def texts(call: Call, found: Description, snapshot: Snapshot) -> AsyncIterator[str]:
     """The text, page by page; the snapshot takes everything else. Pages are read in turn with those of all readers."""
     session = Session(found.stream_id, 0, is_compact=True, now=0.0)
     while session.cursor < found.last_id:

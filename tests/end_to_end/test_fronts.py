@@ -79,6 +79,14 @@ def test_one_object_and_the_same_object_again(fleet: Fleet) -> None:
         client(fleet, 1).chat.completions.retrieve(made.id)
 
 
+def test_a_long_completion_is_written_while_its_log_is_read(fleet: Fleet) -> None:
+    made = client(fleet).chat.completions.create(model="scripted?tokens=3000&interval_ms=0", messages=HI)
+    got = client(fleet, 1).chat.completions.with_raw_response.retrieve(made.id)
+    assert "content-length" not in got.headers
+    assert got.parse() == made
+    assert made.choices[0].message.content == words(3000)
+
+
 def test_refusals_have_the_sdks_classes_and_name_the_parameter(fleet: Fleet) -> None:
     asked = client(fleet).chat.completions
     with pytest.raises(openai.NotFoundError) as unknown:

@@ -86,6 +86,17 @@ def test_the_whole_object_says_what_the_stream_says(name: str) -> None:
     assert (made.id, made.created, made.model) == (streamed.id, streamed.created, streamed.model)
 
 
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_object_that_is_written_while_the_log_is_read_is_the_same(name: str) -> None:
+    passing, made = Snapshot(), chat.Document()
+    told = made.begin()
+    for number, entry in enumerate(entries_of(name), 1):
+        if text := passing.pass_on(number, entry):
+            told += made.take(text)
+    told += made.end(chat.whole(passing, STREAM, KEPT))
+    assert json.loads(told) == chat.whole(snapshot(name), STREAM, KEPT)
+
+
 @pytest.mark.parametrize("name", ["failed", "failed at once", "cancelled", "our tool cut off"])
 def test_an_answer_that_is_not_whole_never_looks_whole(name: str) -> None:
     told = chunks(name)
