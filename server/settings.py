@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import ipaddress
 from pathlib import Path
 from typing import Final, Self, TypeAlias
@@ -203,7 +204,9 @@ def check_exposure(settings: Settings) -> None:
             )
 
 
+@functools.lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
+    """Asked twice of every request while no key is needed; parsing an address takes longer than all else of it."""
     if host == "localhost":
         return True
     try:

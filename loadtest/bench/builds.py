@@ -75,7 +75,10 @@ BUILDS: Final[dict[str, Build]] = {
         "dispatching": _figures("pickup_idle_p50 pickup_idle_p99 pickup_busy_p50 ttft_idle_p50 ttft_growth"),
         "paced": _PACED, "free": _FREE,
     }),
-    "nchan": Build(NchanFleet, {"fan_out": _figures("fan_out"), "resume": _figures("replay_p50")}),
+    "nchan": Build(NchanFleet, {
+        "fan_out": _figures("fan_out"), "reading": _figures("reading_sse reading_sse_p50"),
+        "resume": _figures("replay_p50"),
+    }),
     "socketio": Build(SocketioFleet, {"fan_out": _figures("fan_out"), "resume": _figures("replay_p50")}),
 }  # fmt: skip
 

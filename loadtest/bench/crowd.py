@@ -54,6 +54,8 @@ class Crowd:
                 return beats_of(self._groups[order["group"]])
             case "wait":
                 return await self._wait(order["group"])
+            case "ages":
+                return await self._ages(**order)
             case "close":
                 for viewer in self._groups.pop(order["group"], []):
                     viewer.transport.abort()
@@ -122,6 +124,14 @@ class Crowd:
         viewers = self._groups[group]
         await asyncio.gather(*(viewer.ended for viewer in viewers))
         return {"durations_ms": [(viewer.ended_at - viewer.sent_at) * 1000 for viewer in viewers]}
+
+    async def _ages(self, group: str, every: int) -> dict[str, Any]:
+        """Until all have ended: how old events were when they came, seen by some (looking at each takes time)."""
+        some = self._groups[group][::every]
+        for viewer in some:
+            viewer.ages_ms = []
+        await self._wait(group)
+        return {"ages_ms": [age for viewer in some for age in viewer.ages_ms or ()]}
 
     async def _play(self, model: str, count: int, at_once: int, every_s: float) -> dict[str, Any]:
         """`count` answers from their start to their end, `at_once` of them begun every `every_s`."""

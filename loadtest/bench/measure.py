@@ -35,6 +35,9 @@ FRONT_TURNS: Final = 3
 """Of each dialect: what disturbs the machine for a while disturbs both."""
 
 SHORTEST: Final = "scripted?tokens=1&interval_ms=0"
+READ: Final = 200
+"""Tokens of an answer that many read, one every 50 ms."""
+
 NAIVE_CARRIES: Final = 100
 IDLE: Final = "scripted?tokens=10&interval_ms=0&stall_after=1"
 
@@ -60,11 +63,12 @@ class Size:
     pairs: int = 40
     starts: int = 600
     ladder: tuple[int, ...] = (20, 50, 100, 500)
+    readers: int = 500
 
 
 HANDLER: Final = Path(__file__).with_name("handler.toml")
 FULL: Final = Size()
-QUICK: Final = Size(10, 200, 50, 100, 3, 20, 1000, 200, 300, 200, 20, 200, 50, 60_000, 6, 100, (20, 50))
+QUICK: Final = Size(10, 200, 50, 100, 3, 20, 1000, 200, 300, 200, 20, 200, 50, 60_000, 6, 100, (20, 50), 100)
 
 Values: TypeAlias = dict[str, float]
 Kind: TypeAlias = type[Fleet]
@@ -214,6 +218,23 @@ def fan_out(size: Size, kind: Kind) -> Values:
     return {"fan_out": size.viewers * tokens / spent["edge"] / 1000}
 
 
+def reading(size: Size, kind: Kind) -> Values:
+    """Viewers of one stream at reading speed: the edge's CPU an event, and how old an event is when it comes."""
+    values: Values = {}
+    for transport in ("sse", "ws") if kind is Fleet else ("sse",):
+        end_mark = kind.end_mark if transport == "sse" else '"done":true'
+        model = f"scripted?tokens={READ}&interval_ms=50&first_ms={5_000 + 10 * size.readers}"
+        with kind() as fleet, Remote("127.0.0.1", fleet.port) as crowd:
+            stream_id = crowd.open("writer", 1, model=model)
+            crowd.open("readers", size.readers, stream_id=stream_id, transport=transport, end_mark=end_mark)
+            cpu = fleet.cpu_seconds()
+            ages = crowd.ask("ages", group="readers", every=10)["ages_ms"]
+            spent = since(cpu, fleet)
+        values[f"reading_{transport}"] = spent["edge"] / size.readers / READ * 1e6
+        values[f"reading_{transport}_p50"] = percentile(ages, 0.5)
+    return values
+
+
 def idle_sse(size: Size, kind: Kind) -> Values:
     return {"idle_sse": idle_memory(size, kind, "sse")}
 
@@ -298,7 +319,7 @@ def stalled(size: Size, kind: Kind) -> Values:
 
 
 MEASUREMENTS: Final[tuple[Measurement, ...]] = (
-    dispatching, play, starts, paced, free, handler, front, fan_out, idle_sse, idle_ws, resume, stalled,
+    dispatching, play, starts, paced, free, handler, front, fan_out, reading, idle_sse, idle_ws, resume, stalled,
 )  # fmt: skip
 
 

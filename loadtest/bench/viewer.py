@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Final, Protocol, cast
 
 from tokenrelay.loadtest.framing import PING, PONG, FrameReader, client_frame
@@ -13,6 +14,7 @@ from tokenrelay.protocol.wire.sse import HEARTBEAT
 
 FIRST_TOKEN: Final = b'"w0 '  # more may stand beside it in one event
 ID: Final = re.compile(rb"^id: (\d+)$", re.MULTILINE)
+WRITTEN: Final = re.compile(rb'"timestamp": ?"([^"]+)"')
 
 
 class Counts(Protocol):
@@ -37,6 +39,7 @@ class Viewer(asyncio.Protocol):
         self.ended_at = 0.0
         self.last = b""  # the last piece that came
         self.watch: Callable[[Viewer, bytes], None] | None = None  # sees every piece while it is set
+        self.ages_ms: list[float] | None = None  # of the oldest event in each piece; None: not looked at
         self.end_mark = b""  # what ends the stream where the server leaves the connection open
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -56,6 +59,9 @@ class Viewer(asyncio.Protocol):
         self._crowd.events += data.count(b"\n\n")
         self._crowd.bytes += len(data)
         self.last = data
+        if self.ages_ms is not None and (written := WRITTEN.search(data)):
+            at = datetime.fromisoformat(written[1].decode()).timestamp()
+            self.ages_ms.append((time.time() - at) * 1000)
         if self.watch is not None:
             self.watch(self, data)
         if self.end_mark and self.end_mark in data:

@@ -202,7 +202,7 @@ class Catalogue:
         for model in (*self._named(name), *self._by_upstream.get(name.lower(), ())):
             yield Choice(model, model.upstream)
         for model in self.models:
-            if any(name.startswith(prefix) for prefix in model.prefixes):
+            if name.startswith(model.prefixes):
                 yield Choice(model, name)
 
     def meant(self, name: str) -> Collection[str]:

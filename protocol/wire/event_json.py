@@ -38,9 +38,13 @@ def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+"""`json.dumps` with these arguments makes one for every call."""
+
+
 def to_json(value: Any) -> str:
     """Compact, one line, non-ASCII escaped: survives clients that split it anywhere between bytes."""
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def accepted_data(stream_id: str, model: str, at_ms: int) -> dict[str, Any]:
