@@ -43,5 +43,5 @@ def unpack(raw: bytes | None) -> Remembered | None:
         return None
     try:
         return msgspec.msgpack.decode(raw, type=Remembered)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None

@@ -12,6 +12,7 @@ since it read (`scripts.SHARE`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal, TypeAlias
 
@@ -50,6 +51,11 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     failures_in_a_row: int = 0
     opened_at: float = 0.0
     open_for_s: float = 0.0  # 0 while closed
+
+    @property
+    def is_finite(self) -> bool:
+        """Numbers to reckon with: neither an infinity nor NaN, which JSON and `round` do not know."""
+        return all(map(math.isfinite, (self.ttft_ms or 0.0, self.error_rate, self.at, self.opened_at, self.open_for_s)))
 
     def rest_s(self, now: float) -> float:
         """How long it is still to be left alone."""
@@ -121,7 +127,9 @@ def unpack_all(raws: Mapping[bytes, bytes]) -> dict[str, Record]:
     records = {}
     for name, raw in raws.items():
         try:
-            records[name.decode()] = msgspec.msgpack.decode(raw, type=Record)
+            record = msgspec.msgpack.decode(raw, type=Record)
+            if record.is_finite:
+                records[name.decode()] = record
         except (msgspec.DecodeError, UnicodeDecodeError):
             continue
     return records

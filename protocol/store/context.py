@@ -45,5 +45,5 @@ def unpack(raw: bytes) -> Context:
     """Nothing, or what cannot be read, is an empty one: it decides nothing."""
     try:
         return msgspec.msgpack.decode(raw, type=Context)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return Context()

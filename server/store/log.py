@@ -105,7 +105,7 @@ class LogReader:
         raw: bytes | None = await self._ask("HGET", keys.meta(stream_id), "request")
         try:
             return None if raw is None else request.unpack(raw)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             log.error("request_unreadable", stream_id=stream_id)
             return None
 
@@ -176,7 +176,7 @@ def _metadata(raw: bytes | None) -> dict[str, str]:
     """What cannot be read is none: it decides nothing."""
     try:
         return msgspec.msgpack.decode(raw, type=dict[str, str]) if raw else {}
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return {}
 
 

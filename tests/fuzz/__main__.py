@@ -8,8 +8,9 @@ import secrets
 import sys
 import time
 
-from tests.fuzz import proxied
-from tests.fuzz.cases import CASES
+from tests.fuzz import cases, proxied, stored
+
+CASES = cases.CASES | stored.CASES
 
 
 def main() -> int:

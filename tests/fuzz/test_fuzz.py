@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.fuzz.cases import CASES
+from tests.fuzz.__main__ import CASES
 
 SEEDS = range(60)
 

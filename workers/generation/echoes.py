@@ -82,6 +82,6 @@ def _echo(raw: bytes | None, message: Message) -> Echo | None:
         return None
     try:
         kept = msgspec.msgpack.decode(raw, type=Kept)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return kept.echo if kept.calls == _calls(message.tool_calls) else None
