@@ -47,8 +47,9 @@ class Fleet:
         redis_options: tuple[str, ...] = (),
         redis_binary: Path | None = None,
         replicas: int | None = None,
+        primaries: int = 3,
     ) -> None:
-        """`replicas` of each of three primaries: the fleet stands on a cluster, whatever the others stand on."""
+        """`replicas` of each of the primaries: the fleet stands on a cluster, whatever the others stand on."""
         self._launcher = Launcher("tr-fleet-")
         self._number_of_edges, self._number_of_workers = edges, workers
         self._given = env or {}
@@ -56,7 +57,7 @@ class Fleet:
         self._redis_process: subprocess.Popen[bytes] | None = None
         self.servers: Servers | None = None  # None on one server
         if replicas is not None or (ON_CLUSTER and redis_binary is None and not redis_options):
-            self.servers = Servers(3, replicas or 0, launcher=self._launcher)
+            self.servers = Servers(primaries, replicas or 0, launcher=self._launcher)
         self.edges: list[subprocess.Popen[bytes]] = []
         self.workers: list[subprocess.Popen[bytes]] = []
         self.ports: list[int] = []
@@ -122,6 +123,11 @@ class Fleet:
         self._redis_process = self._launcher.start_redis(*self._redis_options, binary=self._redis_binary)
         client = self.redis()
         until(lambda: bool(client.ping()), "Redis does not answer", redis.RedisError)
+
+    @property
+    def redis_process(self) -> subprocess.Popen[bytes]:
+        assert self._redis_process is not None
+        return self._redis_process
 
     def redis(self) -> Any:
         if self.servers is not None:
