@@ -37,11 +37,36 @@ def parts(arguments: list[Argument]) -> tuple[Argument, list[Argument], list[Arg
 # -- texts ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", scripts.ALL, ids=lambda script: script.name)
+EVERY = (*scripts.ALL, *scripts.IN_CLUSTER, scripts.APPEND_MORE)
+
+
+@pytest.mark.parametrize("script", EVERY, ids=lambda script: script.name)
 def test_a_script_is_named_by_the_sha_of_its_text(script: Script) -> None:
-    assert script.sha == hashlib.sha1(script.text.encode()).hexdigest()
-    assert script.text.isascii()
-    assert "{{" not in script.text, "a brace of Python was left in"
+    for text, sha in ((script.text, script.sha), (script.cluster_text, script.cluster_sha)):
+        assert sha == hashlib.sha1(text.encode()).hexdigest()
+        assert text.isascii()
+        assert "{{" not in text, "a brace of Python was left in"
+
+
+@pytest.mark.parametrize("script", EVERY, ids=lambda script: script.name)
+def test_in_a_cluster_a_script_takes_every_name_from_its_slot(script: Script) -> None:
+    text = script.cluster_text
+    assert text.startswith("#!lua\n")
+    assert not re.search(r"'(tr|arq):[a-z]", text)
+    assert "'PUBLISH'" not in text
+    arguments = script.in_cluster(script.arguments([], ["given"]), "abc")
+    assert arguments == [script.cluster_sha, 1, "tr:{abc}:never", "given"]
+
+
+def test_what_writes_tokens_and_what_writes_an_end_differ_in_the_end_only() -> None:
+    assert scripts.append(STREAM, 1, 1, [b"a"], end_state="", retention_ms=1)[0] == scripts.APPEND_MORE.sha
+    bodies = [
+        [line for line in each.text.partition("local log, meta =")[2].splitlines() if "keep_log" not in line]
+        for each in (scripts.APPEND, scripts.APPEND_MORE)
+    ]
+    assert bodies[0] == bodies[1]
+    assert "settle(" in scripts.APPEND.text
+    assert "settle(" not in scripts.APPEND_MORE.text
 
 
 @pytest.mark.parametrize("script", scripts.ALL, ids=lambda script: script.name)

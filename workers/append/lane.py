@@ -33,6 +33,7 @@ REPLY_TIMEOUT_S: Final = 5.0
 CLUSTER_REPLY_TIMEOUT_S: Final = 1.5
 """In a cluster a primary that is silent for longer is probably being replaced."""
 
+APPENDS: Final = (scripts.APPEND, scripts.APPEND_MORE)
 MAX_LOGS_A_TRIP: Final = 256
 MAX_BYTES_A_TRIP: Final = 1024 * 1024
 
@@ -58,7 +59,7 @@ class Lane:
         self._metrics = metrics
         self._on_away = on_away
         self._on_connected = on_connected
-        self._text = scripts.APPEND.cluster_text if store.names.is_cluster else scripts.APPEND.text
+        self._texts = [each.cluster_text if store.names.is_cluster else each.text for each in APPENDS]
         self._reply_s = CLUSTER_REPLY_TIMEOUT_S if store.names.is_cluster else REPLY_TIMEOUT_S
         self._must_load = False
         self.server = server
@@ -151,9 +152,9 @@ class Lane:
             await asyncio.sleep(random.uniform(0.02, min(1.0, 0.05 * 2**failures)))  # noqa: S311
 
     async def _load(self, wire: _Wire) -> None:
-        [loaded] = await wire.ask([("SCRIPT", "LOAD", self._text)])
-        if isinstance(loaded, hiredis.ReplyError):
-            raise Refused(describe(loaded))
+        for loaded in await wire.ask([("SCRIPT", "LOAD", text) for text in self._texts]):
+            if isinstance(loaded, hiredis.ReplyError):
+                raise Refused(describe(loaded))
         self._must_load = False
 
     async def _write(self, wire: _Wire) -> None:
@@ -175,7 +176,8 @@ class Lane:
             before = item.unacked_bytes
             arguments, count = item.next_batch()
             if item.tag:
-                arguments = scripts.APPEND.in_cluster(arguments, item.tag)
+                which = scripts.APPEND if arguments[0] == scripts.APPEND.sha else scripts.APPEND_MORE
+                arguments = which.in_cluster(arguments, item.tag)
             trip[item] = ("EVALSHA", *arguments)
             self.entries += count
             size += min(before, scripts.MAX_BATCH_BYTES)

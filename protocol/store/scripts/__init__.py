@@ -6,7 +6,7 @@ slot of a cluster that their first key is in; see `keys` and `script`.
 
 from typing import Final
 
-from tokenrelay.protocol.store.scripts.appending import APPEND, AppendReply, append, append_reply
+from tokenrelay.protocol.store.scripts.appending import APPEND, APPEND_MORE, AppendReply, append, append_reply
 from tokenrelay.protocol.store.scripts.cancelling import CANCEL, cancel
 from tokenrelay.protocol.store.scripts.claiming import CLAIM, Claim, claim, claim_reply, needs
 from tokenrelay.protocol.store.scripts.forgetting import FORGET, forget
@@ -65,6 +65,7 @@ IN_CLUSTER: Final = (RESERVE, START_RESERVED, RETURN)
 __all__ = [
     "ALL",
     "APPEND",
+    "APPEND_MORE",
     "CANCEL",
     "CLAIM",
     "DROP",

@@ -10,9 +10,7 @@ import msgspec
 from tokenrelay.protocol.store import keys
 from tokenrelay.protocol.store.scripts.script import Argument, script
 
-APPEND: Final = script(
-    "append",
-    """
+_BODY: Final = """
 local log, meta = KEYS[1], KEYS[2]
 local id, epoch, first, state, retention = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local told = ARGV[6]
@@ -28,10 +26,24 @@ for n = new, final do redis.call('XADD', log, n .. '-0', 'e', ARGV[7 + n - first
 redis.call('HSET', meta, 'last', final)
 if told ~= '' then redis.call('HSET', meta, 'told', told) end
 local listeners = publish(name(id, 'live'), new .. '\\n' .. table.concat(ARGV, '', 7 + new - first))
+"""
+
+APPEND: Final = script(
+    "append",
+    f"""{_BODY}
 if state ~= '' then settle(id, state, retention) elseif new == 1 then keep_log(id, retention) end
-return {'ok', final, listeners, cancel}
+return {{'ok', final, listeners, cancel}}
 """,
 )
+APPEND_MORE: Final = script(
+    "append_more",
+    f"""{_BODY}
+if new == 1 then keep_log(id, retention) end
+return {{'ok', final, listeners, cancel}}
+""",
+    is_short=True,
+)
+"""The same where the end is not among them."""
 
 
 def append(
@@ -44,12 +56,14 @@ def append(
     retention_ms: int,
     tells: bool = True,
 ) -> list[Argument]:
-    """Arguments of APPEND: entries `first_id`… of one generation; `end_state` is "" unless the last one is its end.
+    """Arguments of APPEND, or of APPEND_MORE where no end is among them: entries `first_id`… of one generation;
+    `end_state` is "" unless the last one is its end.
 
     `tells`: the generation's first entry that binds us is among them; it will not be started again.
     """
+    which = APPEND if end_state else APPEND_MORE
     return [
-        APPEND.sha, 2, keys.log(stream_id), keys.meta(stream_id), stream_id, epoch, first_id, end_state, retention_ms,
+        which.sha, 2, keys.log(stream_id), keys.meta(stream_id), stream_id, epoch, first_id, end_state, retention_ms,
         1 if tells else "", *entries,
     ]  # fmt: skip
 
