@@ -365,4 +365,5 @@ Tokenrelay is ready.
 
 
 def say(text: str) -> None:
-    print(f"tokenrelay: {text}", flush=True)
+    with contextlib.suppress(OSError):  # nobody reads any more (`tokenrelay up | head`); a stop goes on in any case
+        print(f"tokenrelay: {text}", flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import signal
@@ -118,3 +119,14 @@ def test_a_role_with_processes_of_its_own_is_asked_to_end(processes: int, sig: s
 def test_endings_are_told_in_words() -> None:
     assert up.ending(3) == "ended with exit code 3"
     assert up.ending(-9) == "was killed by SIGKILL"
+
+
+def test_it_stops_although_nobody_reads_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tokenrelay up | head`: the first word of a stop meets a closed pipe."""
+
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(text)
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    up.say("stopping")
