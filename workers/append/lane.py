@@ -137,6 +137,9 @@ class Lane:
                 self._go.set()
                 while True:
                     await self._go.wait()
+                    await asyncio.sleep(
+                        0
+                    )  # who writes in this turn of the loop goes along: `started` and a first token
                     self._go.clear()
                     self._began_at = self._loop.time()
                     await self._write(wire)
