@@ -360,6 +360,20 @@ IN_STREAM: Final[list[tuple[dict[str, Any], str, bool]]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"type": "overloaded_error", "message": "Overloaded"},  # Anthropic: what would be a 529 before the stream
+        {"code": 529},
+        {"code": 503, "status": "UNAVAILABLE", "message": "The model is overloaded."},
+    ],
+)
+def test_overloaded_in_the_stream_is_what_it_is_before_it(fault: dict[str, Any]) -> None:
+    found = mid_stream_failure(Fault(**fault))
+    assert (found.code, found.blame, found.retryable) == ("OVERLOADED", "provider", True)
+    assert found.retry_after_s
+
+
 @pytest.mark.parametrize(("fault", "blame", "retryable"), IN_STREAM)
 def test_in_the_stream_as_well(fault: dict[str, Any], blame: str, retryable: bool) -> None:
     found = mid_stream_failure(Fault(**fault))

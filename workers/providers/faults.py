@@ -18,7 +18,6 @@ from tokenrelay.workers.providers.fault_table import (
     CONTEXT,
     FAILED,
     MOVED,
-    OVERLOADED,
     OVERRIDING,
     REFUSED,
     REJECTED,
@@ -91,7 +90,7 @@ def mid_stream_failure(fault: Fault | str) -> ProviderError:
     kind = kind_of(fault, status or 200)
     if kind is None and status is not None:
         kind = _kind_of_status(status)
-    if kind is not None and (kind is not OVERLOADED or status == 529):  # in the middle it is like any failure
+    if kind is not None:
         return _error(kind, _retry_delay_s(fault))
     return ProviderError("the model's provider failed in the middle of the answer", retryable=True)
 
