@@ -11,7 +11,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster test test-cluster coverage lint pure lower-bounds conformance conformance-clients bench chaos fuzz rolling screenshots docs clean
+.PHONY: help run cluster test test-cluster coverage lint pure lower-bounds conformance conformance-clients model bench chaos fuzz rolling screenshots docs clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -50,6 +50,9 @@ lower-bounds: | python-is-new-enough  ## tests with the lowest versions that pyp
 
 test-cluster: $(VENV)/.dev  ## the end-to-end tests with a cluster in place of one server
 	@TOKENRELAY_TEST_CLUSTER=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/cluster tests/end_to_end
+
+model: $(VENV)/.dev  ## mistakes planted in the scripts, one after another: does their model find each? Some minutes
+	@$(BIN)/python -m tests.model
 
 chaos: $(VENV)/.dev  ## a storm over a real fleet; SEED=1 MINUTES=1 CLIENTS=200
 	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --clients $(CLIENTS)
