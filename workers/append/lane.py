@@ -62,6 +62,7 @@ class Lane:
         self._texts = [each.cluster_text if store.names.is_cluster else each.text for each in APPENDS]
         self._reply_s = CLUSTER_REPLY_TIMEOUT_S if store.names.is_cluster else REPLY_TIMEOUT_S
         self._must_load = False
+        self._must_ask = False
         self.server = server
         self._dirty: dict[Log, None] = {}  # in the order in which they became so
         self._loop: asyncio.AbstractEventLoop | None = None  # None before it runs
@@ -93,6 +94,11 @@ class Lane:
             self._go_in_time()
         self._dirty[item] = None
         self.idle.clear()
+
+    def probe(self) -> None:
+        """Does the server still answer here? A connection that is not used is not seen to be cut."""
+        self._must_ask = True
+        self._go.set()
 
     def take_dirty(self, is_gone: Callable[[Log], bool]) -> list[Log]:
         """Those that are another lane's now."""
@@ -164,6 +170,9 @@ class Lane:
         """One round trip. What fails stays dirty and is sent again: the script knows what it has."""
         if self._must_load:
             await self._load(wire)
+        if self._must_ask:
+            self._must_ask = False
+            await wire.ask([("PING",)])
         trip = self._next_trip()
         if trip:
             await self._send(wire, trip)

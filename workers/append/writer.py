@@ -21,6 +21,7 @@ RELEASE_S: Final = 1.0
 KEPT_S: Final = 10.0
 """Ended logs are kept for this long: longer than a failover takes."""
 
+WATCH_S: Final = 1.0
 MOST_KEPT: Final = 5_000
 MOST_KEPT_BYTES: Final = 64 * 1024 * 1024
 
@@ -36,6 +37,7 @@ class Writer:
         self._homeless: dict[Log, None] = {}  # marked while no server had their partition, or sent away by one
         self._ended: deque[tuple[float, Log]] = deque()  # with the time of their end, by the loop's clock
         self._ended_bytes = 0
+        self._watching: asyncio.TimerHandle | None = None  # None while no end is kept
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None  # None unless it runs
         store.on_change(self._changed)
@@ -48,6 +50,10 @@ class Writer:
     def dirty(self) -> int:
         """Logs that wait."""
         return len(self._homeless) + sum(lane.dirty for lane in self._lanes.values())
+
+    @property
+    def connects(self) -> int:
+        return sum(lane.connects for lane in self._lanes.values())
 
     @property
     def trips(self) -> int:
@@ -107,24 +113,37 @@ class Writer:
 
     def ended(self, item: Log) -> None:
         """Its end is acknowledged."""
-        now = asyncio.get_running_loop().time()
-        self._ended.append((now, item))
+        self._ended.append((asyncio.get_running_loop().time(), item))
         self._ended_bytes += item.kept_bytes
+        self._drop_old()
+        self._watch_soon()
+
+    def _drop_old(self) -> None:
+        since = asyncio.get_running_loop().time() - KEPT_S
         while self._ended and (
-            now - self._ended[0][0] > KEPT_S or len(self._ended) > MOST_KEPT or self._ended_bytes > MOST_KEPT_BYTES
+            self._ended[0][0] < since or len(self._ended) > MOST_KEPT or self._ended_bytes > MOST_KEPT_BYTES
         ):
             self._ended_bytes -= self._ended.popleft()[1].kept_bytes
+
+    def _watch_soon(self) -> None:
+        if self._watching is None and self._ended:
+            self._watching = asyncio.get_running_loop().call_later(WATCH_S, self._watch)
+
+    def _watch(self) -> None:
+        """While ends are kept, connections that nothing is written to are looked at too."""
+        self._watching = None
+        self._drop_old()
+        for lane in {lane for _, item in self._ended if (lane := self._lane_of.get(item.tag)) is not None}:
+            lane.probe()
+        self._watch_soon()
 
     def _look_at_ends(self, lane: Lane) -> None:
         """A connection, perhaps to another primary than before: does it have the ends that were acknowledged?"""
         if lane.connects <= 1 and not self._store.names.is_cluster:
             return
-        since = asyncio.get_running_loop().time() - KEPT_S
-        ended, self._ended = self._ended, deque()
-        self._ended_bytes = 0
+        self._drop_old()
+        ended, self._ended, self._ended_bytes = self._ended, deque(), 0
         for at, item in ended:
-            if at < since:
-                continue
             if self._lane_of.get(item.tag) is lane and item.doubt_end():
                 self.mark(item)  # it comes back when its end is acknowledged again
             else:
