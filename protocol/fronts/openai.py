@@ -11,7 +11,7 @@ import msgspec
 
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.fronts.names import Names
-from tokenrelay.protocol.wire import event_json
+from tokenrelay.protocol.wire import event_json, large_json
 
 CODES: Final[dict[str, tuple[int, str, str]]] = {
     "INVALID_REQUEST": (400, "invalid_request_error", "invalid_request"),
@@ -69,7 +69,7 @@ def failure_object(code: str, message: str, field: str | None = None, names: Nam
 def decode(raw: bytes) -> dict[str, Any]:
     """A body as an object. Raises TokenrelayError INVALID_REQUEST."""
     try:
-        return msgspec.json.decode(raw, type=dict[str, Any])
+        return large_json.decode(raw, dict[str, Any])
     except msgspec.ValidationError as error:
         raise TokenrelayError("INVALID_REQUEST", "the body is not a JSON object") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

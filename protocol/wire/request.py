@@ -13,7 +13,7 @@ import msgspec
 from tokenrelay.protocol.errors import TokenrelayError, invalid
 from tokenrelay.protocol.models import preferences
 from tokenrelay.protocol.models.catalogue import Choice
-from tokenrelay.protocol.wire import parts
+from tokenrelay.protocol.wire import large_json, parts
 from tokenrelay.protocol.wire.messages import Call, Message, ToolName, check_free, check_parts, check_turns, shortly
 from tokenrelay.protocol.wire.parts import Bounds, Content
 from tokenrelay.protocol.wire.response_format import MAX_DESCRIPTION, JsonSchemaFormat, ResponseFormat
@@ -234,7 +234,7 @@ def parse_json(body: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> ChatRequest:
     Raises TokenrelayError INVALID_REQUEST (not JSON) or VALIDATION_ERROR (`field`, `issue`).
     """
     try:
-        return _checked(msgspec.json.decode(body, type=ChatRequest), bounds)
+        return _checked(large_json.decode(body, ChatRequest), bounds)
     except msgspec.ValidationError as error:
         raise _validation(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

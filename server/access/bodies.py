@@ -27,8 +27,6 @@ SIGNS: Final = (b";base64,", b"input_audio")
 
 async def parsed(raw: bytes, settings: Settings) -> ChatRequest:
     """Raises TokenrelayError like `request.parse_json`, and PAYLOAD_TOO_LARGE for what is large without its parts."""
-    if len(raw) > settings.max_body_bytes and not any(sign in raw for sign in SIGNS):
-        raise _too_large(settings)
     return await beside(raw, lambda: _parsed(raw, settings))
 
 
@@ -44,6 +42,8 @@ def check_rest(raw: bytes, body: ChatRequest, settings: Settings) -> None:
 
 
 def _parsed(raw: bytes, settings: Settings) -> ChatRequest:
+    if len(raw) > settings.max_body_bytes and not any(sign in raw for sign in SIGNS):
+        raise _too_large(settings)
     try:
         body = request.parse_json(raw, settings.part_bounds)
     except TokenrelayError as error:

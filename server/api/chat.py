@@ -13,7 +13,7 @@ import msgspec
 from tokenrelay.protocol.errors import TokenrelayError
 from tokenrelay.protocol.models.catalogue import NEUROSWITCH
 from tokenrelay.protocol.reading.session import Session
-from tokenrelay.protocol.wire import cursor, event_json, sse, websocket
+from tokenrelay.protocol.wire import cursor, event_json, large_json, sse, websocket
 from tokenrelay.protocol.wire.request import ChatRequest
 from tokenrelay.server.access import bodies
 from tokenrelay.server.access.auth import Identity
@@ -76,7 +76,7 @@ async def _begin(
     """`opened` gets the caller's one more connection. A refusal of it comes after the body, which says its form."""
     with call.edge.limits.large_bodies.place(identity.owner) as place:
         raw = await call.body(identity, place)
-        if other is not None and other.is_asked(raw):
+        if other is not None and await bodies.beside(raw, functools.partial(other.is_asked, raw)):
             call.error_form = other.errors
             opened.enter_context(call.edge.connection(identity))
             return await other.begin(call, identity, raw, timer)
@@ -114,7 +114,7 @@ async def _body(call: Call, raw: bytes) -> ChatRequest:
         body = await bodies.parsed(raw, call.edge.settings)
     except TokenrelayError as error:
         if error.code != "PAYLOAD_TOO_LARGE":  # of one that is too large only the head counts, read or not
-            call.wants_sse_error = _asks_for_events(raw, call)
+            call.wants_sse_error = await bodies.beside(raw, lambda: _asks_for_events(raw, call))
         raise
     call.wants_sse_error = body.stream
     return body
@@ -123,7 +123,7 @@ async def _body(call: Call, raw: bytes) -> ChatRequest:
 def _asks_for_events(raw: bytes, call: Call) -> bool:
     """Of a body with a fault: what it says of `stream`, or where that cannot be read either, what the head says."""
     try:
-        return msgspec.json.decode(raw, type=_Asked).stream
+        return large_json.decode(raw, _Asked).stream
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return "text/event-stream" in call.headers.get("accept", "")
 

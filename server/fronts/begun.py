@@ -40,9 +40,13 @@ Parsed = TypeVar("Parsed", Asked, UiAsked)
 async def parsed(call: Call, raw: bytes, parse: Callable[[Bounds], Parsed]) -> Parsed:
     """A body as a request: a large one beside the event loop, and large only by its parts. Raises TokenrelayError."""
     settings = call.edge.settings
-    made = await bodies.beside(raw, lambda: parse(settings.part_bounds))
-    bodies.check_rest(raw, made.request, settings)
-    return made
+
+    def parse_and_check() -> Parsed:
+        made = parse(settings.part_bounds)
+        bodies.check_rest(raw, made.request, settings)
+        return made
+
+    return await bodies.beside(raw, parse_and_check)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from tokenrelay.protocol.fronts.responses_fold import Fold
 from tokenrelay.protocol.reading.feed import Format
 from tokenrelay.protocol.reading.session import Session
 from tokenrelay.protocol.store.entries import Entry
+from tokenrelay.server.access import bodies
 from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.fronts import begun as fronts
 from tokenrelay.server.fronts import openai_errors
@@ -99,7 +100,7 @@ async def _begin(call: Call, identity: Identity, timer: RequestTimer) -> tuple[f
     """And whether it is streamed. The conversation does not stay while the answer runs."""
     with call.edge.limits.large_bodies.place(identity.owner) as place:
         raw = await call.body(identity, place)
-        items = await _items(call, identity, responses.references(openai.decode(raw)))
+        items = await _items(call, identity, await bodies.beside(raw, lambda: responses.references(openai.decode(raw))))
         left, now_s = fronts.on_disconnect(call), call.at_ms // 1000
         made = await fronts.parsed(
             call, raw, lambda bounds: responses.parse(raw, on_disconnect=left, now_s=now_s, items=items, bounds=bounds)

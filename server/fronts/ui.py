@@ -13,6 +13,7 @@ from tokenrelay.protocol.fronts.asked import Remembered
 from tokenrelay.protocol.reading.feed import Format
 from tokenrelay.protocol.reading.session import Session
 from tokenrelay.protocol.store.entries import Entry
+from tokenrelay.protocol.wire import large_json
 from tokenrelay.server.access.auth import Identity
 from tokenrelay.server.fronts import begun as fronts
 from tokenrelay.server.generations import Description, find, resume
@@ -57,10 +58,11 @@ def errors(error: TokenrelayError, request_id: str) -> refusal.Answer:
 
 def is_asked(raw: bytes) -> bool:
     """True when the body of a `POST /api/chat` is one of `useChat`."""
-    if b'"trigger"' not in raw or b'"parts"' not in raw:
+    text = large_json.Cut(raw).text
+    if b'"trigger"' not in text or b'"parts"' not in text:
         return False
     try:
-        return ui.is_ours(openai.decode(raw))
+        return ui.is_ours(openai.decode(text))
     except TokenrelayError:
         return False
 
