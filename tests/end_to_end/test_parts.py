@@ -210,6 +210,13 @@ def test_one_key_may_fill_a_tenth_of_the_room(fleet: Fleet) -> None:
         status, said, headers = await call("POST", fleet.urls[0] + CHAT, body, ALICE)
         assert (status, said["error_code"]) == (503, "OVERLOADED")
         assert "Retry-After" in headers
+        for is_binary in (False, True):
+            async with Ws(fleet.urls[0], binary=is_binary, headers=ALICE) as socket:
+                await socket.say({"type": "start", "ref": 1, **body})
+                answer = await socket.hear()
+                assert (answer["type"], answer["ref"], answer["error_code"]) == ("error", 1, "OVERLOADED")
+                assert answer["retryable"]
+                assert answer["retry_after"] > 0
         async with Sse.post(fleet.urls[0], body, BOB) as stream:
             assert stream.status == 200
             other = stream.stream_id
