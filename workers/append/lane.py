@@ -63,6 +63,7 @@ class Lane:
         self._reply_s = CLUSTER_REPLY_TIMEOUT_S if store.names.is_cluster else REPLY_TIMEOUT_S
         self._must_load = False
         self._must_ask = False
+        self._is_urgent = False  # a log that somebody waits for is among those that wait
         self.server = server
         self._dirty: dict[Log, None] = {}  # in the order in which they became so
         self._loop: asyncio.AbstractEventLoop | None = None  # None before it runs
@@ -87,6 +88,7 @@ class Lane:
     def mark(self, item: Log) -> None:
         """This log has something to write. Called for every entry."""
         if item.is_awaited:
+            self._is_urgent = True
             self._go.set()
         elif item in self._dirty:
             return  # it waits for the next trip already
@@ -143,9 +145,9 @@ class Lane:
                 self._go.set()
                 while True:
                     await self._go.wait()
-                    await asyncio.sleep(
-                        0
-                    )  # who writes in this turn of the loop goes along: `started` and a first token
+                    if self._is_urgent:
+                        self._is_urgent = False
+                        await asyncio.sleep(0)  # who writes in this turn goes along: `started` and a first token
                     self._go.clear()
                     self._began_at = self._loop.time()
                     await self._write(wire)
