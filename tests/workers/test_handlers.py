@@ -226,6 +226,8 @@ def test_before_the_first_part_a_fallback_answers_and_counts_its_own_attempts() 
     [
         (Fail("no such order", "NOT_FOUND"), "NOT_FOUND", "no such order"),
         (Fail("come back later", retryable=True), "PROVIDER_ERROR", "come back later"),
+        (Fail("x" * 100_000), "PROVIDER_ERROR", "x" * 3_999 + "…"),
+        (Fail("half \ud800"), "PROVIDER_ERROR", "half ?"),
         (RuntimeError("secret"), "INTERNAL_ERROR", "something went wrong here; it has been noted"),
         (SystemExit(3), "INTERNAL_ERROR", "something went wrong here; it has been noted"),
     ],

@@ -14,6 +14,7 @@ from tokenrelay.workers import conversation
 from tokenrelay.workers.conversation import Counted, Delta, Finish, Piece, Progress, ToldCall, ToldResult
 
 MAX_TOKENS: Final = 10**12
+MAX_SENTENCE: Final = 4_000
 """More than any answer uses; their sums and what they cost stay numbers that every client can read."""
 
 
@@ -83,6 +84,13 @@ def _copy(value: Any) -> Any:
     copy = json.loads(json.dumps(value, allow_nan=False, ensure_ascii=False).encode("utf-8", "replace"))
     msgspec.msgpack.encode(copy)  # raises for a number of more than 64 bits
     return copy
+
+
+def sentence_of(value: Any) -> str:
+    """Of a `Fail`, as an entry of the log can hold it: at most `MAX_SENTENCE` characters, no halves of pairs."""
+    text = str(value)
+    cut = text if len(text) <= MAX_SENTENCE else f"{text[: MAX_SENTENCE - 1]}…"
+    return cut.encode("utf-8", "replace").decode()
 
 
 def _tokens(count: int) -> int:

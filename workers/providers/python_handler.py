@@ -18,7 +18,7 @@ from tokenrelay.workers.conversation import Caller, Finish, ModelRequest, Piece,
 from tokenrelay.workers.providers.base import EFFORTS, Accepts, Blame, ProviderError, left_out
 from tokenrelay.workers.providers.chat_completions_request import encode_request
 from tokenrelay.workers.providers.handler_import import Handler, is_async
-from tokenrelay.workers.providers.handler_parts import Translator, plain
+from tokenrelay.workers.providers.handler_parts import Translator, plain, sentence_of
 from tokenrelay.workers.providers.handler_thread import Channel, HandlerThread, resolve
 from tokenrelay.workers.providers.optional_fields import OptionalFields
 
@@ -141,7 +141,7 @@ class _Run:
             if code != fail.code:
                 log.warning("handler_failed_with_unknown_code", handler=self._spec, error_code=str(fail.code)[:80])
             blame: Blame = "provider" if fail.retryable else "model"
-            end = ProviderError(str(fail.sentence), code=code, retryable=fail.retryable, blame=blame)
+            end = ProviderError(sentence_of(fail.sentence), code=code, retryable=fail.retryable, blame=blame)
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and self._channel.is_closed:
                 raise
