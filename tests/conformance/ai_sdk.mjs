@@ -61,9 +61,9 @@ test("server's tools", () => each(async (model) => {
 }, "first", adding({ enable_tools: true })));
 
 test("usage", () => each(async (model) => {
-  const streamed = streamText(asked(model("maker")));
+  const streamed = streamText(asked(model("acme")));
   await streamed.consumeStream();
-  for (const usage of [await streamed.usage, (await generateText(asked(model("maker")))).usage]) {
+  for (const usage of [await streamed.usage, (await generateText(asked(model("acme")))).usage]) {
     same([usage.inputTokens, usage.outputTokens, usage.totalTokens], [1000, 200, 1200]);
     same([usage.inputTokenDetails.cacheReadTokens, usage.outputTokenDetails.reasoningTokens], [400, 150]);
   }
@@ -71,16 +71,16 @@ test("usage", () => each(async (model) => {
 
 test("thinking", () => each(async (model, name) => {
   const more = name === "responses" ? { providerOptions: { openai: { reasoningSummary: "auto", forceReasoning: true } } } : {};
-  const parts = await partsOf(asked(model("maker"), more));
+  const parts = await partsOf(asked(model("acme"), more));
   same(parts.map((part) => (part.type === "reasoning-delta" ? part.text : "")).join(""), THOUGHT);
   same([textOf(parts), parts.some((part) => part.type === "reasoning-start")], ["pictures: 0", true]);
-  same((await generateText(asked(model("maker"), more))).reasoningText, THOUGHT);
+  same((await generateText(asked(model("acme"), more))).reasoningText, THOUGHT);
 }));
 
 test("images", () => each(async (model) => {
   const bytes = Buffer.from(PICTURE.split(",")[1], "base64");
   const content = [{ type: "text", text: "what is it?" }, { type: "file", data: bytes, mediaType: "image/png" }];
-  const { text } = await generateText({ model: model("maker"), maxRetries: 0, messages: [{ role: "user", content }] });
+  const { text } = await generateText({ model: model("acme"), maxRetries: 0, messages: [{ role: "user", content }] });
   same(text, "pictures: 1");
 }));
 

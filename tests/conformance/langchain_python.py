@@ -110,7 +110,7 @@ def server_tools() -> None:
 @case("usage")
 def usage() -> None:
     for responses in DIALECTS:
-        asked = model("maker", responses=responses, stream_usage=True)
+        asked = model("acme", responses=responses, stream_usage=True)
         for made in (streamed(asked), asked.invoke("hi")):
             told = made.usage_metadata
             expect((told["input_tokens"], told["output_tokens"], told["total_tokens"]), (1_000, 200, 1_200))
@@ -120,7 +120,7 @@ def usage() -> None:
 
 @case("thinking")
 def thinking() -> None:
-    made = streamed(model("maker", responses=True, reasoning={"summary": "auto"}))
+    made = streamed(model("acme", responses=True, reasoning={"summary": "auto"}))
     kinds = [part["type"] for part in made.content]
     expect((kinds, text_of(made)), (["reasoning", "text"], "pictures: 0"))
 
@@ -129,7 +129,7 @@ def thinking() -> None:
 def images() -> None:
     content = [{"type": "text", "text": "what is it?"}, {"type": "image_url", "image_url": {"url": PICTURE}}]
     for responses in DIALECTS:
-        expect(text_of(model("maker", responses=responses).invoke([("user", content)])), "pictures: 1")
+        expect(text_of(model("acme", responses=responses).invoke([("user", content)])), "pictures: 1")
 
 
 @case("errors before")

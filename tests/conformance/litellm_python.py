@@ -106,28 +106,28 @@ def server_tools() -> None:
 
 @case("usage")
 def usage() -> None:
-    chunks = list(chat("maker", stream=True, stream_options={"include_usage": True}))
+    chunks = list(chat("acme", stream=True, stream_options={"include_usage": True}))
     [streamed] = [chunk.usage for chunk in chunks if getattr(chunk, "usage", None)]
-    for told in (streamed, chat("maker").usage):
+    for told in (streamed, chat("acme").usage):
         expect((told.prompt_tokens, told.completion_tokens, told.total_tokens), (1_000, 200, 1_200))
         expect(told.prompt_tokens_details.cached_tokens, 400)
         expect(told.completion_tokens_details.reasoning_tokens, 150)
-    told = respond("maker").usage
+    told = respond("acme").usage
     expect((told.input_tokens, told.output_tokens), (1_000, 200))
 
 
 @case("thinking")
 def thinking() -> None:
-    chunks = list(chat("maker", stream=True))
+    chunks = list(chat("acme", stream=True))
     thoughts = [getattr(chunk.choices[0].delta, "reasoning_content", None) or "" for chunk in chunks if chunk.choices]
     expect("".join(thoughts), THOUGHT)
-    expect(chat("maker").choices[0].message.reasoning_content, THOUGHT)
+    expect(chat("acme").choices[0].message.reasoning_content, THOUGHT)
 
 
 @case("images")
 def images() -> None:
     content = [{"type": "text", "text": "what is it?"}, {"type": "image_url", "image_url": {"url": PICTURE}}]
-    expect(chat("maker", messages=[{"role": "user", "content": content}]).choices[0].message.content, "pictures: 1")
+    expect(chat("acme", messages=[{"role": "user", "content": content}]).choices[0].message.content, "pictures: 1")
 
 
 @case("errors before")

@@ -93,27 +93,27 @@ test("usage", async () => {
     same([usage[`${input}_details`].cached_tokens, usage[`${output}_details`].reasoning_tokens], [400, 150]);
     same(usage.cost_usd, Number(given.cost_usd));
   };
-  const chunks = await all(chat({ model: "maker", stream: true, stream_options: { include_usage: true } }));
-  for (const usage of [chunks.at(-1).usage, (await chat({ model: "maker" })).usage]) check(usage, "prompt_tokens", "completion_tokens");
-  const streamed = (await all(respond({ model: "maker", stream: true }))).at(-1).response;
-  for (const { usage } of [streamed, await respond({ model: "maker" })]) check(usage, "input_tokens", "output_tokens");
+  const chunks = await all(chat({ model: "acme", stream: true, stream_options: { include_usage: true } }));
+  for (const usage of [chunks.at(-1).usage, (await chat({ model: "acme" })).usage]) check(usage, "prompt_tokens", "completion_tokens");
+  const streamed = (await all(respond({ model: "acme", stream: true }))).at(-1).response;
+  for (const { usage } of [streamed, await respond({ model: "acme" })]) check(usage, "input_tokens", "output_tokens");
 });
 
 test("thinking", async () => {
-  const chunks = await all(chat({ model: "maker", stream: true }));
+  const chunks = await all(chat({ model: "acme", stream: true }));
   same(chunks.map((chunk) => chunk.choices[0]?.delta.reasoning_content ?? "").join(""), THOUGHT);
-  same((await chat({ model: "maker" })).choices[0].message.reasoning_content, THOUGHT);
-  const events = await all(respond({ model: "maker", stream: true, reasoning: { summary: "auto" } }));
+  same((await chat({ model: "acme" })).choices[0].message.reasoning_content, THOUGHT);
+  const events = await all(respond({ model: "acme", stream: true, reasoning: { summary: "auto" } }));
   same(events.map((e) => (e.type === "response.reasoning_summary_text.delta" ? e.delta : "")).join(""), THOUGHT);
-  const response = await client().responses.stream({ model: "maker", input: "hi", reasoning: { summary: "auto" } }).finalResponse();
+  const response = await client().responses.stream({ model: "acme", input: "hi", reasoning: { summary: "auto" } }).finalResponse();
   same([response.output[0].type, response.output[0].summary[0].text], ["reasoning", THOUGHT]);
 });
 
 test("images", async () => {
   const content = [{ type: "text", text: "what is it?" }, { type: "image_url", image_url: { url: PICTURE } }];
-  same((await chat({ model: "maker", messages: [{ role: "user", content }] })).choices[0].message.content, "pictures: 1");
+  same((await chat({ model: "acme", messages: [{ role: "user", content }] })).choices[0].message.content, "pictures: 1");
   const parts = [{ type: "input_text", text: "what is it?" }, { type: "input_image", image_url: PICTURE, detail: "auto" }];
-  same(outputText(await respond({ model: "maker", input: [{ role: "user", content: parts }] })), "pictures: 1");
+  same(outputText(await respond({ model: "acme", input: [{ role: "user", content: parts }] })), "pictures: 1");
   same((await rejects(() => chat({ messages: [{ role: "user", content }] }))).param, "messages[0].content[1]");
 });
 

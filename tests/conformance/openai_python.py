@@ -159,35 +159,35 @@ def check_usage(usage: Any, names: tuple[str, str]) -> None:
 
 @case("usage")
 def usage() -> None:
-    chunks = list(chat("maker", stream=True, stream_options={"include_usage": True}))
+    chunks = list(chat("acme", stream=True, stream_options={"include_usage": True}))
     expect([chunk.usage for chunk in chunks[:-1]], [None] * (len(chunks) - 1))
-    for told in (chunks[-1].usage, chat("maker").usage):
+    for told in (chunks[-1].usage, chat("acme").usage):
         check_usage(told, ("prompt_tokens", "completion_tokens"))
-    for response in (respond("maker"), list(respond("maker", stream=True))[-1].response):
+    for response in (respond("acme"), list(respond("acme", stream=True))[-1].response):
         check_usage(response.usage, ("input_tokens", "output_tokens"))
 
 
 @case("thinking")
 def thinking() -> None:
-    chunks = list(chat("maker", stream=True))
+    chunks = list(chat("acme", stream=True))
     extras = [chunk.choices[0].delta.model_extra or {} for chunk in chunks if chunk.choices]
     expect("".join(extra.get("reasoning_content") or "" for extra in extras), THOUGHT)
-    message = chat("maker").choices[0].message
+    message = chat("acme").choices[0].message
     expect((message.model_extra or {}).get("reasoning_content"), THOUGHT)
-    events = list(respond("maker", stream=True, reasoning={"summary": "auto"}))
+    events = list(respond("acme", stream=True, reasoning={"summary": "auto"}))
     expect("".join(e.delta for e in events if e.type == "response.reasoning_summary_text.delta"), THOUGHT)
     expect([item.type for item in events[-1].response.output], ["reasoning", "message"])
     expect(events[-1].response.output[0].summary[0].text, THOUGHT)
     again = [*HI, *(item.model_dump(exclude_none=True) for item in events[-1].response.output), *HI]
-    expect(respond("maker", input=again).status, "completed")
+    expect(respond("acme", input=again).status, "completed")
 
 
 @case("images")
 def images() -> None:
     parts = [{"type": "text", "text": "what is it?"}, {"type": "image_url", "image_url": {"url": PICTURE}}]
-    expect(chat("maker", messages=[{"role": "user", "content": parts}]).choices[0].message.content, "pictures: 1")
+    expect(chat("acme", messages=[{"role": "user", "content": parts}]).choices[0].message.content, "pictures: 1")
     items = [{"type": "input_text", "text": "what is it?"}, {"type": "input_image", "image_url": PICTURE}]
-    expect(respond("maker", input=[{"role": "user", "content": items}]).output_text, "pictures: 1")
+    expect(respond("acme", input=[{"role": "user", "content": items}]).output_text, "pictures: 1")
     error = raises(openai.BadRequestError, lambda: chat(messages=[{"role": "user", "content": parts}]))
     expect(error.param, "messages[0].content[1]")
     reasoning = {"type": "reasoning", "id": "rs_1", "summary": []}

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
-from tests.conformance import environments, maker
+from tests.conformance import environments, provider
 from tests.conformance.environments import Client
 from tests.fleet import ROOT, Fleet
 from tests.wire import Sse, Ws, text_of
@@ -45,7 +45,7 @@ class Stack:
         self.fleet.wait_until_ready()
         given = {
             "first": self.fleet.urls[0], "second": self.fleet.urls[1], "drained": self.fleet.urls[drained], "key": KEY,
-            "cost_usd": str(maker.COST_USD), "docs": str(ROOT / "docs"),
+            "cost_usd": str(provider.COST_USD), "docs": str(ROOT / "docs"),
         }  # fmt: skip
         kept = {"HOME": os.environ.get("HOME", "/"), "PATH": os.environ["PATH"], "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
         env = {**kept, "PYTHONPATH": str(ROOT), "CONFORMANCE": json.dumps(given)}
@@ -97,9 +97,9 @@ class Stack:
 
 @contextmanager
 def stack() -> Iterator[Stack]:
-    with tempfile.TemporaryDirectory(prefix="tr-conformance-") as folder, maker.Maker() as made:
+    with tempfile.TemporaryDirectory(prefix="tr-conformance-") as folder, provider.Provider() as made:
         path = Path(folder) / "models.toml"
-        path.write_text(maker.CATALOGUE.replace("BASE", made.base), encoding="utf-8")
+        path.write_text(provider.CATALOGUE.replace("BASE", made.base), encoding="utf-8")
         env = {
             "TOKENRELAY_API_KEYS": f"conformance:{KEY}", "TOKENRELAY_CATALOGUE": str(path),
             "TOKENRELAY_FRONT_GRACE_S": "1", "TOKENRELAY_HEARTBEAT_S": "0.5",

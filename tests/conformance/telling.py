@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 GIVEN: Final[dict[str, str]] = json.loads(os.environ.get("CONFORMANCE", "{}"))
-"""`first`, `second`, `drained`: edges. `key`; `cost_usd` of what the maker counts; `docs`: where the pages are."""
+"""`first`, `second`, `drained`: edges. `key`; `cost_usd` of what the provider counts; `docs`: where the pages are."""
 
 
 def words(count: int) -> str:

@@ -88,14 +88,14 @@ test("server's tools", async () => {
 });
 
 test("usage", async () => {
-  const page = await asked(open({ model: "maker", stream_options: { include_usage: true } }));
+  const page = await asked(open({ model: "acme", stream_options: { include_usage: true } }));
   const usage = { inputTokens: 1000, outputTokens: 200, totalTokens: 1200, cachedInputTokens: 400, reasoningTokens: 150 };
   same(page.chat.messages.at(-1).metadata, { usage: { ...usage, costUsd: Number(given.cost_usd) } });
-  same((await asked(open({ model: "maker" }))).chat.messages.at(-1).metadata, undefined);
+  same((await asked(open({ model: "acme" }))).chat.messages.at(-1).metadata, undefined);
 });
 
 test("thinking", async () => {
-  const page = await asked(open({ model: "maker" }));
+  const page = await asked(open({ model: "acme" }));
   const kept = partsOf(page).filter((part) => part.type === "reasoning" || part.type === "text");
   same(kept.map((part) => [part.type, part.text, part.state]), [["reasoning", THOUGHT, "done"], ["text", "pictures: 0", "done"]]);
   await asked(page, { text: "and?" });
@@ -104,7 +104,7 @@ test("thinking", async () => {
 
 test("images", async () => {
   const files = [{ type: "file", mediaType: "image/png", url: PICTURE, filename: "a.png" }];
-  const page = await asked(open({ model: "maker" }), { text: "what is it?", files });
+  const page = await asked(open({ model: "acme" }), { text: "what is it?", files });
   same(textOf(page), "pictures: 1");
   const refused = await asked(open({}), { text: "what is it?", files });
   same([refused.status, refused.chat.error.message.split(":")[0]], [422, "messages[0].parts[0]"]);

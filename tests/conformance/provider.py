@@ -15,7 +15,7 @@ USAGE: Final = {
     "prompt_tokens_details": {"cached_tokens": 400}, "completion_tokens_details": {"reasoning_tokens": 150},
 }  # fmt: skip
 CATALOGUE: Final = """
-[servers.maker]
+[servers.acme]
 base_url = "BASE/v1"
 
 [[model]]
@@ -25,10 +25,10 @@ upstream = "scripted"
 dialect = "scripted"
 
 [[model]]
-id = "maker"
-provider = "maker"
-server = "maker"
-upstream = "maker"
+id = "acme"
+provider = "acme"
+server = "acme"
+upstream = "acme"
 accepts = ["tools", "images"]
 thinks = true
 efforts = ["low", "medium", "high"]
@@ -53,7 +53,9 @@ class _Handler(BaseHTTPRequestHandler):
         deltas += [{"content": "pictures: "}, {"content": str(pictures)}]
         chunks: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
         chunks += [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}, {"choices": [], "usage": USAGE}]
-        text = "".join(f"data: {json.dumps({'model': 'maker', **chunk})}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+        text = (
+            "".join(f"data: {json.dumps({'model': 'acme', **chunk})}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+        )
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("content-length", str(len(text)))
@@ -64,10 +66,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Nobody reads it."""
 
 
-class Maker:
-    """`with Maker() as maker: maker.base`."""
+class Provider:
+    """`with Provider() as provider: provider.base`."""
 
-    def __enter__(self) -> Maker:
+    def __enter__(self) -> Provider:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.daemon_threads = True
         self.base = f"http://127.0.0.1:{self._server.server_address[1]}"
