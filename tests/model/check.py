@@ -22,11 +22,15 @@ def check(world: World, model: Model) -> None:
     each = [["HGETALL", keys.meta(name)] for name in names]
     each += [["XRANGE", keys.log(name), "-", "+"] for name in names]
     each += [["PTTL", keys.meta(name)] for name in names] + [["PTTL", keys.log(name)] for name in names]
-    each += [["EXISTS", keys.ARQ_JOB + name] for name in names]
+    each += [["EXISTS", world.arq_job(name)] for name in names]
     replies = world.ask(*each)
     columns = [replies[at * len(names) : (at + 1) * len(names)] for at in range(5)]
     for stream, meta, log, meta_ttl, log_ttl, job in zip(model.streams.values(), *columns, strict=True):
-        _meta(stream, {name.decode(): value for name, value in meta.items()} if isinstance(meta, dict) else pairs(meta))
+        _meta(
+            world,
+            stream,
+            {name.decode(): value for name, value in meta.items()} if isinstance(meta, dict) else pairs(meta),
+        )
         _within(f"{stream.id}: the metadata lives", meta_ttl, world.at, stream.meta_dies)
         assert log == (
             [] if not stream.has_log else [(b"%d-0" % n, {b"e": e}) for n, e in enumerate(stream.entries, 1)]
@@ -37,11 +41,14 @@ def check(world: World, model: Model) -> None:
     _queue(world, model)
     _owners(world, model)
     _rest(world, model)
-    assert Counter(world.heard()) == Counter(model.said), "what was published"
+    said = [
+        (world.name(channel) if channel in (keys.WAKE, keys.CANCEL) else channel, what) for channel, what in model.said
+    ]
+    assert Counter(world.heard()) == Counter(said), "what was published"
     model.said.clear()
 
 
-def _meta(stream: Stream, found: dict[str, bytes]) -> None:
+def _meta(world: World, stream: Stream, found: dict[str, bytes]) -> None:
     new = stream.new
     expected: dict[str, Any] = {
         "state": stream.state, "epoch": stream.epoch, "last": stream.last, "owner": new.owner, "model": new.model,
@@ -51,7 +58,7 @@ def _meta(stream: Stream, found: dict[str, bytes]) -> None:
     if stream.broken:
         del expected["model"]
     if not stream.has_ended:
-        expected |= {"request": new.request, "active": keys.active(new.owner)}
+        expected |= {"request": new.request, "active": world.names.active(new.owner)}
         expected |= {"needs": new.needs} if new.needs else {}
         expected |= {"parts": new.parts} if new.parts else {}
     else:
@@ -68,9 +75,9 @@ def _queue(world: World, model: Model) -> None:
     waiting = model.waiting()
     sets = {keys.waiting_for(each.new.needs): each.new.needs for each in model.streams.values() if each.new.needs}
     counts = world.ask(
-        *(["ZRANGE", name, 0, -1, "WITHSCORES"] for name in (keys.WAITING, keys.LEASES, keys.ENDED, *sets)),
-        ["HGETALL", keys.NEEDS],
-        ["HGETALL", keys.QUEUED],
+        *(["ZRANGE", world.name(name), 0, -1, "WITHSCORES"] for name in (keys.WAITING, keys.LEASES, keys.ENDED, *sets)),
+        ["HGETALL", world.name(keys.NEEDS)],
+        ["HGETALL", world.name(keys.QUEUED)],
     )
     scores = [scored(reply) for reply in counts[:-2]]
     _scores("waiting", scores[0], {each.id: each.since for each in waiting})
@@ -96,33 +103,31 @@ def _queue(world: World, model: Model) -> None:
 
 
 def _owners(world: World, model: Model) -> None:
+    names = world.names
     replies = world.ask(
-        *([command, name(owner), 0, -1] for owner in OWNERS for command, name in _SETS),
-        *(["HGETALL", keys.idempotency(*key)] for key in model.idem),
-        *(["GET", keys.chat(*key)] for key in model.chats),
+        *(["ZRANGE", name(owner), 0, -1] for owner in OWNERS for name in (names.active, names.owner)),
+        *(["HMGET", names.idempotency(*key), "id", "fingerprint"] for key in model.idem),
+        *(["GET", names.chat(*key)] for key in model.chats),
     )
     for at, owner in enumerate(OWNERS):
         assert {item.decode() for item in replies[2 * at]} == model.active.get(owner, set()), f"{owner}: under way"
         assert {item.decode() for item in replies[2 * at + 1]} == model.listed.get(owner, set()), f"{owner}: streams"
     rest = replies[2 * len(OWNERS) :]
-    for (stream_id, fingerprint), found in zip(model.idem.values(), rest, strict=False):
-        assert texts(found) == {"id": stream_id, "fingerprint": fingerprint}, "Idempotency-Key"
-    assert [found.decode() for found in rest[len(model.idem) :]] == list(model.chats.values()), "chats"
-
-
-_SETS = (("ZRANGE", keys.active), ("ZRANGE", keys.owner))
+    known = [[found and found.decode() for found in each] for each in rest[: len(model.idem)]]
+    assert known == [list(each) for each in model.idem.values()], "Idempotency-Keys"
+    assert [found and found.decode() for found in rest[len(model.idem) :]] == list(model.chats.values()), "chats"
 
 
 def _rest(world: World, model: Model) -> None:
     written = [(name, n) for name, parts in model.parts.items() if parts.is_written for n in range(parts.count)]
     replies = world.ask(
-        ["ZRANGE", keys.PARTS, 0, -1, "WITHSCORES"],
-        ["HGETALL", keys.PARTS_BYTES],
-        ["HGETALL", keys.HEALTH],
-        ["PTTL", keys.HEALTH],
-        ["GET", keys.ENDED_DROPPED],
-        ["KEYS", "tr:{*}:part:*"],
-        *(["GET", keys.trial(each)] for each in ("a", "b")),
+        ["ZRANGE", world.name(keys.PARTS), 0, -1, "WITHSCORES"],
+        ["HGETALL", world.name(keys.PARTS_BYTES)],
+        ["HGETALL", world.names.for_all(keys.HEALTH)],
+        ["PTTL", world.names.for_all(keys.HEALTH)],
+        ["GET", world.name(keys.ENDED_DROPPED)],
+        ["KEYS", world.all_parts],
+        *(["GET", world.names.for_all(keys.trial(each))] for each in ("a", "b")),
     )
     _scores("parts", scored(replies[0]), {parts.held: parts.until for parts in model.parts.values()})
     sizes: Counter[str] = Counter()
@@ -153,6 +158,12 @@ def _close(what: str, found: bytes | None, window: Window) -> Window:
     assert found is not None, f"{what}: nothing"
     assert window[0] <= int(found) <= window[1], f"{what}: {found!r}, expected within {window}"
     return int(found), int(found)
+
+
+def within(what: str, score: float, window: Window) -> Window:
+    """The window closed on what was seen."""
+    assert window[0] <= score <= window[1], f"{what} at {score}, expected within {window}"
+    return _seen(score)
 
 
 def _within(what: str, ttl: int, at: Window, window: Window) -> None:

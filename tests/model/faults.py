@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from tokenrelay.protocol.lifecycle import MAX_ATTEMPTS
 from tokenrelay.protocol.store import keys
 from tokenrelay.protocol.store.scripts import SUSPICION_MS, TOMBSTONE_MS, Script
+from tokenrelay.protocol.store.scripts.reserving import YOUNG_MS
 
 NEXT_EPOCH: Final = "redis.call('HINCRBY', meta, 'epoch', 1)\n  settle"
 """Of `finish`: who had it is fenced."""
@@ -24,8 +26,19 @@ class Fault(msgspec.Struct, frozen=True):
     def is_in(self, script: Script) -> bool:
         return script.name.startswith(self.script) and self.right in script.text
 
+    def right_in(self, text: str) -> str:
+        return _as_in(text, self.right)
+
+    def wrong_in(self, text: str) -> str:
+        return _as_in(text, self.wrong)
+
     def __str__(self) -> str:
         return f"{self.script}: {self.right.splitlines()[0].strip()[:60]}"
+
+
+def _as_in(text: str, piece: str) -> str:
+    """In a script's text for a cluster names are made from the slot's."""
+    return re.sub(r"'tr:([a-z:]+)'", r"(AT .. '\1')", piece) if text.startswith("#!lua") else piece
 
 
 FAULTS: Final = (
@@ -117,3 +130,26 @@ FAULTS: Final = (
     Fault("notified", "redis.call('HDEL', name(id, 'meta'), 'notify')", ""),
     Fault("notified", "m[1] + retention - now_ms()", "retention"),
 )  # fmt: skip
+
+OF_CLUSTERS: Final = (
+    Fault("reserve", "known[1] ~= id and ", ""),
+    Fault("reserve", " and known[1] ~= replaces", ""),
+    Fault("reserve", "known[2] == fingerprint", "true"),
+    Fault("reserve", "if redis.call('ZSCORE', active, id) then return {'reserved', -1, 0} end", ""),
+    Fault("reserve", "redis.call('ZREM', active, known)", ""),
+    Fault("reserve", "'XX', now, known", "now, known"),
+    Fault("reserve", "'XX', now, known", "'XX', 0, known"),
+    Fault("reserve", ">= most_active", "> most_active"),
+    Fault("reserve", f"now - {YOUNG_MS}", "now"),
+    Fault("reserve", "if due - now > 60000 + 0.001", "if due - now > 90000"),
+    Fault("reserve", "redis.call('ZADD', active, now, id)", ""),
+    Fault("reserve", "redis.call('ZADD', owner, now, id)", ""),
+    Fault("reserve", "'at', now)", "'at', 1)"),
+    Fault("return", "redis.call('ZREM', active, id) == 0", "redis.call('ZREM', active, id) == 2"),
+    Fault("return", "redis.call('ZREM', owner, id)", ""),
+    Fault("return", "due - 60000 / per_minute)", "due)"),
+    Fault("return", "redis.call('HGET', idem, 'id') == id", "false"),
+    Fault("return", "redis.call('HGET', idem, 'id') == id", "true"),
+    Fault("return", "redis.call('GET', chat) == id", "false"),
+    Fault("return", "redis.call('GET', chat) == id", "true"),
+)

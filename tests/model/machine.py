@@ -4,21 +4,13 @@ model; after each, both are compared whole. `machine_on(world)` gives it for one
 from __future__ import annotations
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from tests.model.check import check
 from tests.model.steps import LIMITS, MODELS, NEEDS, ROOMY, owners, seldom
 from tests.model.worker_steps import WorkerSteps
-from tests.model.world import World
 from tokenrelay.protocol.store import keys
 from tokenrelay.protocol.store.scripts import Limits, NewStream
-
-
-def machine_on(world: World) -> type[RuleBasedStateMachine]:
-    class OnServer(Machine):
-        on = world
-
-    return OnServer
 
 
 class Machine(WorkerSteps):
@@ -60,7 +52,7 @@ class Machine(WorkerSteps):
     @rule(data=st.data())
     def a_lease_runs_out(self, data: st.DataObject) -> None:
         stream = self.pick(data, "running")
-        stream.lease = self.past("ZADD", keys.LEASES, stream.id)
+        stream.lease = self.past("ZADD", self.on.name(keys.LEASES), stream.id)
 
     @precondition(lambda self: self.is_there("running"))
     @rule(data=st.data(), times=st.integers(1, 3))
@@ -68,7 +60,7 @@ class Machine(WorkerSteps):
         """A lease runs out, somebody looks, it runs out again; another worker takes it and dies in its turn."""
         stream = self.pick(data, "running")
         for turn in range(2 * times):
-            stream.lease = self.past("ZADD", keys.LEASES, stream.id)
+            stream.lease = self.past("ZADD", self.on.name(keys.LEASES), stream.id)
             self.reap(again=False)
             if stream.state == "queued" and turn + 1 < 2 * times:
                 self.claim(100, "w2", set(MODELS))
@@ -79,16 +71,16 @@ class Machine(WorkerSteps):
     @rule(data=st.data())
     def one_waits_long(self, data: st.DataObject) -> None:
         stream = self.pick(data, "queued")
-        stream.since = self.past("ZADD", keys.WAITING, stream.id)
+        stream.since = self.past("ZADD", self.on.name(keys.WAITING), stream.id)
         if stream.new.needs:
-            self.on.ask(["ZADD", keys.waiting_for(stream.new.needs), stream.since[0], stream.id])
+            self.on.ask(["ZADD", self.on.name(keys.waiting_for(stream.new.needs)), stream.since[0], stream.id])
 
     @precondition(lambda self: any(each.due for each in self.model.streams.values()))
     @rule(data=st.data())
     def a_webhook_is_due_again(self, data: st.DataObject) -> None:
         due = [each for each in self.model.streams.values() if each.due is not None]
         stream = data.draw(st.sampled_from(due), label="stream")
-        stream.due = self.past("ZADD", keys.ENDED, stream.id)
+        stream.due = self.past("ZADD", self.on.name(keys.ENDED), stream.id)
 
     @precondition(lambda self: self.is_there("queued"))
     @rule(data=st.data())
@@ -102,17 +94,18 @@ class Machine(WorkerSteps):
     def metadata_is_lost(self, data: st.DataObject) -> None:
         """It still stands with its owner's, who starts another with as many as there may be."""
         stream = self.pick(data, "running")
-        self.past("ZADD", keys.LEASES, stream.id)
-        self.on.ask(["DEL", keys.meta(stream.id), keys.ARQ_JOB + stream.id])
+        self.past("ZADD", self.on.name(keys.LEASES), stream.id)
+        self.on.ask(["DEL", keys.meta(stream.id), self.on.arq_job(stream.id)])
         self.model.lose(stream.id)
+        self.lost.add(stream.id)
         owner = stream.new.owner
         most = len(self.model.active[owner])
         self.start_as(NewStream(self.new_id(), owner, "m", b"r", "continue", None, "b"), Limits(100, max_active=most))
 
     @rule(owner=owners, room=seldom)
     def a_minute_passes(self, owner: str, room: bool) -> None:
-        self.on.ask(["DEL", keys.rate(owner)])
+        self.on.ask(["DEL", self.on.names.rate(owner)])
         self.model.rate.pop(owner, None)
         if room:  # in it an end found no room to wait for its webhook
-            self.on.ask(["INCR", keys.ENDED_DROPPED])
+            self.on.ask(["INCR", self.on.name(keys.ENDED_DROPPED)])
             self.model.dropped += 1

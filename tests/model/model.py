@@ -81,13 +81,16 @@ class Model:
 
     def _settle(self, stream: Stream, state: str) -> None:
         stream.state, stream.ended, stream.told, stream.suspect = state, self.at, None, stream.suspect
-        self.active[stream.new.owner].discard(stream.id)
+        self._leave_active(stream)
         self.parts.pop(stream.id, None)
         stream.meta_dies = self.after(RETENTION_MS + TOMBSTONE_MS)
         stream.log_dies = self.after(RETENTION_MS)
         if stream.notify is not None and not stream.deleted:
             stream.due = self.at
             stream.log_dies = self.after(max(RETENTION_MS, NOTIFY_MS))
+
+    def _leave_active(self, stream: Stream) -> None:
+        self.active[stream.new.owner].discard(stream.id)
 
     def _finish(self, stream: Stream, entry: bytes, state: str) -> None:
         self._write(stream, stream.last + 1, [entry])
@@ -135,15 +138,12 @@ class Model:
         refused = self._no_room(new, limits)
         if refused is not None:
             return refused
-        remaining, reset = -1, 0
-        if limits.per_minute:
-            if self.rate.get(new.owner, 0) >= limits.per_minute:
-                return StartReply("limited", bound=limits.per_minute)
-            self.rate[new.owner] = self.rate.get(new.owner, 0) + 1
-            remaining, reset = limits.per_minute - self.rate[new.owner], self.rate[new.owner] * 60_000
-            reset //= limits.per_minute
+        allowed = self._take_turn(new, limits)
+        if allowed is None:
+            return StartReply("limited", bound=limits.per_minute)
         self._make(new)
-        return StartReply("started", new.stream_id, remaining=remaining, reset_ms=reset)
+        self._enlist(new)
+        return StartReply("started", new.stream_id, remaining=allowed[0], reset_ms=allowed[1])
 
     def _no_room(self, new: NewStream, limits: Limits) -> StartReply | None:
         waiting = self.in_state("queued")
@@ -159,6 +159,9 @@ class Model:
                 return StartReply("share", bound=len(own))
             if limits.max_bytes and much > limits.max_bytes * share:
                 return StartReply("share", bound=len(own))
+        return self._too_many(new, limits)
+
+    def _too_many(self, new: NewStream, limits: Limits) -> StartReply | None:
         active = self.active.setdefault(new.owner, set())
         if limits.max_active and len(active) >= limits.max_active:
             active -= {each for each in active if each not in self.streams or self.streams[each].has_ended}
@@ -171,15 +174,27 @@ class Model:
         stream.meta_dies = self.after(RETENTION_MS + TOMBSTONE_MS)
         stream.notify = 0 if new.must_notify else None
         self.streams[new.stream_id] = stream
-        self.active.setdefault(new.owner, set()).add(new.stream_id)
-        self.listed.setdefault(new.owner, set()).add(new.stream_id)
         if new.parts:
             self.parts[new.stream_id].until = self.after(RETENTION_MS + TOMBSTONE_MS)
+        self.said.append((keys.WAKE, b"%d" % new.turn))
+
+    def _take_turn(self, new: NewStream, limits: Limits) -> tuple[int, int] | None:
+        """Starts that remain of the minute, and when it is whole again; None: it has had them all."""
+        if not limits.per_minute:
+            return -1, 0
+        had = self.rate.get(new.owner, 0)
+        if had >= limits.per_minute:
+            return None
+        self.rate[new.owner] = had + 1
+        return limits.per_minute - had - 1, (had + 1) * 60_000 // limits.per_minute
+
+    def _enlist(self, new: NewStream) -> None:
+        self.active.setdefault(new.owner, set()).add(new.stream_id)
+        self.listed.setdefault(new.owner, set()).add(new.stream_id)
         if new.idempotency_key is not None:
             self.idem[new.owner, new.idempotency_key] = new.stream_id, new.fingerprint
         if new.chat_id is not None:
             self.chats[new.owner, new.chat_id] = new.stream_id
-        self.said.append((keys.WAKE, b"%d" % new.turn))
 
     # -- a worker's ----------------------------------------------------------------------------------------------------
 
@@ -267,6 +282,10 @@ class Model:
             return "cancelling"
         return stream.state
 
+    def _over(self) -> list[tuple[str, str]]:
+        """In a cluster, what has ended and is still in its owner's set."""
+        return []
+
     def reap(self) -> ReapReply:
         lost = again = late = 0
         self.leases_of_nothing.clear()
@@ -283,7 +302,7 @@ class Model:
         for stream in [each for each in self.waiting() if each.since[1] + MAX_WAIT_MS <= self.at[0]]:
             self._finish(stream, LATE, "failed")
             late += 1
-        return ReapReply(lost, again, late)
+        return ReapReply(lost, again, late, frozenset(self._over()))  # type: ignore[arg-type]  # in any order
 
     def forget(self, stream_id: str) -> int:
         stream = self.streams.get(stream_id)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.errors import FlakyFailure, HypothesisException
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests.model.cluster_machine import ClusterMachine
 from tests.model.faults import Fault
-from tests.model.machine import machine_on
+from tests.model.machine import Machine
 from tests.model.world import World
 
 SETTINGS: Final = settings(
@@ -18,10 +20,22 @@ SETTINGS: Final = settings(
 )  # fmt: skip
 """The same steps every time; nothing is made simpler once it is found, which takes long and is for who looks for it."""
 
+MadeWorld: TypeAlias = Callable[[Fault | None], World]
 
-def finds(redis: Any, fault: Fault) -> bool:
+
+def machine_on(world: World) -> type[Machine]:
+    kind = ClusterMachine if world.names.is_cluster else Machine
+    return type("On", (kind,), {"on": world})
+
+
+def find_nothing(world: World) -> None:
+    """Raises what the machine finds: scripts and model differ."""
+    run_state_machine_as_test(machine_on(world), settings=SETTINGS)
+
+
+def finds(make_world: MadeWorld, fault: Fault) -> bool:
     try:
-        run_state_machine_as_test(machine_on(World(redis, fault)), settings=SETTINGS)
+        run_state_machine_as_test(machine_on(make_world(fault)), settings=SETTINGS)
     except FlakyFailure:
         return True  # found, and not found in the same way again
     except HypothesisException:

@@ -29,16 +29,18 @@ owners = st.sampled_from(["alice", "bob"])
 
 
 class Steps(RuleBasedStateMachine):
-    on: World  # set by `machine_on`
+    on: World  # set by `planted.machine_on`
 
     def __init__(self) -> None:
         super().__init__()
         self.model = Model()
         self.count = 0
         self.limits = ROOMY
+        self.lost: set[str] = set()
 
-    def run(self, script: scripts.Script, arguments: list[scripts.Argument]) -> Any:
-        reply = self.on.run(script, arguments)
+    def run(self, script: scripts.Script, arguments: list[scripts.Argument], tag: str | None = None) -> Any:
+        """`tag`: of its slot, where that is not the streams'."""
+        reply = self.on.run(script, arguments, tag)
         self.model.at = self.on.at
         return reply
 
@@ -51,7 +53,7 @@ class Steps(RuleBasedStateMachine):
 
     def past(self, command: str, name: str, member: str) -> tuple[int, int]:
         """A score is long ago: what a wait would do, without one."""
-        self.on.ask(["PING"])
+        self.on.ask()
         score = self.on.at[0] - PAST_MS
         self.on.ask([command, name, score, member])
         return score, score

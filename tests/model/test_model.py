@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis.stateful import run_state_machine_as_test
 
-from tests.fleet import Fleet
-from tests.model.faults import FAULTS, Fault
-from tests.model.machine import machine_on
-from tests.model.planted import SETTINGS, finds
+from tests.cluster.servers import Servers
+from tests.fleet import Fleet, one_server
+from tests.model.cluster_world import ClusterWorld
+from tests.model.faults import FAULTS, OF_CLUSTERS, Fault
+from tests.model.planted import find_nothing, finds
 from tests.model.world import World
 from tokenrelay.protocol.store import scripts
 
+pytestmark = [pytest.mark.timeout(300), one_server("it has clusters of its own")]
 SCRIPTS = (*scripts.ALL, scripts.APPEND_MORE)
 
 
@@ -23,18 +24,33 @@ def fleet() -> Iterator[Fleet]:
         yield started
 
 
-@pytest.mark.timeout(300)
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    with Servers(3) as started:
+        yield started
+
+
 def test_the_scripts_do_what_the_model_says(fleet: Fleet) -> None:
-    run_state_machine_as_test(machine_on(World(fleet.redis())), settings=SETTINGS)
+    find_nothing(World(fleet.redis()))
+
+
+def test_they_do_it_on_a_cluster(servers: Servers) -> None:
+    find_nothing(ClusterWorld(servers))
 
 
 @pytest.mark.parametrize("name", [script.name for script in SCRIPTS])
-@pytest.mark.timeout(300)
 def test_the_machine_finds_a_mistake_in(fleet: Fleet, name: str) -> None:
     """One of each script; all of them: `make model`."""
-    assert finds(fleet.redis(), next(fault for fault in FAULTS if fault.script == name))
+    redis = fleet.redis()
+    assert finds(lambda fault: World(redis, fault), next(fault for fault in FAULTS if fault.script == name))
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=str)
+@pytest.mark.parametrize("name", [script.name for script in scripts.IN_CLUSTER])
+def test_it_finds_one_on_a_cluster_in(servers: Servers, name: str) -> None:
+    fault = next(fault for fault in (*OF_CLUSTERS, *FAULTS) if name.startswith(fault.script))
+    assert finds(lambda fault: ClusterWorld(servers, fault), fault)
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, *OF_CLUSTERS], ids=str)
 def test_what_is_changed_stands_in_the_script(fault: Fault) -> None:
-    assert any(fault.is_in(script) for script in SCRIPTS)
+    assert any(fault.is_in(script) for script in (*SCRIPTS, *scripts.IN_CLUSTER))

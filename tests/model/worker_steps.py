@@ -10,6 +10,7 @@ from tests.model.edge_steps import EdgeSteps
 from tests.model.state import LEASE_MS, RETENTION_MS, UNREADABLE
 from tests.model.steps import KEPT_MS, MODELS, SAME_AGAIN, mostly, seldom
 from tokenrelay.protocol.store import keys, scripts
+from tokenrelay.protocol.store.partitions import GLOBAL
 from tokenrelay.protocol.store.scripts import Share
 
 
@@ -39,7 +40,7 @@ class WorkerSteps(EdgeSteps):
         stream = self.pick(data, "running") if is_running else self.pick(data)
         epoch, first = max(0, stream.epoch + epoch), max(1, stream.last + first)
         entries = [b"%d.%d;" % (epoch, n) for n in range(first, first + number)]
-        name = "nothing-there" if data.draw(seldom, label="of nothing") else stream.id
+        name = self.on.stream_id(999) if data.draw(seldom, label="of nothing") else stream.id
         for _ in range(1 + again):
             self.append_as(name, epoch, first, entries, end, tells)
 
@@ -88,7 +89,7 @@ class WorkerSteps(EdgeSteps):
     def release(self, data: st.DataObject, epoch: int, again: bool) -> None:
         stream = self.pick(data, "running") if self.is_there("running") else self.pick(data)
         if stream.state == "running" and not stream.suspect and data.draw(seldom, label="suspect"):
-            stream.lease = self.past("ZADD", keys.LEASES, stream.id)
+            stream.lease = self.past("ZADD", self.on.name(keys.LEASES), stream.id)
             self.reap(again=False)
         number = max(0, stream.epoch + epoch)
         for _ in range(1 + again):
@@ -101,11 +102,13 @@ class WorkerSteps(EdgeSteps):
     )  # fmt: skip
     def share(self, worker: str, model: str, knows: bool, new: int, ends_trial: bool, tries: str, again: bool) -> None:
         if tries:
-            self.on.ask(["SET", keys.trial(model), tries])
+            self.on.ask(["SET", self.on.names.for_all(keys.trial(model)), tries])
             self.model.trials[model] = tries
         old = self.model.health.get(model, b"") if knows else b"old"
         text = b"%d-%d" % (new, self.count) if new else b""
         for _ in range(1 + again):
             item = Share(model, old, text, ends_trial)
-            reply = scripts.share_reply(self.run(scripts.SHARE, scripts.share(worker, KEPT_MS, [item])))
+            reply = scripts.share_reply(
+                self.run(scripts.SHARE, scripts.share(worker, KEPT_MS, [item], self.on.names), GLOBAL)
+            )
             assert reply == self.model.share(worker, model, old, text, ends_trial, KEPT_MS)
