@@ -53,9 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
         deltas += [{"content": "pictures: "}, {"content": str(pictures)}]
         chunks: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
         chunks += [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}, {"choices": [], "usage": USAGE}]
-        text = (
-            "".join(f"data: {json.dumps({'model': 'acme', **chunk})}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
-        )
+        text = "".join(f"data: {json.dumps({'model': 'acme', **chunk})}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("content-length", str(len(text)))
