@@ -191,6 +191,7 @@ def test_the_chat_page_works_behind_nginx(tab: Page, nginx: Nginx, fleet: Fleet,
     tab.goto(f"{nginx.secure_url}/?model={quote('scripted?tokens=40&interval_ms=10', safe='')}")
     tab.get_by_label("API key").fill(KEY)
     tab.keyboard.press("Enter")
+    tab.get_by_role("dialog").wait_for(state="hidden")  # until then the question would be typed behind it
     stage.ask(tab)
     tab.get_by_role("article").last.get_by_text("w39").wait_for()
     assert stage.wait_for_the_end(tab) == ANSWER
