@@ -71,6 +71,8 @@ def test_so_it_does_where_everything_is_compressed(nginx_is_here: None, fleet: F
 def test_one_who_joins_late_has_what_there_is_at_once(nginx: Nginx, fleet: Fleet) -> None:
     async def story() -> None:
         stream_id = await start(nginx.url, SLOW, AUTHORIZED)
+        while not snapshot(fleet, stream_id)["text"]:  # before it has begun a cursor of 1 would be ahead
+            await asyncio.sleep(0.02)
         async with Sse.get(nginx.url, stream_id, 1, headers=AUTHORIZED) as reader:
             assert text_of(await reader.take(1)) == "w0 "
             assert snapshot(fleet, stream_id)["state"] == "running"
