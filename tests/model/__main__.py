@@ -25,7 +25,7 @@ def main() -> int:
     with Fleet(edges=0, workers=0) as fleet, fleet.redis() as redis:
         missed = plant(lambda fault: World(redis, fault), FAULTS, words)
     in_cluster = (*IN_CLUSTER, *scripts.IN_CLUSTER)
-    of_both = [fault for fault in FAULTS if any(fault.is_in(script) for script in in_cluster)]
+    of_both = [each for each in FAULTS if not each.is_one_servers and any(map(each.is_in, in_cluster))]
     with Servers(3) as servers:
         missed += plant(lambda fault: ClusterWorld(servers, fault), [*of_both, *OF_CLUSTERS], words)
     return 1 if missed else 0

@@ -14,6 +14,8 @@ SLACK_MS = 300
 """Between the moment a time to live was set and that of looking at it, the clock is read twice."""
 
 OWNERS = ("alice", "bob")
+KEYED = [(owner, key) for owner in OWNERS for key in ("k1", "k2")]
+CHATS = [(owner, chat) for owner in OWNERS for chat in ("c1", "c2")]
 
 
 def check(world: World, model: Model) -> None:
@@ -39,7 +41,7 @@ def check(world: World, model: Model) -> None:
             _within(f"{stream.id}: the log lives", log_ttl, world.at, stream.log_dies)
         assert job == (not stream.has_ended), f"{stream.id}: arq's job"
     _queue(world, model)
-    _owners(world, model)
+    everything_of_owners(world, model)
     _rest(world, model)
     said = [
         (world.name(channel) if channel in (keys.WAKE, keys.CANCEL) else channel, what) for channel, what in model.said
@@ -102,20 +104,21 @@ def _queue(world: World, model: Model) -> None:
     assert texts(counts[-1]) == {name: str(number) for name, number in expected.items()}, "what waits, in numbers"
 
 
-def _owners(world: World, model: Model) -> None:
+def everything_of_owners(world: World, model: Model) -> None:
     names = world.names
     replies = world.ask(
         *(["ZRANGE", name(owner), 0, -1] for owner in OWNERS for name in (names.active, names.owner)),
-        *(["HMGET", names.idempotency(*key), "id", "fingerprint"] for key in model.idem),
-        *(["GET", names.chat(*key)] for key in model.chats),
+        *(["HMGET", names.idempotency(*key), "id", "fingerprint"] for key in KEYED),
+        *(["GET", names.chat(*key)] for key in CHATS),
     )
     for at, owner in enumerate(OWNERS):
         assert {item.decode() for item in replies[2 * at]} == model.active.get(owner, set()), f"{owner}: under way"
         assert {item.decode() for item in replies[2 * at + 1]} == model.listed.get(owner, set()), f"{owner}: streams"
     rest = replies[2 * len(OWNERS) :]
-    known = [[found and found.decode() for found in each] for each in rest[: len(model.idem)]]
-    assert known == [list(each) for each in model.idem.values()], "Idempotency-Keys"
-    assert [found and found.decode() for found in rest[len(model.idem) :]] == list(model.chats.values()), "chats"
+    known = [tuple(found and found.decode() for found in each) for each in rest[: len(KEYED)]]
+    assert known == [model.idem.get(key, (None, None)) for key in KEYED], "Idempotency-Keys"
+    chats = [found and found.decode() for found in rest[len(KEYED) :]]
+    assert chats == [model.chats.get(key) for key in CHATS], "chats"
 
 
 def _rest(world: World, model: Model) -> None:

@@ -8,13 +8,15 @@ import msgspec
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
-from tests.model.check import scored, within
+from tests.model.check import everything_of_owners, scored, within
 from tests.model.cluster_model import ClusterModel
 from tests.model.machine import Machine
 from tests.model.state import RETENTION_MS
 from tests.model.steps import ROOMY, SAME_AGAIN, owners
 from tokenrelay.protocol.store import scripts
 from tokenrelay.protocol.store.scripts import Limits, NewStream, ReserveReply, StartReply
+
+PACED = Limits(100, per_minute=2)
 
 
 class ClusterMachine(Machine):
@@ -100,6 +102,39 @@ class ClusterMachine(Machine):
                 self.give_back_as(new, self.limits)
             else:
                 self.make_as(new, ROOMY)
+
+    @rule(
+        owner=owners, key=st.sampled_from([None, "k2"]), number=st.integers(1, 2),
+        limits=st.sampled_from([ROOMY, PACED]),
+        meanwhile=st.sampled_from(["", "its chat goes on", "its key is another's"]), again=SAME_AGAIN,
+    )  # fmt: skip
+    def nothing_comes_of_it(
+        self, owner: str, key: str | None, number: int, limits: Limits, meanwhile: str, again: bool
+    ) -> None:
+        """Room is reserved and returned, and then there is as much as before."""
+        taken = []
+        for at in range(number):
+            new = NewStream(self.new_id(), owner, "m", b"r", "continue", None if at else key, "b", chat_id="c2")
+            if self.reserve_as(new, limits).outcome == "reserved":
+                taken.append(new)
+        if taken and meanwhile == "its chat goes on":
+            self.start_as(msgspec.structs.replace(taken[0], stream_id=self.new_id(), idempotency_key=None), ROOMY)
+        if taken and key is not None and meanwhile == "its key is another's":
+            other = msgspec.structs.replace(taken[0], stream_id=self.new_id())
+            self.reserve_as(other, ROOMY, replaces=taken[0].stream_id)
+        for new in reversed(taken):
+            for _ in range(1 + again):
+                self.give_back_as(new, limits)
+            everything_of_owners(self.on, self.model)
+
+    @rule(owner=owners)
+    def one_that_has_left_is_taken_for_alive(self, owner: str) -> None:
+        """Somebody looked, it ended, and another edge has taken it out of the set."""
+        left = [each.id for each in self.model.in_state("completed", "failed", "cancelled")]
+        left = [each for each in left if each not in self.model.active.get(owner, set())]
+        new = NewStream(self.new_id(), owner, "m", b"reserved", "continue", None, "b")
+        if self.reserve_as(new, self.limits, alive=left).outcome == "reserved":
+            self.reserved.append(new)
 
     # -- the owner's set -----------------------------------------------------------------------------------------------
 

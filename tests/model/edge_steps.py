@@ -105,8 +105,11 @@ class EdgeSteps(Steps):
     def cancel(self, data: st.DataObject, again: bool) -> None:
         stream_id = self.pick(data).id
         for _ in range(1 + again):
-            reply = self.run(scripts.CANCEL, scripts.cancel(stream_id, CANCELLED, RETENTION_MS))
-            assert reply.decode() == self.model.cancel(stream_id)
+            self.cancel_as(stream_id)
+
+    def cancel_as(self, stream_id: str) -> None:
+        reply = self.run(scripts.CANCEL, scripts.cancel(stream_id, CANCELLED, RETENTION_MS))
+        assert reply.decode() == self.model.cancel(stream_id)
 
     @rule(again=SAME_AGAIN)
     def reap(self, again: bool) -> None:

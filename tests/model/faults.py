@@ -22,6 +22,8 @@ class Fault(msgspec.Struct, frozen=True):
     script: str
     right: str
     wrong: str
+    is_one_servers: bool = False
+    """In a cluster it is no mistake."""
 
     def is_in(self, script: Script) -> bool:
         return script.name.startswith(self.script) and self.right in script.text
@@ -83,7 +85,7 @@ FAULTS: Final = (
     Fault("append", "if told ~= ''", "if false"),
     Fault("append_more", "if new == 1 then keep_log", "if false then keep_log"),
     Fault("append", "redis.call('HDEL', meta, 'request', 'active',", "redis.call('HDEL', meta, 'active',"),
-    Fault("append", "if left_over[1] then", "if false then"),
+    Fault("append", "if left_over[1] then", "if false then", is_one_servers=True),  # a cluster's learn it from REAP
     Fault("append", "if left_over[2] then", "if false then"),
     Fault("append", "if left_over[3] and not left_over[4]", "if left_over[3]"),
     Fault("append", f"redis.call('ZREM', '{keys.LEASES}', id)", ""),
@@ -112,6 +114,7 @@ FAULTS: Final = (
     Fault("reap", f"tonumber(m[2]) < {MAX_ATTEMPTS}", "true"),
     Fault("reap", " and not m[4] then", " then"),
     Fault("reap", "drop_overdue(most)", ""),
+    Fault("reap", "if left_over[1] then", "if false then"),
     Fault("reap", "'-inf', now - ARGV[4]", "'-inf', now"),
     Fault("reap", NEXT_EPOCH, "settle"),
     Fault("reap", "if not m or m[1] ~= 'running' then\n    leave_queue(id)", "if not m then\n"),

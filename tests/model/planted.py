@@ -30,7 +30,7 @@ def machine_on(world: World) -> type[Machine]:
 
 def find_nothing(world: World) -> None:
     """Raises what the machine finds: scripts and model differ."""
-    run_state_machine_as_test(machine_on(world), settings=SETTINGS)
+    run_state_machine_as_test(machine_on(world), settings=settings(SETTINGS, max_examples=200))
 
 
 def finds(make_world: MadeWorld, fault: Fault) -> bool:

@@ -91,6 +91,10 @@ class WorkerSteps(EdgeSteps):
         if stream.state == "running" and not stream.suspect and data.draw(seldom, label="suspect"):
             stream.lease = self.past("ZADD", self.on.name(keys.LEASES), stream.id)
             self.reap(again=False)
+        if stream.state == "running" and not stream.told and data.draw(seldom, label="told"):
+            self.append_as(stream.id, stream.epoch, stream.last + 1, [b"told"], "", tells=True)
+        elif stream.state == "running" and not stream.told and data.draw(seldom, label="cancelled"):
+            self.cancel_as(stream.id)
         number = max(0, stream.epoch + epoch)
         for _ in range(1 + again):
             reply = self.run(scripts.RELEASE, scripts.release(stream.id, number))
