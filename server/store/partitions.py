@@ -42,7 +42,6 @@ class Waiting(msgspec.Struct):
     number: int = 0
     bytes: int = 0
     of_owner: dict[str, tuple[int, int]] = {}
-
     parts: dict[str, int] = {}
     """What parts of requests take, of all (`all`) and of each owner."""
 
@@ -146,12 +145,12 @@ class Partitions:
         asked += [("ZCARD", keys.within(tag, keys.PARTS)) for tag in tags]
         asked += [("ZCARD", keys.within(tag, keys.LEASES)) for tag in ours]
         counts = [count if isinstance(count, int) else 0 for count in await self._store.ask_many(asked)]
-        number, some = len(tags), iter(counts)
-        waiting, holding, leased = (
-            {tag for tag, count in zip(of, some, strict=False) if count} for of in (tags, tags, ours)
-        )
-        await self._count(waiting, holding, sum(counts[:number]))
-        return [tag for tag in ours if tag in waiting or tag in holding or tag in leased]
+        lengths, parts, leases = counts[: len(tags)], counts[len(tags) : 2 * len(tags)], counts[2 * len(tags) :]
+        waiting = {tag for tag, count in zip(tags, lengths, strict=True) if count}
+        holding = {tag for tag, count in zip(tags, parts, strict=True) if count}
+        leased = {tag for tag, count in zip(ours, leases, strict=True) if count}
+        await self._count(waiting, holding, sum(lengths))
+        return [tag for tag in ours if tag in waiting | holding | leased]
 
     async def _count(self, waiting: Iterable[str], holding: Iterable[str], number: int) -> None:
         """What waits, and what parts take, in the partitions that have any."""

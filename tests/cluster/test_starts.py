@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import pytest
@@ -25,17 +25,6 @@ EDGES = 6
 RETENTION_MS = 60_000
 ROOMY = Limits(max_waiting=1_000)
 _turn = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    with Servers(3) as servers:
-        yield servers
-
-
-@pytest.fixture(autouse=True)
-def _empty(servers: Servers) -> None:
-    servers.flush()
 
 
 class Edge:

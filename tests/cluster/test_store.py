@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -18,17 +18,6 @@ from tokenrelay.protocol.store import keys, partitions, scripts
 
 P = 4
 TAGS = partitions.tags(P)
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    with Servers(3) as servers:
-        yield servers
-
-
-@pytest.fixture(autouse=True)
-def _empty(servers: Servers) -> None:
-    servers.flush()
 
 
 def cluster_of(servers: Servers, number: int = P) -> Cluster:
@@ -136,7 +125,7 @@ def test_a_script_whose_own_keys_are_all_here_waits_too(servers: Servers) -> Non
         claim = scripts.claim(1, 60_000, "w", b"unreadable", 60_000)
         assert len(scripts.claim_reply(await store.run(scripts.CLAIM, claim, tag))) == 1
         first = scripts.append(stream_id, 1, 1, [b"first"], end_state="", retention_ms=60_000)
-        await store.run(scripts.APPEND, first)
+        await store.run(scripts.APPEND_MORE, first)
         to = other_than(servers, slot)
         owner = await asyncio.to_thread(servers.begin_move, slot, to)
         owner.client.execute_command("MIGRATE", "127.0.0.1", to.port, keys.within(tag, keys.LEASES), 0, 5000)

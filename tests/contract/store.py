@@ -76,7 +76,7 @@ class Store:
         arguments = scripts.append(
             stream_id, epoch, first, entries, end_state=end, retention_ms=RETENTION_MS, tells=has_output
         )
-        return scripts.append_reply(self.run(scripts.APPEND, arguments))
+        return scripts.append_reply(self.run(scripts.APPEND if end else scripts.APPEND_MORE, arguments))
 
     def renew(self, *held: tuple[str, int], lease_ms: int = 60_000) -> RenewReply:
         return scripts.renew_reply(self.run(scripts.RENEW, scripts.renew(lease_ms, RETENTION_MS, held)))

@@ -82,7 +82,7 @@ def test_a_log_outlives_a_retention_shorter_than_a_renewal_while_it_is_written(s
 
     def append(first: int, entry: bytes, end: str = "") -> None:
         arguments = scripts.append("stream-1", 1, first, [entry], end_state=end, retention_ms=1)
-        store.run(scripts.APPEND, arguments)
+        store.run(scripts.APPEND if end else scripts.APPEND_MORE, arguments)
 
     append(1, FIRST)
     assert store.redis.pttl(log) > 10_000

@@ -45,15 +45,16 @@ class Refused(Exception):
 
 
 class Lane:
-    """Owns the connection that appends to this server take. `on_away(log)`: its partition is not here, or not now."""
+    """Owns the connection that appends to this server take. `on_away(log, pause_s)`: its partition is not here, or not
+    now, and it has left the line; `on_connected(lane)`: there is a connection, perhaps to another primary."""
 
     def __init__(
         self,
         store: Store,
         server: str,
         metrics: Metrics,
-        on_away: Callable[[Log, float], None] = lambda item, pause_s: None,  # noqa: ARG005
-        on_connected: Callable[[Lane], None] = lambda lane: None,  # noqa: ARG005
+        on_away: Callable[[Log, float], None],
+        on_connected: Callable[[Lane], None],
     ) -> None:
         self._store = store
         self._metrics = metrics
@@ -213,7 +214,9 @@ class Lane:
                 self._must_load = True
                 self._go.set()
             elif (pause_s := self._store.explain(reply, item.tag)) is not None:
-                self._on_away(item, pause_s)  # that costs this log, and no other
+                if item in self._dirty:  # else what was explained has brought it to another lane
+                    del self._dirty[item]
+                    self._on_away(item, pause_s)  # that costs this log, and no other
             elif is_about_the_data(reply):
                 log.error("log_unwritable", stream_id=item.stream_id, error=describe(reply))
                 item.lose()

@@ -34,7 +34,7 @@ class Writer:
         self._metrics = metrics
         self._lanes: dict[str, Lane] = {}
         self._lane_of: dict[str, Lane] = {}  # by tag
-        self._homeless: dict[Log, None] = {}  # marked while no server had their partition, or sent away by one
+        self._unplaced: dict[Log, None] = {}  # marked while no server had their partition, or sent away by one
         self._ended: deque[tuple[float, Log]] = deque()  # with the time of their end, by the loop's clock
         self._ended_bytes = 0
         self._watching: asyncio.TimerHandle | None = None  # None while no end is kept
@@ -49,7 +49,7 @@ class Writer:
     @property
     def dirty(self) -> int:
         """Logs that wait."""
-        return len(self._homeless) + sum(lane.dirty for lane in self._lanes.values())
+        return len(self._unplaced) + sum(lane.dirty for lane in self._lanes.values())
 
     @property
     def connects(self) -> int:
@@ -66,10 +66,10 @@ class Writer:
     def mark(self, item: Log) -> None:
         """This log has something to write. Called for every entry."""
         lane = self._lane_of.get(item.tag)
-        if lane is not None and item not in self._homeless:
+        if lane is not None and item not in self._unplaced:
             lane.mark(item)
-        elif item not in self._homeless:
-            self._homeless[item] = None
+        elif item not in self._unplaced:
+            self._unplaced[item] = None
             self._store.look_again()
 
     async def flushed(self, timeout_s: float) -> bool:
@@ -79,7 +79,7 @@ class Writer:
                 while self.dirty:
                     waits = [lane.idle.wait() for lane in self._lanes.values()]
                     await asyncio.gather(*waits)
-                    if self._homeless:
+                    if self._unplaced:
                         await asyncio.sleep(0.02)
         except TimeoutError:
             return False
@@ -168,7 +168,7 @@ class Writer:
         for lane in self._lanes.values():
             for item in lane.take_dirty(lambda item, lane=lane: self._lane_of.get(item.tag) is not lane):  # type: ignore[misc]
                 self.mark(item)
-        for item in list(self._homeless):
+        for item in list(self._unplaced):
             if item.tag in self._lane_of:
                 self._mark_again(item)
         for lane in {lane for tag, lane in self._lane_of.items() if before.get(tag, lane) is not lane}:
@@ -184,17 +184,13 @@ class Writer:
 
     def _sent_away(self, item: Log, pause_s: float) -> None:
         """The server does not write it now: soon again, wherever its partition is by then."""
-        if item in self._homeless:
-            return
-        for lane in self._lanes.values():
-            lane.take_dirty(lambda other: other is item)
-        self._homeless[item] = None
+        self._unplaced[item] = None
         asyncio.get_running_loop().call_later(max(pause_s, 0.001), self._mark_again, item)
 
     def _mark_again(self, item: Log) -> None:
-        if item in self._homeless:
+        if item in self._unplaced:
             if item.tag in self._lane_of:
-                del self._homeless[item]
+                del self._unplaced[item]
                 self.mark(item)
             else:
                 self._store.look_again()

@@ -46,7 +46,7 @@ log = structlog.get_logger()
 
 
 class Cluster(Store):
-    """`run` keeps the map of slots true and belongs to a supervisor; everything else works without it, more slowly."""
+    """`keep_map` keeps the map of slots true and belongs to a supervisor; all else works without it, more slowly."""
 
     names = keys.CLUSTER
 
@@ -103,7 +103,8 @@ class Cluster(Store):
             for group, answers in zip(by_server.values(), await asyncio.gather(*asked), strict=True):
                 for at, answer in zip(group, answers, strict=True):
                     values[at] = answer
-                    if (wait := self._again(answer, tags[at])) is not None:
+                    wait = self.explain(answer, tags[at]) if isinstance(answer, Exception) else None
+                    if wait is not None:
                         pause = max(pause, wait)
                         again.append(at)
             left = again
@@ -167,7 +168,7 @@ class Cluster(Store):
                 if where is not None and where.for_now and follows is not None:
                     there: T = await self._ask_there(where.for_now, follows)
                     return there
-                pause = self._again(error, tag)
+                pause = self.explain(error, tag)
                 if pause is None or _now() + pause > until:
                     raise
             await asyncio.sleep(pause)
@@ -202,15 +203,9 @@ class Cluster(Store):
         return answers[-1]
 
     def explain(self, error: BaseException, tag: str) -> float | None:
-        return self._again(error, tag)
-
-    def _again(self, answer: Any, tag: str) -> float | None:
-        """Learn from an answer; after how long to ask again, None where it is to be taken as it is."""
-        if not isinstance(answer, Exception):
-            return None
-        where = redirect(answer)
+        where = redirect(error)
         if where is None:
-            if not isinstance(answer, _AWAY):
+            if not isinstance(error, _AWAY):
                 return None
             server = self.server_of(tag)
             if server is not None:
@@ -325,7 +320,10 @@ class Cluster(Store):
             return
         log.info("cluster_changed", servers=list(found.primaries))
         for changed in self._listeners:
-            changed()
+            try:
+                changed()
+            except Exception:  # one that fails at it leaves the others their news
+                log.exception("cluster_change_failed")
 
     async def _check_settings(self) -> None:
         """Once a server: what its settings should be and are not."""

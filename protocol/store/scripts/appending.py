@@ -31,7 +31,7 @@ local listeners = publish(name(id, 'live'), new .. '\\n' .. table.concat(ARGV, '
 APPEND: Final = script(
     "append",
     f"""{_BODY}
-if state ~= '' then settle(id, state, retention) elseif new == 1 then keep_log(id, retention) end
+settle(id, state, retention)
 return {{'ok', final, listeners, cancel}}
 """,
 )
@@ -43,7 +43,7 @@ return {{'ok', final, listeners, cancel}}
 """,
     is_short=True,
 )
-"""The same where the end is not among them."""
+"""APPEND writes an end, as the last of its entries; APPEND_MORE entries without one."""
 
 
 def append(
