@@ -8,11 +8,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import structlog
 from redis.asyncio.connection import AbstractConnection
 
 from tokenrelay.protocol.store import partitions
 from tokenrelay.protocol.store.keys import Names
 from tokenrelay.protocol.store.scripts import Argument, Script
+
+log = structlog.get_logger()
 
 
 class Store(abc.ABC):
@@ -75,6 +78,14 @@ class Store(abc.ABC):
 
     async def agree(self) -> None:  # noqa: B027
         """Whether all processes have the same partitions. Raises ValueError where they have not."""
+
+    async def insist(self) -> None:
+        """The same, where the process ends with a word and code 1 if they have not."""
+        try:
+            await self.agree()
+        except ValueError as error:
+            log.error("partitions_differ", error=str(error))
+            raise SystemExit(1) from None
 
     async def keep_map(self) -> None:
         """Owned by the process; ends only by being cancelled: learns which server has which partition."""

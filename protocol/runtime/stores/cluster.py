@@ -272,12 +272,9 @@ class Cluster(Store):
     async def _agree_late(self) -> None:
         """The cluster was not there when the process began."""
         try:
-            await self.agree()
+            await self.insist()
         except (*_AWAY, RedisError) as error:
-            log.warning("cluster_shape_unknown", error=describe(error))
-        except ValueError as error:
-            log.error("cluster_shape_differs", error=str(error))
-            raise SystemExit(1) from None
+            log.warning("partitions_unknown", error=describe(error))
 
     async def _look_now(self) -> None:
         self._start_looking()

@@ -33,7 +33,7 @@ def open_store(url: str, most: int, tls: Tls = NO_TLS, number: int = 1) -> Store
 
 
 async def begin(store: Store) -> None:
-    """Once, before it is used. Raises ValueError where the cluster has another number of partitions."""
+    """Once, before it is used. Ends the process where the cluster has another number of partitions."""
     with contextlib.suppress(RedisError, OSError, TimeoutError):
         async with asyncio.timeout(FIRST_S):
-            await store.agree()
+            await store.insist()
