@@ -11,9 +11,7 @@ import pytest
 from tests.fleet import Fleet, free_port, until
 from tokenrelay.protocol.runtime.launcher import role_command
 
-SAYS = "TOKENRELAY_REDIS_PARTITIONS: the cluster is used with 16 partitions by other processes, and this one was told"
-    "TOKENRELAY_REDIS_PARTITIONS: the cluster is used with 16 partitions by other processes, and this one was told 32"
-)
+SAYS = "the cluster is used with 16 partitions by other processes, and this one was told 32"
 
 
 @pytest.fixture(scope="module")
