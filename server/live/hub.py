@@ -35,9 +35,6 @@ from tokenrelay.server.store.log import LogReader
 from tokenrelay.server.store.redis import UNREACHABLE
 
 TICK_S: Final = 1.0
-FRESH_S: Final = 4.0
-"""A server whose probe came back within this time takes new streams."""
-
 QUIET_BATCH: Final = 500
 
 log = structlog.get_logger()
@@ -327,21 +324,24 @@ class Hub:
     # -- where new streams begin ---------------------------------------------------------------------------------------
 
     def _new_id(self) -> str:
-        """In a partition whose server is known to bring what is published; in any, while none is."""
+        """In a partition whose server brings what is published, as far as is known; in any, while none does."""
         tags = self._store.tags
-        if len(tags) == 1:
-            return new_stream_id(tags[0])
-        ages = self.probe_ages
-        open_tags = [tag for tag in tags if ages.get(self._store.server_of(tag) or "", math.inf) <= FRESH_S]
-        return new_stream_id(random.choice(open_tags or tags))  # noqa: S311  it spreads streams
+        if len(tags) > 1:
+            open_servers = self._open_servers()
+            tags = tuple(tag for tag in tags if self._store.server_of(tag) in open_servers) or tags
+        return new_stream_id(random.choice(tags))  # noqa: S311  it spreads streams
 
     def _may_begin(self, stream_id: str) -> bool:
-        tags = self._store.tags
-        if len(tags) == 1:
+        if len(self._store.tags) == 1:
             return True
-        ages = self.probe_ages
-        server = self._store.server_of(partitions.tag_of(stream_id))
-        return ages.get(server or "", math.inf) <= FRESH_S or min(ages.values(), default=math.inf) > FRESH_S
+        open_servers = self._open_servers()
+        return not open_servers or self._store.server_of(partitions.tag_of(stream_id)) in open_servers
+
+    def _open_servers(self) -> set[str]:
+        """Those that are not known to be silent. A server that was met just now is taken for well: else the first
+        streams of an edge would all lie where it was connected first."""
+        now = time.monotonic()
+        return {server for server, probe in self._probes.items() if not probe.is_lost(now)}
 
     def _fill_presubscribed(self) -> None:
         if self._filling is None or self._filling.done():

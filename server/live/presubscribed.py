@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections import deque
 from collections.abc import Callable
 from typing import Final, TypeAlias
@@ -60,6 +61,7 @@ class Presubscribed:
         new = [self._new_id() for _ in range(MOST - len(self._ids))]
         if not all(await asyncio.gather(*map(self._subscribe, new))):
             log.warning("presubscriptions_not_filled")
+        random.shuffle(self._ids)  # else those of the server that acknowledged first would all be taken first
 
     async def _subscribe(self, stream_id: str) -> bool:
         channel = _channel(stream_id)
@@ -68,7 +70,7 @@ class Presubscribed:
         with contextlib.suppress(TimeoutError):
             await self._live.subscribe(channel)
             now = self._live.mark(channel)
-            if now is not None and now == before:
+            if now is not None and before in (None, now):  # acknowledged on this connection
                 self._ids.append((stream_id, now))
                 return True
         self._live.unsubscribe(channel)

@@ -122,7 +122,7 @@ class Partitions:
         """Those of ours in which a webhook waits."""
         if not self._store.names.is_cluster:
             return self._store.tags
-        counts = await self._store.ask_many([("ZCARD", keys.within(tag, keys.ENDED)) for tag in self._ours])
+        counts = await self._store.ask_many([("ZCARD", keys.within(tag, keys.ENDED)) for tag in self._ours], wait_s=0)
         return [tag for tag, count in zip(self._ours, counts, strict=True) if isinstance(count, int) and count]
 
     async def depth(self) -> int:
@@ -144,7 +144,7 @@ class Partitions:
         asked = [("ZCARD", keys.within(tag, keys.WAITING)) for tag in tags]
         asked += [("ZCARD", keys.within(tag, keys.PARTS)) for tag in tags]
         asked += [("ZCARD", keys.within(tag, keys.LEASES)) for tag in ours]
-        counts = [count if isinstance(count, int) else 0 for count in await self._store.ask_many(asked)]
+        counts = [count if isinstance(count, int) else 0 for count in await self._store.ask_many(asked, wait_s=0)]
         lengths, parts, leases = counts[: len(tags)], counts[len(tags) : 2 * len(tags)], counts[2 * len(tags) :]
         waiting = {tag for tag, count in zip(tags, lengths, strict=True) if count}
         holding = {tag for tag, count in zip(tags, parts, strict=True) if count}
@@ -155,10 +155,14 @@ class Partitions:
     async def _count(self, waiting: Iterable[str], holding: Iterable[str], number: int) -> None:
         """What waits, and what parts take, in the partitions that have any."""
         now = Waiting(number)
-        for fields in await self._store.ask_many([("HGETALL", keys.within(tag, keys.QUEUED)) for tag in waiting]):
+        for fields in await self._store.ask_many(
+            [("HGETALL", keys.within(tag, keys.QUEUED)) for tag in waiting], wait_s=0
+        ):
             if isinstance(fields, dict):
                 _add(now, fields)
-        for fields in await self._store.ask_many([("HGETALL", keys.within(tag, keys.PARTS_BYTES)) for tag in holding]):
+        for fields in await self._store.ask_many(
+            [("HGETALL", keys.within(tag, keys.PARTS_BYTES)) for tag in holding], wait_s=0
+        ):
             for whose, much in fields.items() if isinstance(fields, dict) else ():
                 name = whose.decode("ascii", "replace")
                 now.parts[name] = now.parts.get(name, 0) + int(much)
@@ -167,14 +171,14 @@ class Partitions:
     async def _meet_edges(self) -> None:
         name = self._store.names.for_all(keys.EDGES)
         try:
-            [[seconds, micros]] = await self._store.ask_all([("TIME",)], partitions.GLOBAL)
+            [[seconds, micros]] = await self._store.ask_all([("TIME",)], partitions.GLOBAL, wait_s=0)
             now = seconds * 1000 + micros // 1000
             *_, edges = await self._store.ask_all([
                 ("ZADD", name, now, self._edge),
                 ("ZREMRANGEBYSCORE", name, "-inf", now - EDGE_MS),
                 ("PEXPIRE", name, 10 * EDGE_MS),
                 ("ZRANGE", name, 0, -1),
-            ])  # fmt: skip
+            ], wait_s=0)  # fmt: skip
         except (*UNREACHABLE, RedisError):
             edges = []
         found = tuple(edge.decode("ascii", "replace") for edge in edges)

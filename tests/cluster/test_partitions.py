@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fleet import Fleet, free_port, until
+from tests.fleet import Fleet, until
+from tokenrelay.loadtest.fleet import free_port
 from tokenrelay.protocol.runtime.launcher import role_command
 
 SAYS = "the cluster is used with 16 partitions by other processes, and this one was told 32"

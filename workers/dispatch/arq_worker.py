@@ -105,8 +105,8 @@ class LeaseWorker(Worker):
         self._pool = cast(ArqRedis, _Brought(self._claims))
         self._leases = leases
         self._store = leases.resources.store
-        self._partitions = Partitions(leases)
         self._woken = asyncio.Event()
+        self._partitions = Partitions(leases, self._woken.set)
         self._under_way: dict[str | None, asyncio.Task[None]] = {}  # claims of a cluster's servers
         self._late: dict[str, asyncio.TimerHandle] = {}  # partitions to be looked at after somebody else's turn
         self._outage = Outage()
@@ -139,6 +139,7 @@ class LeaseWorker(Worker):
                     async with asyncio.timeout(POLL_S):
                         await self._woken.wait()
         finally:
+            self._partitions.close()
             for task in self._under_way.values():
                 task.cancel()
 
@@ -146,7 +147,7 @@ class LeaseWorker(Worker):
         """Take what waits, as far as there is room."""
         if not self._has_room():
             return
-        await self._partitions.poll()
+        self._partitions.poll()
         if not self._store.names.is_cluster:
             for tags in self._partitions.take_heard().values():
                 await self._claim_from(tags)

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 from redis.asyncio.connection import AbstractConnection
 
+from tokenrelay.protocol.runtime.redis import COMMAND_TIMEOUT_S
 from tokenrelay.protocol.store import partitions
 from tokenrelay.protocol.store.keys import Names
 from tokenrelay.protocol.store.scripts import Argument, Script
@@ -34,14 +35,19 @@ class Store(abc.ABC):
         """One command about one key, its first argument."""
 
     @abc.abstractmethod
-    async def ask_many(self, commands: Sequence[Sequence[Any]], tag: str | None = None) -> list[Any]:
+    async def ask_many(
+        self, commands: Sequence[Sequence[Any]], tag: str | None = None, *, wait_s: float = COMMAND_TIMEOUT_S
+    ) -> list[Any]:
         """Commands in one trip a server, each about its first argument; `tag`: all about that slot. Gives the answers
         in order, in place of some of them an exception: an error reply, or what keeps a server of a cluster from being
-        asked. Raises what keeps one server from being asked."""
+        asked. Raises what keeps one server from being asked. `wait_s`: how long a cluster is asked again where a server
+        is away; 0 for who comes again by himself, and must not be held up by one server of many."""
 
-    async def ask_all(self, commands: Sequence[Sequence[Any]], tag: str | None = None) -> list[Any]:
+    async def ask_all(
+        self, commands: Sequence[Sequence[Any]], tag: str | None = None, *, wait_s: float = COMMAND_TIMEOUT_S
+    ) -> list[Any]:
         """The same, where one error is the error of all: it is raised."""
-        answers = await self.ask_many(commands, tag)
+        answers = await self.ask_many(commands, tag, wait_s=wait_s)
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer

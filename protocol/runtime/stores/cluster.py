@@ -89,11 +89,13 @@ class Cluster(Store):
 
         return await self._persist(tag, ask, command if follows else None)
 
-    async def ask_many(self, commands: Sequence[Sequence[Any]], tag: str | None = None) -> list[Any]:
+    async def ask_many(
+        self, commands: Sequence[Sequence[Any]], tag: str | None = None, *, wait_s: float = COMMAND_TIMEOUT_S
+    ) -> list[Any]:
         tags = [_tag_of(command) if tag is None else tag for command in commands]
         values: list[Any] = [None] * len(commands)
         left = list(range(len(commands)))
-        until = _now() + COMMAND_TIMEOUT_S
+        until = _now() + wait_s
         while left:
             by_server: dict[str | None, list[int]] = {}
             for at in left:

@@ -32,7 +32,13 @@ class OneServer(Store):
     async def ask(self, *command: Any) -> Any:
         return await self.redis.execute_command(*command)  # type: ignore[no-untyped-call]
 
-    async def ask_many(self, commands: Sequence[Sequence[Any]], tag: str | None = None) -> list[Any]:  # noqa: ARG002
+    async def ask_many(
+        self,
+        commands: Sequence[Sequence[Any]],
+        tag: str | None = None,  # noqa: ARG002
+        *,
+        wait_s: float = runtime.COMMAND_TIMEOUT_S,  # noqa: ARG002
+    ) -> list[Any]:
         pipe = self.redis.pipeline(transaction=False)
         for command in commands:
             pipe.execute_command(*command)
