@@ -88,23 +88,26 @@ def scripts_forgotten(servers: Servers) -> None:
 EVENTS = (killed, killed_with_its_tail, failed_over, paused, moved_at_once, moved_key_by_key, scripts_forgotten)
 
 
-def storm(fleet: Fleet, event: Callable[[Servers], None], streams: int) -> tuple[list[Told], str]:
-    """What all streams saw, and the server on which it happened."""
+def storm(
+    fleet: Fleet, event: Callable[[Servers], None], streams: int, *, wait_s: float = 100
+) -> tuple[list[Told], str]:
+    """What all streams saw, and the server on which it happened. One that has not ended `wait_s` after the event is
+    left."""
     servers = fleet.servers
     assert servers is not None
     place = servers.owner_of(SLOT).place
-    return asyncio.run(_play(fleet.urls, lambda: event(servers), streams)), place
+    return asyncio.run(_play(fleet.urls, lambda: event(servers), streams, wait_s)), place
 
 
-async def _play(urls: list[str], happens: Callable[[], None], streams: int) -> list[Told]:
+async def _play(urls: list[str], happens: Callable[[], None], streams: int, wait_s: float) -> list[Told]:
     model = f"scripted?tokens={TOKENS}&interval_ms={INTERVAL_MS}"
     began_at = float("inf")
     under_way = asyncio.Semaphore(0)
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=100)) as session:
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
 
-        async def read(at: int) -> Told:
-            told, heard_at = Told(), 0.0
+        async def read(told: Told, at: int) -> None:
+            heard_at = 0.0
             body = {"message": "hi", "model": model, "stream": True}
             async with session.post(f"{urls[at % len(urls)]}/api/chat", json=body) as answer:
                 told.stream_id = answer.headers["X-Stream-Id"]
@@ -120,15 +123,21 @@ async def _play(urls: list[str], happens: Callable[[], None], streams: int) -> l
                         if now > began_at:
                             told.silence_s = max(told.silence_s, now - max(heard_at, began_at))
                         heard_at = now
-            return told
 
-        reading = [asyncio.create_task(read(at)) for at in range(streams)]
+        all_told = [Told() for _ in range(streams)]
+        reading = [asyncio.create_task(read(told, at)) for at, told in enumerate(all_told)]
         for _ in range(streams):
             await under_way.acquire()
         await asyncio.sleep(0.5)
         began_at = time.monotonic()
         await asyncio.to_thread(happens)
-        return await asyncio.gather(*reading)
+        _, left = await asyncio.wait(reading, timeout=wait_s)
+        for task in left:
+            task.cancel()
+        for outcome in await asyncio.gather(*reading, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
+        return all_told
 
 
 def main() -> int:
